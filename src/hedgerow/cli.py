@@ -1,0 +1,94 @@
+"""``hedgerow``: one readable list of commands.
+
+Groups load on first use: a device has no ansible and no rich, and
+``hedgerow --help`` answers at once everywhere.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+
+import click
+
+from hedgerow import __version__
+from hedgerow.errors import ExitCode, HedgerowError
+
+# name → (module:attribute, one line for --help)
+COMMANDS: dict[str, tuple[str, str]] = {
+    "demo": ("hedgerow.commands.demo:demo", "From nothing to three serving emulated Pis, every step named."),
+    "emulate": ("hedgerow.commands.emulate:emulate", "Build, boot, alter and remove emulated Pi hosts."),
+    "inventory": ("hedgerow.commands.inventory:inventory", "Check and show an inventory."),
+    "ca": ("hedgerow.commands.ca:ca", "The fleet's certificate authority."),
+    "model": ("hedgerow.commands.model:model", "Build model bundles from checkpoints."),
+    "runtime": ("hedgerow.commands.runtime:runtime", "Build the wheelhouse that devices install."),
+    "registry": ("hedgerow.commands.registry:registry", "Sign, publish and verify bundles."),
+    "rollout": ("hedgerow.commands.rollout:rollout", "Start, watch and undo rolling updates."),
+    "fleet": ("hedgerow.commands.fleet:fleet", "Tables and questions over the whole fleet."),
+    "host": ("hedgerow.commands.host:host", "One host, explained."),
+    "serve": ("hedgerow.commands.serve:serve", "Run the inference server."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        entry = COMMANDS.get(cmd_name)
+        if entry is None:
+            return None
+        module, _, attribute = entry[0].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        # The stock version imports every command for its help line.
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+
+@click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="hedgerow")
+def cli() -> None:
+    """Fleets of Raspberry Pi 5 + AI HAT+ 2, from one inventory.
+
+    \b
+    Exit codes: 0 done, 1 failed, 2 wrong use, 3 refused by policy,
+    4 partly done and resumable.
+
+    \b
+    Shell completion: eval "$(_HEDGEROW_COMPLETE=bash_source hedgerow)"
+    """
+
+
+def run(command: click.Command, prog_name: str) -> int:
+    """Run ``command`` with Hedgerow's error rendering; return its exit code."""
+    try:
+        result = command.main(prog_name=prog_name, standalone_mode=False)
+    except HedgerowError as error:
+        if "--json" in sys.argv:
+            click.echo(json.dumps(error.as_dict()), err=True)
+        else:
+            click.echo(f"{click.style('error:', fg='red', bold=True)} {error}", err=True)
+        return int(error.exit_code)
+    except click.ClickException as error:
+        error.show()
+        return int(ExitCode.USAGE)
+    except click.exceptions.Exit as error:
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("\ninterrupted: what was finished stays; run the same command to go on", err=True)
+        return 130
+    return result if isinstance(result, int) else int(ExitCode.OK)
+
+
+def main() -> None:
+    sys.exit(run(cli, "hedgerow"))
+
+
+if __name__ == "__main__":
+    main()
