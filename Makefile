@@ -1,0 +1,71 @@
+# Two commands do all the set-up: make demo, make test. `make help` lists the rest.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+BIN := .venv/bin
+# Emulated hosts are root's containers; everything else runs as whoever calls make.
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=HEDGEROW_VAR,HEDGEROW_PYTHON,CI)
+INVENTORY ?= inventory/emulated
+FAST := not fleet and not slow
+
+.PHONY: help
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: venv
+venv: ## Missing Debian packages and .venv with the hedgerow command
+	@tools/bootstrap.sh controller
+
+.PHONY: dev
+dev: ## The same with linters and test tools
+	@tools/bootstrap.sh dev
+
+.PHONY: demo
+demo: venv ## Four emulated hosts from nothing, converged, serving a signed model
+	@$(SUDO) $(BIN)/hedgerow demo --inventory $(INVENTORY)
+
+.PHONY: test
+test: lint test-unit test-site ## Everything that gates a change
+
+.PHONY: test-fast
+test-fast: dev ## The inner loop: linters that are quick, tests without emulated hosts
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/pytest -q -n 2 -m "$(FAST)"
+
+.PHONY: lint
+lint: dev ## ruff, mypy strict, ansible-lint production, yamllint, shellcheck, generated files
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/yamllint --strict .
+	$(BIN)/shellcheck $$(git ls-files '*.sh' .ci/run)
+	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/ansible-lint --offline --strict
+	$(BIN)/python tools/role_readmes.py --check
+
+.PHONY: test-unit
+test-unit: dev ## Unit, policy, conformance and fault tests that need no emulated host
+	$(BIN)/pytest -q -n 2 -m "not fleet"
+
+.PHONY: test-site
+test-site: dev ## Molecule: create, check, converge, idempotence, verify of the whole site
+	@PATH=$(CURDIR)/$(BIN):$$PATH $(SUDO) env PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/molecule test -s site
+
+.PHONY: prove-slice
+prove-slice: dev ## Figures, faults and bad inputs of the whole path in one table
+	@$(SUDO) $(BIN)/python bench/prove_slice.py
+
+.PHONY: docs
+docs: dev ## Role READMEs and schemas from their sources
+	$(BIN)/python tools/role_readmes.py
+
+.PHONY: lock
+lock: dev ## Rewrite requirements/*.txt
+	requirements/lock.sh
+
+.PHONY: clean
+clean: ## Stop the emulated hosts and remove everything that was made here
+	@if [ -x $(BIN)/hedgerow ]; then $(SUDO) $(BIN)/hedgerow emulate down --all --purge-images; fi
+	@$(SUDO) rm -rf var .venv dist .ansible .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} + ; find src -name '*.egg-info' -prune -exec rm -rf {} +
