@@ -26,12 +26,12 @@ def print_json(value: Any) -> None:
 
 
 def print_table(title: str | None, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Print a table; a cell is shown with ``str``, None as an en dash."""
+    """Print a table; a cell is shown with ``str``, None as a dash."""
     table = Table(title=title, title_justify="left", header_style="bold")
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*("–" if cell is None else str(cell) for cell in row))
+        table.add_row(*("-" if cell is None else str(cell) for cell in row))
     out.print(table)
 
 
