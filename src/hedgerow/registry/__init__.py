@@ -1,0 +1,1 @@
+"""Bundles and the signed registry: what a model is, who vouches for it, how it reaches a device."""
