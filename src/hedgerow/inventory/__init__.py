@@ -5,6 +5,7 @@ that group precedence is Ansible's own and cannot differ here. ``check`` says
 everything that is wrong with it, naming file, key, value and what is allowed.
 """
 
+from hedgerow.inventory.checks import check
 from hedgerow.inventory.model import (
     AppArmorPin,
     EepromPin,
@@ -17,6 +18,7 @@ from hedgerow.inventory.model import (
     OsRelease,
     RuntimePin,
 )
+from hedgerow.inventory.problem import Problem
 from hedgerow.inventory.source import load
 
 __all__ = [
@@ -29,6 +31,8 @@ __all__ = [
     "KernelPin",
     "MenderPin",
     "OsRelease",
+    "Problem",
     "RuntimePin",
+    "check",
     "load",
 ]

@@ -102,7 +102,7 @@ def _gist(stderr: str) -> str:
 def _typed(path: Path, limit: str | None, document: dict[str, Any]) -> Inventory:
     check = f"hedgerow inventory check -i {path}"
     host_vars: dict[str, dict[str, Any]] = document.get("_meta", {}).get("hostvars", {})
-    groups = _groups(document, host_vars)
+    groups = group_members(document)
     names = [name for name in groups.get("all", ()) if name != "localhost"]
     if not names:
         raise UsageError(
@@ -126,7 +126,7 @@ def _typed(path: Path, limit: str | None, document: dict[str, Any]) -> Inventory
     return Inventory(fleet=str(common["fleet"]), path=path, hosts=hosts, groups=groups, release=release, vars=common)
 
 
-def _groups(document: dict[str, Any], host_vars: dict[str, dict[str, Any]]) -> dict[str, tuple[str, ...]]:
+def group_members(document: dict[str, Any]) -> dict[str, tuple[str, ...]]:
     """Return group → hosts with those of its children, in the inventory's order."""
 
     def members(group: str, seen: frozenset[str]) -> list[str]:
@@ -140,7 +140,7 @@ def _groups(document: dict[str, Any], host_vars: dict[str, dict[str, Any]]) -> d
     names = [name for name in document if name != "_meta"]
     groups = {name: tuple(members(name, frozenset({name}))) for name in names}
     # `all` lists its children only; a host without variables is missing from hostvars.
-    groups["all"] = tuple(dict.fromkeys([*groups.get("all", ()), *host_vars]))
+    groups["all"] = tuple(dict.fromkeys([*groups.get("all", ()), *document.get("_meta", {}).get("hostvars", {})]))
     return groups
 
 
