@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from hedgerow.errors import DeviceError
 
@@ -51,3 +52,39 @@ def parse(stdout: str, *, host: str) -> Any:
             where=f"{host}: {stdout[-300:]!r}",
             next_step=f"log in to {host} and run: python3 --version",
         ) from error
+
+
+class Execute(Protocol):
+    """Run a command on the host; the shape of Ansible's ``_low_level_execute_command``."""
+
+    def __call__(self, cmd: str, *, in_data: bytes) -> Mapping[str, Any]:
+        """Return at least ``rc``, ``stdout`` and ``stderr``."""
+
+
+def run(
+    execute: Execute, module: str, function: str, *, host: str, python: str = "/usr/bin/python3", **arguments: Any
+) -> Any:
+    """Run ``module.function(**arguments)`` on ``host`` through ``execute`` and return its result."""
+    return run_all(execute, [(module, function, arguments)], host=host, python=python)[0]
+
+
+def run_all(
+    execute: Execute,
+    calls: Sequence[tuple[str, str, Mapping[str, Any]]],
+    *,
+    host: str,
+    python: str = "/usr/bin/python3",
+) -> list[Any]:
+    """``run`` for several functions in one visit; the results in the order of ``calls``."""
+    program = "\n".join(build(module, function, **arguments) for module, function, arguments in calls)
+    answer = execute(f"{python} -", in_data=program.encode())
+    if answer["rc"] != 0:
+        names = ", ".join(f"{module}.{function}" for module, function, _ in calls)
+        said = (answer["stderr"] or answer["stdout"]).strip()
+        raise DeviceError(
+            f"{names} failed with exit code {answer['rc']}",
+            where=f"{host}: {said[-2000:]}",
+            next_step=f"log in to {host} and run: {python} --version",
+        )
+    lines = [line for line in answer["stdout"].splitlines() if line.strip()]
+    return [parse(line, host=host) for line in ([""] * len(calls) + lines)[-len(calls) :]]

@@ -1,0 +1,64 @@
+"""Have systemd units run and start at boot, asking the host only where they do not yet.
+
+    - name: Run the server, now and at every boot
+      hedgerow_unit:
+        name: hedgerow-server.service
+        state: started
+        enabled: true
+
+The options are those of ``systemd_service``, which does the work. What
+``hedgerow_facts`` has read already decides whether there is any: a unit that is as
+wanted costs no visit. ``state: restarted`` and ``reloaded`` (handlers) always go.
+
+In check mode a unit that does not exist yet, because its package or file would have come
+in this run, counts as changed; ``systemd_service`` fails there.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ansible.errors import AnsibleActionFail
+from ansible.plugins.action import ActionBase
+
+_ENABLED = {"enabled", "enabled-runtime", "static", "generated", "indirect", "alias"}
+
+
+class ActionModule(ActionBase):
+    """``hedgerow_unit``."""
+
+    _supports_check_mode = True
+
+    def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        variables = task_vars or {}
+        result: dict[str, Any] = super().run(tmp, variables)
+        args = dict(self._task.args)
+        if "name" not in args:
+            raise AnsibleActionFail("hedgerow_unit: name is missing")
+        units = variables.get("ansible_facts", {}).get("hedgerow_facts", {}).get("state", {}).get("units")
+        if units is None:
+            raise AnsibleActionFail("hedgerow_unit: no hedgerow_facts; let the play begin with the role preflight")
+        unit = units.get(args["name"])
+        if as_wanted(unit, state=args.get("state"), enabled=args.get("enabled")):
+            return result | {"changed": False, "name": args["name"]}
+        if self._task.check_mode and unit is None:
+            return result | {"changed": True, "name": args["name"], "msg": "the unit would exist by then"}
+        # Whoever asks for a unit may have written it a moment ago.
+        return result | self._execute_module(
+            "ansible.builtin.systemd_service", module_args={"daemon_reload": True, **args}, task_vars=variables
+        )
+
+
+def as_wanted(unit: dict[str, str] | None, *, state: str | None, enabled: bool | None) -> bool:
+    """Whether what was read already satisfies ``state`` and ``enabled``.
+
+    ``unit`` is None where systemd does not know it: wanted stopped and disabled, it is as wanted.
+    """
+    if state in {"restarted", "reloaded"}:
+        return False
+    if unit is None:
+        return state in {None, "stopped"} and not enabled
+    runs = unit["active"] in {"active", "reloading", "activating"}
+    state_holds = state is None or runs == (state == "started")
+    enabled_holds = enabled is None or (unit["enabled"] in _ENABLED) == enabled
+    return state_holds and enabled_holds
