@@ -1,0 +1,205 @@
+"""``hedgerow emulate``: build, boot, alter and remove emulated Pi hosts."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from hedgerow import paths
+from hedgerow import inventory as inventories
+from hedgerow.emulator import values as live
+from hedgerow.emulator.fleet import EmulatedFleet, HostStatus
+from hedgerow.emulator.image import Images
+from hedgerow.emulator.podman import Podman
+from hedgerow.errors import UsageError
+from hedgerow.output import json_option, print_json, print_table, step
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def inventory_option(function: F) -> F:
+    return click.option(
+        "-i",
+        "--inventory",
+        type=click.Path(path_type=Path),
+        default=lambda: paths.repository_root() / "inventory" / "emulated",
+        show_default="inventory/emulated",
+        help="The fleet's inventory.",
+    )(function)
+
+
+limit_option = click.option("--limit", metavar="PATTERN", help="Only these hosts (an Ansible pattern).")
+
+
+@click.group()
+def emulate() -> None:
+    """Emulated Raspberry Pi 5 hosts on this machine.
+
+    \b
+      hedgerow emulate check             what this machine lacks
+      hedgerow emulate up                boot the fleet of inventory/emulated
+      hedgerow emulate set pi-orchard-1 temperature_c=84 throttled=0x50005
+      hedgerow emulate power pi-orchard-2 off
+      hedgerow emulate down              leave nothing behind
+    """
+
+
+@emulate.command()
+@inventory_option
+@json_option
+def image(inventory: Path, as_json: bool) -> None:
+    """Build the Debian image once; later runs find it in the cache."""
+    fleet = _fleet(inventory)
+    with fleet.podman.session():
+        images = fleet.images()
+        hats = {host.hat for host in fleet.hosts.values()}
+        built = images.ensure(hats)
+    tags = sorted({images.tag(hat) for hat in hats})
+    if as_json:
+        print_json({"changed": built, "images": tags})
+    else:
+        click.echo("\n".join(tags))
+
+
+@emulate.command()
+@inventory_option
+@limit_option
+@click.option("--recreate", is_flag=True, help="Replace hosts whose image or settings changed; their disks are lost.")
+@json_option
+def up(inventory: Path, limit: str | None, recreate: bool, as_json: bool) -> None:
+    """Boot hosts and wait until systemd runs and SSH answers; hosts that run are left alone."""
+    fleet = _fleet(inventory)
+    started = time.monotonic()
+    hosts = fleet.up(_limited(fleet, inventory, limit), recreate=recreate)
+    seconds = time.monotonic() - started
+    if as_json:
+        print_json({"changed": any(host.changed for host in hosts), "hosts": _rows(hosts), "seconds": round(seconds, 1)})
+    else:
+        _table(hosts, f"fleet {fleet.fleet}: {len(hosts)} hosts up in {seconds:.1f} s")
+        step(f"first contact: ssh -i {fleet.first_contact_key} pi@{hosts[0].address}")
+
+
+@emulate.command()
+@inventory_option
+@click.option("--purge-images", is_flag=True, help="Remove the cached images, too.")
+@json_option
+def down(inventory: Path, purge_images: bool, as_json: bool) -> None:
+    """Remove the fleet's containers, network and state."""
+    removed = _fleet(inventory).down(purge_images=purge_images)
+    if as_json:
+        print_json({"changed": bool(removed), "removed": removed})
+    else:
+        click.echo("\n".join(f"removed {name}" for name in removed) or "nothing to remove")
+
+
+@emulate.command()
+@inventory_option
+@limit_option
+@json_option
+def status(inventory: Path, limit: str | None, as_json: bool) -> None:
+    """Show what each host is now."""
+    fleet = _fleet(inventory)
+    hosts = fleet.status(_limited(fleet, inventory, limit))
+    if as_json:
+        print_json({"hosts": _rows(hosts)})
+    else:
+        _table(hosts, f"fleet {fleet.fleet}")
+
+
+@emulate.command("exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@inventory_option
+@click.argument("host")
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+def execute(inventory: Path, host: str, command: tuple[str, ...]) -> int:
+    """Run a program as root in a host: hedgerow emulate exec HOST -- CMD ARG…"""
+    argv = command[1:] if command[0] == "--" else command
+    return _fleet(inventory).attach(host, argv, tty=sys.stdin.isatty() and sys.stdout.isatty())
+
+
+@emulate.command()
+@inventory_option
+@click.argument("host")
+@click.argument("state", type=click.Choice(["on", "off", "cycle"]))
+@json_option
+def power(inventory: Path, host: str, state: str, as_json: bool) -> None:
+    """Cut or give a host's power. Off is hard, as a pulled plug; the disk is kept."""
+    result = _fleet(inventory).power(host, state)  # type: ignore[arg-type]
+    if as_json:
+        print_json(asdict(result))
+    else:
+        _table([result], None)
+
+
+@emulate.command("set", epilog="Keys: " + ", ".join(live.KEYS))
+@inventory_option
+@click.argument("host")
+@click.argument("settings", nargs=-1, required=True, metavar="KEY=VALUE…")
+@json_option
+def set_(inventory: Path, host: str, settings: tuple[str, ...], as_json: bool) -> None:
+    """Change live values of a host's board, seen by the guest at once."""
+    pairs: dict[str, object] = {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals:
+            raise UsageError(f"{setting!r} is not KEY=VALUE", next_step=f"keys: {', '.join(live.KEYS)}")
+        pairs[key] = value
+    _show_values(host, _fleet(inventory).set_values(host, **pairs), as_json=as_json, only=set(pairs))
+
+
+@emulate.command()
+@inventory_option
+@click.argument("host")
+@json_option
+def get(inventory: Path, host: str, as_json: bool) -> None:
+    """Show the live values of a host's board."""
+    _show_values(host, _fleet(inventory).values(host), as_json=as_json)
+
+
+def _fleet(inventory: Path) -> EmulatedFleet:
+    return EmulatedFleet(inventories.load(inventory), say=step)
+
+
+def _limited(fleet: EmulatedFleet, inventory: Path, limit: str | None) -> list[str] | None:
+    if limit is None:
+        return None
+    chosen = [name for name in inventories.load(inventory, limit=limit).hosts if name in fleet.hosts]
+    if not chosen:
+        raise UsageError(f"--limit {limit} matches no emulated host", next_step=f"hosts: {', '.join(fleet.hosts)}")
+    return chosen
+
+
+def _rows(hosts: list[HostStatus]) -> list[dict[str, Any]]:
+    return [asdict(host) for host in hosts]
+
+
+def _table(hosts: list[HostStatus], title: str | None) -> None:
+    print_table(
+        title,
+        ["host", "address", "hat", "state", "ssh"],
+        [
+            (host.host, host.address, host.hat, f"{host.state}, outdated" if host.outdated else host.state,
+             "yes" if host.ssh else "no")
+            for host in hosts
+        ],
+    )  # fmt: skip
+
+
+def _show_values(host: str, values: live.Values, *, as_json: bool, only: set[str] | None = None) -> None:
+    if as_json:
+        print_json(values)
+        return
+    print_table(
+        host,
+        ["key", "value", "allowed", "stands for"],
+        [
+            (key, "none" if value is None else value, live.KEYS[key].form, live.KEYS[key].help)
+            for key, value in values.items()
+            if only is None or key in only
+        ],
+    )

@@ -1,0 +1,233 @@
+"""One podman of our own: its storage, its configuration and its mounts are apart from the user's.
+
+Invariants:
+
+- Every podman command runs inside a private mount namespace. Overlay mounts,
+  network namespaces and, where the machine has no pure cgroup version 2 tree,
+  the cgroup2 mount that crun needs exist in there only.
+- The namespace is held by a file below ``/run``; the folder is named after the
+  state folder, so two checkouts never meet. After a reboot it is made anew
+  (``boot_id``).
+- Whoever uses podman holds ``session``; the namespace is taken down only when
+  nobody else does and no container of any fleet is left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from hedgerow import atomic
+from hedgerow.emulator import machine as machines
+from hedgerow.emulator.machine import CgroupMode, Machine
+from hedgerow.errors import MachineError
+
+# systemd wants a few inotify instances for each container; the kernel's default of 128 ends at about 15 hosts.
+INOTIFY_INSTANCES = 8192
+COMMAND_TIMEOUT_S = 300
+# Podman's own default for root; a machine with a lower hard limit gets its own.
+NOFILE_LIMIT = 1048576
+
+_CONTAINERS_CONF = """\
+# Written by `hedgerow emulate`; do not edit.
+[containers]
+# The machine's hard limits: crun may lower a limit without CAP_SYS_RESOURCE, never raise one.
+default_ulimits = ["nofile={nofile}:{nofile}", "nproc={nproc}:{nproc}"]
+pids_limit = 0
+# A guest logs to its own journal; its console is kept small.
+log_size_max = 1048576
+
+[engine]
+runtime = "crun"
+# There need not be a systemd outside.
+cgroup_manager = "cgroupfs"
+events_logger = "file"
+# The default keeps locks in one segment of /dev/shm for every podman of root: ours would be mixed with the user's.
+lock_type = "file"
+static_dir = "{storage}/libpod"
+volume_path = "{storage}/volumes"
+tmp_dir = "{run}/libpod"
+
+[network]
+network_backend = "netavark"
+network_config_dir = "{storage}/networks"
+"""
+
+_STORAGE_CONF = """\
+# Written by `hedgerow emulate`; do not edit.
+[storage]
+driver = "overlay"
+graphroot = "{storage}/storage"
+runroot = "{run}/storage"
+"""
+
+# Inside the new namespace: replace the machine's version 1 tree by a pure version 2 one.
+_PURE_CGROUP2 = "umount -R -l /sys/fs/cgroup && mount -t cgroup2 cgroup2 /sys/fs/cgroup"
+
+
+def containers_conf(machine: Machine, storage: Path, run: Path) -> str:
+    """The configuration of our podman for this machine."""
+    nofile = NOFILE_LIMIT if machine.nofile_hard < 0 else min(NOFILE_LIMIT, machine.nofile_hard)
+    # Podman lowers its own limit of processes to pid_max first, so crun cannot go beyond that either.
+    nproc = machine.pid_max if machine.nproc_hard < 0 else min(machine.pid_max, machine.nproc_hard)
+    return _CONTAINERS_CONF.format(nofile=nofile, nproc=nproc, storage=storage, run=run)
+
+
+class Podman:
+    """Runs podman commands in the private environment below ``storage`` (``var/cache/podman``)."""
+
+    def __init__(self, storage: Path) -> None:
+        self.storage = storage
+        # Sockets of conmon live in here: their paths may not exceed 108 bytes, so no path of the checkout.
+        self.run_dir = Path("/run") / f"hedgerow-{hashlib.sha256(str(storage).encode()).hexdigest()[:8]}"
+        self._namespace = self.run_dir / "mnt"
+
+    @contextlib.contextmanager
+    def session(self) -> Iterator[None]:
+        """Hold the environment while podman is in use; made when missing, mended when stale."""
+        self.storage.mkdir(parents=True, exist_ok=True)
+        with contextlib.ExitStack() as held:
+            with self._lock("setup", fcntl.LOCK_EX):
+                held.enter_context(self._lock("use", fcntl.LOCK_SH))
+                self._ensure()
+            yield
+
+    def run(
+        self, *args: str | Path, check: bool = True, timeout: float | None = COMMAND_TIMEOUT_S
+    ) -> subprocess.CompletedProcess[str]:
+        """Run ``podman *args`` quietly; a failure raises MachineError with podman's own last words."""
+        try:
+            done = subprocess.run(
+                self.command(*args),
+                env=self.environment(),
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=timeout,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise MachineError(
+                f"podman {args[0]} did not finish within {timeout:.0f} s", where=" ".join(map(str, args))
+            ) from error
+        if check and done.returncode != 0:
+            raise MachineError(
+                f"podman {args[0]} failed: {_last_words(done.stderr)}",
+                where=" ".join(map(str, args)),
+                next_step="hedgerow emulate check",
+            )
+        return done
+
+    def call(self, *args: str | Path) -> int:
+        """Run ``podman *args`` on this process's own terminal and return its exit code."""
+        return subprocess.run(self.command(*args), env=self.environment(), check=False).returncode
+
+    def json(self, *args: str | Path) -> Any:
+        """Run a podman command that prints JSON."""
+        return json.loads(self.run(*args).stdout or "null")
+
+    def command(self, *args: str | Path) -> list[str]:
+        return ["nsenter", f"--mount={self._namespace}", "--wdns=/", "podman", *map(str, args)]
+
+    def environment(self) -> dict[str, str]:
+        return {
+            **os.environ,
+            "CONTAINERS_CONF": str(self.storage / "containers.conf"),
+            "CONTAINERS_STORAGE_CONF": str(self.storage / "storage.conf"),
+            # podman cp and import unpack here; /tmp may be a small tmpfs.
+            "TMPDIR": str(self.storage / "tmp"),
+        }
+
+    def exists(self) -> bool:
+        """True while the namespace of this boot stands."""
+        return self._is_current() and _is_mount(self._namespace)
+
+    def release(self) -> bool:
+        """Take the environment's mounts down if no container is left and nobody else uses it."""
+        with self._lock("setup", fcntl.LOCK_EX):
+            try:
+                with self._lock("use", fcntl.LOCK_EX | fcntl.LOCK_NB):
+                    if self.exists() and self.run("ps", "--all", "--quiet").stdout.strip():
+                        return False
+                    self._dismantle()
+            except BlockingIOError:
+                return False
+        return True
+
+    def _ensure(self) -> None:
+        machine = machines.detect()
+        (self.storage / "tmp").mkdir(exist_ok=True)
+        _write_if_changed(self.storage / "containers.conf", containers_conf(machine, self.storage, self.run_dir))
+        _write_if_changed(
+            self.storage / "storage.conf", _STORAGE_CONF.format(storage=self.storage, run=self.run_dir)
+        )
+        if self.exists():
+            return
+        self._dismantle()
+        self.run_dir.mkdir(mode=0o700)
+        (self.run_dir / "boot_id").write_text(_boot_id(), encoding="ascii")
+        # A namespace can be held by a file only below a mount that does not propagate: mount_namespaces(7).
+        _machine("mount", "--bind", self.run_dir, self.run_dir)
+        _machine("mount", "--make-private", self.run_dir)
+        self._namespace.touch()
+        inside = ["true"] if machine.cgroup is CgroupMode.V2 else ["sh", "-c", _PURE_CGROUP2]
+        # slave: what is mounted on the machine later is seen inside, nothing goes the other way.
+        _machine("unshare", f"--mount={self._namespace}", "--propagation", "slave", *inside)
+
+    def _dismantle(self) -> None:
+        for point in (self._namespace, self.run_dir):
+            while _is_mount(point):
+                _machine("umount", "--lazy", point)
+        shutil.rmtree(self.run_dir, ignore_errors=True)
+
+    def _is_current(self) -> bool:
+        try:
+            return (self.run_dir / "boot_id").read_text(encoding="ascii") == _boot_id()
+        except FileNotFoundError:
+            return False
+
+    @contextlib.contextmanager
+    def _lock(self, name: str, operation: int) -> Iterator[None]:
+        self.storage.mkdir(parents=True, exist_ok=True)
+        with (self.storage / f"{name}.lock").open("w") as file:
+            fcntl.flock(file, operation)
+            yield
+
+
+def _machine(*args: str | Path) -> None:
+    """Run a program that changes the machine; raise with its own words if it fails."""
+    done = subprocess.run([*map(str, args)], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise MachineError(
+            f"{args[0]} failed: {_last_words(done.stderr)}",
+            where=" ".join(map(str, args)),
+            next_step="hedgerow emulate check",
+        )
+
+
+def _is_mount(point: Path) -> bool:
+    mountinfo = Path("/proc/self/mountinfo").read_text(encoding="utf-8")
+    return any(line.split()[4] == str(point) for line in mountinfo.splitlines())
+
+
+def _boot_id() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+
+
+def _last_words(stderr: str) -> str:
+    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
+    return " / ".join(lines[-3:]) if lines else "no message"
+
+
+def _write_if_changed(path: Path, text: str) -> None:
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        atomic.write_text(path, text)
