@@ -1,0 +1,43 @@
+"""First contact, then stop: ``pyinfra -y @first-contact/inventory/emulated deploy/bootstrap.py``.
+
+The connector has pinned the host key and logged in: as the admin user if there is one, else as the image's first
+user. What is left is what Ansible needs to take over, and nothing more: the admin user, its key, its sudo right and
+Python. This file is the one writer of these paths.
+"""
+
+from deploy.operations.sudoers import sudoers
+from pyinfra import config, host
+from pyinfra.facts.server import Which
+from pyinfra.operations import apt, server
+
+from hedgerow.first_contact import ensure_admin_key
+
+config.SUDO = True
+
+admin = host.data.admin_user
+
+if not host.get_fact(Which, command="python3"):
+    apt.packages(name="Install Python", packages=["python3"], update=True)
+
+server.user(
+    name=f"Create the user {admin}",
+    user=admin,
+    comment="Hedgerow operators and automation",
+    home=f"/home/{admin}",
+    shell="/bin/bash",
+    create_home=True,
+)
+
+server.user_authorized_keys(
+    name=f"Let this controller's key in, and no other, as {admin}",
+    user=admin,
+    public_keys=[ensure_admin_key(host.data.fleet_inventory)],
+    delete_keys=True,
+)
+
+# Without a password: the login is by key alone, and there is no person at a prompt when a fleet converges.
+sudoers(
+    name=f"Let {admin} become root",
+    path="/etc/sudoers.d/50-hedgerow-admin",
+    content=f"# Written by Hedgerow's deploy/bootstrap.py.\n{admin} ALL=(ALL:ALL) NOPASSWD: ALL\n",
+)
