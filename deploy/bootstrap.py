@@ -28,16 +28,17 @@ server.user(
     create_home=True,
 )
 
-server.user_authorized_keys(
-    name=f"Let this controller's key in, and no other, as {admin}",
-    user=admin,
-    public_keys=[ensure_admin_key(host.data.fleet_inventory)],
-    delete_keys=True,
-)
-
 # Without a password: the login is by key alone, and there is no person at a prompt when a fleet converges.
 sudoers(
     name=f"Let {admin} become root",
     path="/etc/sudoers.d/50-hedgerow-admin",
     content=f"# Written by Hedgerow's deploy/bootstrap.py.\n{admin} ALL=(ALL:ALL) NOPASSWD: ALL\n",
+)
+
+# Last: once this login works, everything above is done.
+server.user_authorized_keys(
+    name=f"Let this controller's key in, and no other, as {admin}",
+    user=admin,
+    public_keys=[ensure_admin_key(host.data.fleet_inventory)],
+    delete_keys=True,
 )

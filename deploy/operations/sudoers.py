@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 
 from pyinfra import host
@@ -25,7 +26,7 @@ def sudoers(path: str, content: str) -> Iterator[StringCommand]:
         host.noop(f"{path} is as it should be")
         return
     candidate = host.get_temp_filename(path)
-    lines = " ".join(f"'{line}'" for line in wanted)
+    lines = " ".join(shlex.quote(line) for line in wanted)
     yield StringCommand(
         f"umask 077; printf '%s\\n' {lines} > {candidate} && visudo -qcf {candidate}"
         f" && install -o root -g root -m 0440 {candidate} {path}; status=$?; rm -f {candidate}; exit $status"

@@ -13,12 +13,14 @@ Every host's ``host.data`` has the inventory's literal values by their own names
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from paramiko import AuthenticationException, SSHException
 from pyinfra import logger
+from pyinfra.api import StringCommand
 from pyinfra.api.exceptions import ConnectError, InventoryError
 from pyinfra.connectors.ssh import SSHConnector
 from pyinfra.connectors.sshuserclient import client as ssh_client
@@ -74,8 +76,13 @@ class FirstContactConnector(FleetConnector):
         self.data["ssh_key"] = str(key_file) if key_file else None
         self.data["ssh_look_for_keys"] = self.data["ssh_allow_agent"] = key_file is None
         SSHConnector.connect(self)
+        if not self._may_become_root() and not sys.stdin.isatty():
+            # Images since April 2026 want a password for sudo.
+            what = f"{self.data['ssh_user']} needs a password to become root"
+            raise ConnectError(f"{what}; next: run this on a terminal, where pyinfra asks for it")
 
     def _admin_logs_in(self) -> bool:
+        """Whether the admin user is there, with its key and its sudo right: a first contact may have been cut off."""
         try:
             self._connect()
         except ConnectError as error:
@@ -84,7 +91,12 @@ class FirstContactConnector(FleetConnector):
             raise
         except (OSError, EOFError, SSHException) as error:
             raise ConnectError(f"SSH error ({error})") from error
-        return True
+        return self._may_become_root()
+
+    def _may_become_root(self) -> bool:
+        # Silent: pyinfra asks for a password as soon as it reads sudo's words.
+        done, _ = self.run_shell_command(StringCommand("sudo -n true 2>/dev/null"))
+        return bool(done)
 
 
 def host_data(inventory: Inventory, host: Host) -> dict[str, Any]:

@@ -214,7 +214,11 @@ def role_options(root: Path) -> dict[str, Any]:
     """Return the public variables of all roles as JSON Schema properties, from their argument specs."""
     found: dict[str, Any] = {}
     for file in sorted((root / "roles").glob("*/meta/argument_specs.yml")):
-        specs = (yaml.safe_load(file.read_text(encoding="utf-8")) or {}).get("argument_specs") or {}
+        try:
+            specs = (yaml.safe_load(file.read_text(encoding="utf-8")) or {}).get("argument_specs") or {}
+        except yaml.YAMLError as error:
+            said = " ".join(str(error).split())
+            raise UsageError(f"the options of a role cannot be read: {said}", where=shown(file)) from error
         for entry_point in specs.values():
             for name, option in (entry_point.get("options") or {}).items():
                 found[name] = _option_schema(option or {})
