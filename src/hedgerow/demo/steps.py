@@ -62,7 +62,7 @@ def build(inventory: Path, bundle_dir: Path) -> list[Step]:
         Step(
             "bootstrap",
             "first contact: host key pinned, admin user, sudo, Python",
-            (tool("pyinfra"), "-y", f"@fleet/{inventory}", "deploy/bootstrap.py"),
+            (tool("pyinfra"), "-y", f"@first-contact/{inventory}", "deploy/bootstrap.py"),
         ),
         Step("sweep", "what the fleet is", (tool("pyinfra"), "-y", f"@fleet/{inventory}", "deploy/sweep.py")),
         Step("converge", "converge all hosts", (playbook, *where, "playbooks/site.yml"), after=("runtime",)),
