@@ -9,22 +9,18 @@ state are parsed in one place for both.
 The module must import the standard library alone; ``tests/policy`` holds the
 modules that are sent this way to it. It reports a fault that a person should
 read by raising any exception that carries ``what``, ``where`` and
-``next_step``; ``run`` raises it again here as ``DeviceError``.
+``next_step``; ``parse`` raises it again here as ``DeviceError``.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import json
-import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from hedgerow.errors import DeviceError, UsageError
-
-# (command line for a shell, standard input) → (return code, stdout, stderr)
-Execute = Callable[[str, str], tuple[int, str, str]]
 
 _FAULT = "hedgerow_fault"
 
@@ -38,7 +34,7 @@ try:
 except Exception as error:
     if not hasattr(error, "what"):
         raise
-    result = {{{fault!r}: {{k: getattr(error, k, None) for k in ("what", "where", "next_step")}}}}
+    result = {{{fault!r}: {{key: getattr(error, key, None) for key in ("what", "where", "next_step")}}}}
 print(json.dumps(result))
 """
 
@@ -77,48 +73,50 @@ def parse(stdout: str, *, host: str) -> Any:
     return answer
 
 
-def run(
-    execute: Execute, host: str, module: str, function: str, /, *, python: str = "python3", **arguments: Any
-) -> Any:
-    """Return ``module.function(**arguments)`` as ``host`` computes it; ``execute`` is how a command gets there.
+class Execute(Protocol):
+    """Run a command on the host; the shape of Ansible's ``_low_level_execute_command``."""
 
-    Raises:
-        DeviceError: the program did not run, broke, or reported a fault.
+    def __call__(self, cmd: str, *, in_data: bytes) -> Mapping[str, Any]:
+        """Return at least ``rc``, ``stdout`` and ``stderr``."""
+
+
+def require_pipelining(connection: Any) -> None:
+    """Refuse an Ansible connection on which standard input would not reach the program.
+
+    ``connection`` is an action plugin's ``_connection``; this package imports no Ansible.
     """
-    code, stdout, stderr = execute(f"{shlex.quote(python)} -", build(module, function, **arguments))
-    if code != 0:
-        lines = [line for line in (stderr or stdout).splitlines() if line.strip()]
-        raise DeviceError(
-            f"{module}.{function} broke on the host: {lines[-1] if lines else 'no message'}",
-            where=f"{host}, {python} (exit code {code})",
-            next_step=f"ansible -m ansible.builtin.ping -b {host}",
-        )
-    return parse(stdout, host=host)
-
-
-class AnsibleAction(Protocol):
-    """What ``through_ansible`` uses of ``ansible.plugins.action.ActionBase``; this package imports no Ansible."""
-
-    _connection: Any
-
-    def _low_level_execute_command(self, cmd: str, *, in_data: bytes) -> Mapping[str, Any]: ...
-
-
-def through_ansible(action: AnsibleAction) -> Execute:
-    """Return an ``Execute`` over the task's own connection and ``become``.
-
-    Raises:
-        UsageError: pipelining is off or the connection has none, so standard input would not reach the program.
-    """
-    if not action._connection.is_pipelining_enabled():  # noqa: SLF001 - the plugin interface of Ansible
+    if not connection.is_pipelining_enabled():
         raise UsageError(
             "this task sends its program on standard input and needs pipelining",
-            where=f"connection {action._connection.transport}",  # noqa: SLF001 - same
+            where=f"connection {connection.transport}",
             next_step="set pipelining = True under [connection] in ansible.cfg, as Hedgerow's own does",
         )
 
-    def execute(command: str, stdin: str) -> tuple[int, str, str]:
-        done = action._low_level_execute_command(command, in_data=stdin.encode())  # noqa: SLF001 - same
-        return int(done["rc"]), str(done["stdout"]), str(done["stderr"])
 
-    return execute
+def run(
+    execute: Execute, module: str, function: str, *, host: str, python: str = "/usr/bin/python3", **arguments: Any
+) -> Any:
+    """Run ``module.function(**arguments)`` on ``host`` through ``execute`` and return its result."""
+    return run_all(execute, [(module, function, arguments)], host=host, python=python)[0]
+
+
+def run_all(
+    execute: Execute,
+    calls: Sequence[tuple[str, str, Mapping[str, Any]]],
+    *,
+    host: str,
+    python: str = "/usr/bin/python3",
+) -> list[Any]:
+    """``run`` for several functions in one visit; the results in the order of ``calls``."""
+    program = "\n".join(build(module, function, **arguments) for module, function, arguments in calls)
+    answer = execute(f"{python} -", in_data=program.encode())
+    if answer["rc"] != 0:
+        names = ", ".join(f"{module}.{function}" for module, function, _ in calls)
+        said = (answer["stderr"] or answer["stdout"]).strip()
+        raise DeviceError(
+            f"{names} failed with exit code {answer['rc']}",
+            where=f"{host}: {said[-2000:]}",
+            next_step=f"log in to {host} and run: {python} --version",
+        )
+    lines = [line for line in answer["stdout"].splitlines() if line.strip()]
+    return [parse(line, host=host) for line in ([""] * len(calls) + lines)[-len(calls) :]]

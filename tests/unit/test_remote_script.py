@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from hedgerow import remote_script
-from hedgerow.errors import DeviceError
+from hedgerow.errors import DeviceError, UsageError
 
 
 def run(script):
@@ -34,3 +34,33 @@ def test_no_answer_names_the_host(stdout):
     with pytest.raises(DeviceError, match="no JSON") as caught:
         remote_script.parse(stdout, host="pi-orchard-1")
     assert "pi-orchard-1" in str(caught.value)
+
+
+def test_a_fault_of_the_module_arrives_as_a_device_error_without_a_traceback(tmp_path, monkeypatch):
+    (tmp_path / "probe.py").write_text(
+        "class Fault(Exception):\n    what, where, next_step = 'the disk is full', '/var', 'df -h /var'\n"
+        "def read():\n    raise Fault\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(DeviceError) as caught:
+        remote_script.parse(run(remote_script.build("probe", "read")), host="pi-orchard-1")
+    assert caught.value.as_dict() | {"exit_code": 1} == {
+        "error": "DeviceError",
+        "what": "the disk is full",
+        "where": "pi-orchard-1: /var",
+        "next": "df -h /var",
+        "exit_code": 1,
+    }
+
+
+class Connection:
+    transport = "paramiko_ssh"
+
+    def __init__(self, enabled):
+        self.is_pipelining_enabled = lambda: enabled
+
+
+def test_a_connection_without_pipelining_is_refused_with_the_setting_to_change():
+    with pytest.raises(UsageError, match="pipelining = True"):
+        remote_script.require_pipelining(Connection(enabled=False))
+    remote_script.require_pipelining(Connection(enabled=True))
