@@ -1,0 +1,255 @@
+"""One device's server, reached by address and verified by name.
+
+Emulated hosts and many sites have no name server of ours, so a connection goes
+to ``ansible_host`` while TLS asks for, and checks, ``<host>.<site>.<fleet>``.
+"""
+
+from __future__ import annotations
+
+import ssl
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+import msgspec
+
+from hedgerow.errors import DeviceError, NetworkError
+
+SERVER_PORT = 8443
+"""REST over mutual TLS (docs/contracts.md, "Ports on a device")."""
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where a host's server is (``address``, ``port``) and who it must prove to be (``server_name``)."""
+
+    host: str
+    address: str
+    server_name: str
+    port: int = SERVER_PORT
+
+    @classmethod
+    def of(cls, host: str, address: str, *, site: str, fleet: str) -> Endpoint:
+        """The endpoint of an inventory host."""
+        return cls(host, address, f"{host}.{site}.{fleet}")
+
+    @property
+    def url(self) -> str:
+        """Base URL, with brackets where the address is an IPv6 one."""
+        address = f"[{self.address}]" if ":" in self.address else self.address
+        return f"https://{address}:{self.port}"
+
+
+class ReportedModel(msgspec.Struct, frozen=True):
+    """The model a host says it serves."""
+
+    name: str
+    version: str
+    sha256: str | None = None
+
+
+class ReportedReason(msgspec.Struct, frozen=True):
+    """Why a host is not ``ok``."""
+
+    code: str
+    text: str = ""
+
+
+class ReportedPending(msgspec.Struct, frozen=True):
+    """An activation that nobody has confirmed yet."""
+
+    confirm_deadline: float | str | None = None
+
+
+class ReportedServing(msgspec.Struct, frozen=True):
+    """Figures of the server's last window; None where nothing was measured."""
+
+    ttft_p95_ms: float | None = None
+    tokens_per_s: float | None = None
+
+
+class ReportedBoard(msgspec.Struct, frozen=True):
+    """The board. Temperatures in °C, sizes in MB."""
+
+    model: str | None = None
+    temperature_c: float | None = None
+    disk_free_mb: float | None = None
+
+
+class ReportedHat(msgspec.Struct, frozen=True):
+    """The accelerator."""
+
+    kind: str | None = None
+    temperature_c: float | None = None
+
+
+class Report(msgspec.Struct, frozen=True):
+    """What the controller reads of a health report; unknown keys are passed over, for a device may be newer.
+
+    The full structs are ``hedgerow.device.health``; a test holds this view to them.
+    """
+
+    status: str
+    model: ReportedModel | None = None
+    reasons: tuple[ReportedReason, ...] = ()
+    board: ReportedBoard = ReportedBoard()
+    hat: ReportedHat = ReportedHat()
+    serving: ReportedServing = ReportedServing()
+    pending: ReportedPending | None = None
+
+    @property
+    def reference(self) -> str | None:
+        """``name@version`` of the model, None if it serves none."""
+        return None if self.model is None else f"{self.model.name}@{self.model.version}"
+
+
+def decode_report(data: bytes | str, *, where: str) -> Report:
+    """Read a health report.
+
+    Raises:
+        DeviceError: It is none.
+    """
+    try:
+        return msgspec.json.decode(data, type=Report)
+    except msgspec.DecodeError as error:
+        raise DeviceError(
+            f"the health report cannot be read: {error}",
+            where=where,
+            next_step="look at it on the host: hedgerow-device report",
+        ) from error
+
+
+class DeviceClient:
+    """Requests to one server; every failure is a ``NetworkError`` or a ``DeviceError`` that says which host.
+
+    ``timeout_s`` bounds connecting and every wait for the next bytes.
+    """
+
+    def __init__(self, endpoint: Endpoint, context: ssl.SSLContext, *, timeout_s: float = 5.0) -> None:
+        self.endpoint = endpoint
+        # The environment's proxies are for the internet, not for a fleet's own network.
+        self._http = httpx.Client(base_url=endpoint.url, verify=context, timeout=timeout_s, trust_env=False)
+        self.certificate_expires: datetime | None = None
+        """Of the server's certificate, once a request was answered."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._http.close()
+
+    def report(self) -> Report:
+        """The health report. A failing host answers it, too, with whatever status code its server chose."""
+        response = self._send("GET", "/health/report", accept_errors=True)
+        if not response.headers.get("content-type", "").startswith("application/json"):
+            raise DeviceError(
+                f"HTTP {response.status_code} instead of a health report",
+                where=f"{self.endpoint.host}: {response.text[:200]!r}",
+                next_step=f"on {self.endpoint.host}: journalctl -u hedgerow-server",
+            )
+        return decode_report(response.content, where=self.endpoint.host)
+
+    def post(self, path: str, body: Any) -> Any:
+        """POST JSON, return JSON."""
+        response = self._send("POST", path, json=body)
+        try:
+            return response.json()
+        except ValueError as error:
+            raise DeviceError(f"POST {path} was answered with no JSON", where=self.endpoint.host) from error
+
+    def stream_chat(self, model: str, messages: Sequence[dict[str, str]], *, max_tokens: int) -> Iterator[ChatPiece]:
+        """Ask and yield the answer's pieces as they come (OpenAI chat completions, server-sent events)."""
+        body = {
+            "model": model,
+            "messages": list(messages),
+            "max_tokens": max_tokens,
+            "temperature": 0,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+        started = time.monotonic()
+        try:
+            with self._http.stream(
+                "POST", "/v1/chat/completions", json=body, extensions=self._extensions()
+            ) as response:
+                self._note_certificate(response)
+                if response.is_error:
+                    response.read()
+                    raise self._refusal("POST", "/v1/chat/completions", response)
+                for line in response.iter_lines():
+                    piece = _chat_piece(line, started, where=self.endpoint.host)
+                    if piece is not None:
+                        yield piece
+        except httpx.TransportError as error:
+            raise self._network_error(error) from error
+
+    def _send(self, method: str, path: str, *, accept_errors: bool = False, **options: Any) -> httpx.Response:
+        try:
+            response = self._http.request(method, path, extensions=self._extensions(), **options)
+        except httpx.TransportError as error:
+            raise self._network_error(error) from error
+        self._note_certificate(response)
+        if response.is_error and not accept_errors:
+            raise self._refusal(method, path, response)
+        return response
+
+    def _extensions(self) -> dict[str, Any]:
+        return {"sni_hostname": self.endpoint.server_name}
+
+    def _note_certificate(self, response: httpx.Response) -> None:
+        stream = response.extensions.get("network_stream")
+        tls = None if stream is None else stream.get_extra_info("ssl_object")
+        certificate = {} if tls is None else tls.getpeercert() or {}
+        if "notAfter" in certificate:
+            self.certificate_expires = datetime.fromtimestamp(ssl.cert_time_to_seconds(certificate["notAfter"]), UTC)
+
+    def _network_error(self, error: httpx.TransportError) -> NetworkError:
+        reason = str(error) or type(error).__name__
+        return NetworkError(
+            f"{self.endpoint.host} cannot be reached: {reason}",
+            where=f"{self.endpoint.url} as {self.endpoint.server_name}",
+            next_step=f"is it on, and does its server run? ansible {self.endpoint.host} -m ansible.builtin.ping",
+        )
+
+    def _refusal(self, method: str, path: str, response: httpx.Response) -> DeviceError:
+        return DeviceError(
+            f"{self.endpoint.host} answered {method} {path} with HTTP {response.status_code}",
+            where=response.text[:300],
+            next_step=f"on {self.endpoint.host}: journalctl -u hedgerow-server",
+        )
+
+
+@dataclass(frozen=True)
+class ChatPiece:
+    """A piece of an answer, ``at_s`` seconds after the question was sent; ``tokens`` once the server counted them."""
+
+    text: str
+    at_s: float
+    tokens: int | None = None
+
+
+def _chat_piece(line: str, started: float, *, where: str) -> ChatPiece | None:
+    """One line of the event stream; None for blank lines, comments, the role and the end mark."""
+    if not line.startswith("data:"):
+        return None
+    data = line.removeprefix("data:").strip()
+    if data == "[DONE]":
+        return None
+    try:
+        document = msgspec.json.decode(data)
+        if "error" in document:
+            raise DeviceError(f"{where} broke off its answer: {document['error']}", where=where)
+        choices = document.get("choices") or [{}]
+        text = (choices[0].get("delta") or {}).get("content") or ""
+        tokens = (document.get("usage") or {}).get("completion_tokens")
+    except (msgspec.DecodeError, AttributeError, KeyError, TypeError) as error:
+        raise DeviceError(f"an event of the stream cannot be read: {data[:200]!r}", where=where) from error
+    if not text and tokens is None:
+        return None
+    return ChatPiece(text, time.monotonic() - started, tokens)

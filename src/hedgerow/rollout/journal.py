@@ -1,0 +1,105 @@
+"""The journal of one rollout: JSON lines, appended and never changed.
+
+- An append is on the disk when it returns (``fsync``), under a file lock, so
+  that lines of a wave's workers never mix.
+- Only the holder of the fleet's lease appends.
+- A last line without its newline was cut off before its append returned:
+  nobody acted on it. Readers pass it over; the next append removes it.
+- Any other line that cannot be read is damage, and is said with its number.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import BinaryIO
+
+import msgspec
+
+from hedgerow import atomic
+from hedgerow.errors import HedgerowError, RefusedError
+from hedgerow.rollout import lease
+from hedgerow.rollout.events import Event, State, replay
+
+FILE = "journal.jsonl"
+
+_DECODER: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
+
+
+def timestamp(now: datetime | None = None) -> str:
+    """``now`` (the present if None) as RFC 3339 in UTC, to the millisecond."""
+    moment = datetime.now(UTC) if now is None else now.astimezone(UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+class JournalError(HedgerowError):
+    """A journal that cannot be trusted."""
+
+
+class Journal:
+    """The journal in folder ``rollouts/<id>``. ``pid`` is the process whose lease covers appends."""
+
+    def __init__(self, folder: Path, *, pid: int | None = None) -> None:
+        self.folder = folder
+        self.path = folder / FILE
+        self._pid = os.getpid() if pid is None else pid
+
+    def append(self, event: Event) -> None:
+        """Write one event; it is on the disk when this returns.
+
+        Raises:
+            RefusedError: This process does not hold the lease.
+        """
+        holder = lease.read(self.folder.parent)
+        if holder is None or (holder.pid, holder.rollout) != (self._pid, self.folder.name):
+            by = "nobody" if holder is None else f"{holder.by} (process {holder.pid}, rollout {holder.rollout})"
+            raise RefusedError(
+                f"rule one-writer: the lease of this fleet's rollouts is held by {by}", where=str(self.path)
+            )
+        fresh = not self.path.exists()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            _cut_torn_line(file)
+            file.write(msgspec.json.encode(event) + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        if fresh:
+            atomic.fsync_dir(self.folder)
+
+    def events(self) -> list[Event]:
+        """Every event that was written whole."""
+        try:
+            return self._decode(self.path.read_bytes())
+        except FileNotFoundError:
+            return []
+
+    def state(self) -> State | None:
+        """What the journal says; None if it says nothing."""
+        return replay(self.events())
+
+    def _decode(self, data: bytes) -> list[Event]:
+        lines = data.split(b"\n")[:-1]
+        events: list[Event] = []
+        for number, line in enumerate(lines, start=1):
+            try:
+                events.append(_DECODER.decode(line))
+            except msgspec.DecodeError as error:
+                raise JournalError(
+                    f"the journal is damaged: {error}",
+                    where=f"{self.path}:{number}",
+                    next_step=f"keep the file for inquiry, move {self.folder} away, and start a new rollout",
+                ) from error
+        return events
+
+
+def _cut_torn_line(file: BinaryIO) -> None:
+    size = file.seek(0, os.SEEK_END)
+    if size == 0:
+        return
+    file.seek(size - 1)
+    if file.read(1) != b"\n":
+        file.seek(0)
+        file.truncate(file.read().rfind(b"\n") + 1)
