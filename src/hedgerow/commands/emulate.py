@@ -82,7 +82,7 @@ def up(inventory: Path, limit: str | None, recreate: bool, as_json: bool) -> Non
         print_json({"changed": any(host.changed for host in hosts), "hosts": _rows(hosts), "seconds": round(seconds, 1)})
     else:
         _table(hosts, f"fleet {fleet.fleet}: {len(hosts)} hosts up in {seconds:.1f} s")
-        step(f"first contact: ssh -i {fleet.first_contact_key} pi@{hosts[0].address}")
+        click.echo(f"first contact: ssh -i {fleet.first_contact_key} pi@{hosts[0].address}", err=True)
 
 
 @emulate.command()

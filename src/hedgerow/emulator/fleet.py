@@ -33,7 +33,8 @@ from hedgerow.errors import DeviceError, HedgerowError, MachineError, PartialErr
 from hedgerow.inventory import Host, Inventory
 
 BOOT_TIMEOUT_S = 120  # a boot takes 1-3 s; a busy machine with many hosts may need much longer
-POLL_S = 0.2
+POWER_OFF_TIMEOUT_S = 15
+POLL_S = 0.1
 # Raised whenever the way containers are made changes.
 _CONTAINER_VERSION = 1
 
@@ -158,7 +159,7 @@ class EmulatedFleet:
             entry = self._existing(host)
             if state in {"off", "cycle"} and _is_running(entry):
                 self.podman.run("kill", "--signal=KILL", self.container(host))
-                self.podman.run("wait", self.container(host))
+                self._await_off(host)
             if state in {"on", "cycle"}:
                 self._start(target)
                 self._await_boot(target)
@@ -247,6 +248,7 @@ class EmulatedFleet:
             f"--volume={root.path}:/hardware",
             "--privileged",
             "--systemd=always",
+            "--restart=on-failure",
             images.tag(host.hat),
         )
 
@@ -254,6 +256,14 @@ class EmulatedFleet:
         root = self._root(host)
         root.write(live.after_power_on(root.read()))
         self.podman.run("start", self.container(host.name))
+
+    def _await_off(self, host: str) -> None:
+        """Wait until podman has seen the end. Not `podman wait`: it sits out 20 s where PID 1 reaps late."""
+        deadline = time.monotonic() + POWER_OFF_TIMEOUT_S
+        while _is_running(self._containers().get(host)):
+            if time.monotonic() > deadline:
+                raise MachineError(f"still runs {POWER_OFF_TIMEOUT_S} s after it was killed", where=host)
+            time.sleep(POLL_S)
 
     def _await_boot(self, host: Host) -> None:
         """Wait for sshd and for systemd's own verdict on the boot."""

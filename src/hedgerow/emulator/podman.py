@@ -69,7 +69,10 @@ graphroot = "{storage}/storage"
 runroot = "{run}/storage"
 """
 
-# Inside the new namespace: replace the machine's version 1 tree by a pure version 2 one.
+# Inside the new namespace. Netavark and aardvark-dns keep their state in /run/containers, whatever is configured:
+# without this the user's containers and ours would share a name server.
+_OWN_RUN = "mkdir -p /run/containers && mount --bind {run}/containers /run/containers"
+# Replace the machine's version 1 tree by a pure version 2 one.
 _PURE_CGROUP2 = "umount -R -l /sys/fs/cgroup && mount -t cgroup2 cgroup2 /sys/fs/cgroup"
 
 
@@ -179,9 +182,12 @@ class Podman:
         _machine("mount", "--bind", self.run_dir, self.run_dir)
         _machine("mount", "--make-private", self.run_dir)
         self._namespace.touch()
-        inside = ["true"] if machine.cgroup is CgroupMode.V2 else ["sh", "-c", _PURE_CGROUP2]
+        (self.run_dir / "containers").mkdir()
+        inside = [_OWN_RUN.format(run=self.run_dir)]
+        if machine.cgroup is not CgroupMode.V2:
+            inside.append(_PURE_CGROUP2)
         # slave: what is mounted on the machine later is seen inside, nothing goes the other way.
-        _machine("unshare", f"--mount={self._namespace}", "--propagation", "slave", *inside)
+        _machine("unshare", f"--mount={self._namespace}", "--propagation", "slave", "sh", "-c", " && ".join(inside))
 
     def _dismantle(self) -> None:
         for point in (self._namespace, self.run_dir):
