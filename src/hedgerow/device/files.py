@@ -236,7 +236,7 @@ def _validate(items: list[_Item], pending: list[_Item]) -> None:
 def _run_validator(item: _Item, staged: str) -> None:
     command = [word.replace("%s", staged) for word in shlex.split(item.validate or "")]
     try:
-        done = subprocess.run(  # noqa: S603 - the command comes from our own role, as a list
+        done = subprocess.run(
             command, capture_output=True, text=True, timeout=_VALIDATE_TIMEOUT_S, check=False, stdin=subprocess.DEVNULL
         )
     except (OSError, subprocess.TimeoutExpired) as error:

@@ -5,9 +5,8 @@ that may have no Hedgerow yet (``hedgerow.remote_script``). It reads, it never
 writes, and it starts three programs: ``dpkg-query`` and twice ``systemctl``.
 Never an ``apt`` one: opening apt's cache costs a Pi most of a second.
 
-``hedgerow.device.hardware`` reads the board; this reads the system on it. What a
-board's firmware or kernel would show (``/proc/cmdline``, the kernel release) is
-read below the hardware root, so that an emulated host can show a Pi's.
+``hedgerow.device.hardware`` reads the board and its kernel; this reads the system
+on it, and is never redirected to another root.
 
 Parsers are pure functions of text.
 """
@@ -15,7 +14,6 @@ Parsers are pure functions of text.
 from __future__ import annotations
 
 import grp
-import os
 import platform
 import pwd
 import re
@@ -28,9 +26,6 @@ from typing import Any
 RUNTIME = Path("/opt/hedgerow/runtime")
 MODELS = Path("/var/lib/hedgerow/models")
 BOOT = Path("/boot/firmware")
-_HARDWARE_ROOT_FILE = Path("/etc/hedgerow/hardware-root")
-# linux-image-6.18.50+rpt-rpi-2712 (facts §1.4); metapackages have no digit after "image-".
-_VERSIONED_KERNEL = re.compile(r"^linux-image-(\d.*)$")
 _TIMEOUT_S = 30
 
 
@@ -41,9 +36,6 @@ def read() -> dict[str, Any]:
     words them. Sizes are MiB, ``time`` is seconds since the epoch.
     """
     packages, holds = parse_packages(_output("dpkg-query", "-W", "-f", "${Package}\\t${Status}\\t${Version}\\n"))
-    root = _hardware_root()
-    release = _text(root / "proc/sys/kernel/osrelease").strip() or platform.release()
-    kernels = installed_kernels(packages)
     return {
         "time": time.time(),
         "hostname": platform.node(),
@@ -54,11 +46,9 @@ def read() -> dict[str, Any]:
         "packages": packages,
         "holds": holds,
         "apt_sources": _apt_sources(Path("/etc/apt")),
-        "kernel": {"running": release, "installed": kernels, "pending": pending_kernel(release, kernels)},
         "boot": {
             "config": _text(BOOT / "config.txt", missing=None),
             "cmdline": _text(BOOT / "cmdline.txt", missing=None),
-            "running_cmdline": _text(root / "proc/cmdline").split(),
             "changed_since_boot": _changed_since_boot(BOOT / "config.txt", BOOT / "cmdline.txt"),
         },
         "reboot_required": Path("/run/reboot-required").exists(),
@@ -66,7 +56,6 @@ def read() -> dict[str, Any]:
             _output("systemctl", "list-unit-files", "--no-legend", "--no-pager", "--plain"),
             _output("systemctl", "list-units", "--all", "--no-legend", "--no-pager", "--plain"),
         ),
-        "clock_synced": (root / "run/systemd/timesync/synchronized").exists(),
         "users": sorted(user.pw_name for user in pwd.getpwall()),
         "groups": sorted(group.gr_name for group in grp.getgrall()),
         "apparmor": _apparmor(),
@@ -76,7 +65,6 @@ def read() -> dict[str, Any]:
             folder.name: {"current": _link(folder / "current"), "previous": _link(folder / "previous")}
             for folder in _folders(MODELS)
         },
-        "modules": _modules(root),
     }
 
 
@@ -146,26 +134,6 @@ def parse_sources(name: str, text: str) -> list[dict[str, Any]]:
     return found
 
 
-def installed_kernels(packages: dict[str, str]) -> list[str]:
-    """Kernel releases (as ``uname -r`` prints them) that have an image package."""
-    return sorted(match[1] for name in packages if (match := _VERSIONED_KERNEL.match(name)))
-
-
-def pending_kernel(running: str, installed: list[str]) -> str | None:
-    """The newest installed kernel of the running one's flavour, if it is not the running one.
-
-    needrestart is told by Raspberry Pi OS never to report this (facts §1.2, F46).
-    """
-    flavour = running.rpartition("-rpi-")[2] if "-rpi-" in running else None
-    candidates = [release for release in installed if flavour is None or release.endswith(f"-rpi-{flavour}")]
-    newest = max(candidates, key=_version_key, default=None)
-    return newest if newest is not None and _version_key(newest) > _version_key(running) else None
-
-
-def _version_key(release: str) -> list[int]:
-    return [int(number) for number in re.findall(r"\d+", release.partition("+")[0])]
-
-
 def parse_profiles(text: str) -> dict[str, str]:
     """AppArmor profile → mode, of ``/sys/kernel/security/apparmor/profiles`` (``name (enforce)`` a line)."""
     return dict(re.findall(r"(?m)^(\S.*?) \((\w+)\)$", text))
@@ -174,15 +142,10 @@ def parse_profiles(text: str) -> dict[str, str]:
 # -- reading ---------------------------------------------------------------
 
 
-def _hardware_root() -> Path:
-    override = os.environ.get("HEDGEROW_HARDWARE_ROOT") or _text(_HARDWARE_ROOT_FILE).partition("\n")[0].strip()
-    return Path(override or "/")
-
-
 def _apt_sources(folder: Path) -> list[dict[str, Any]]:
     files = [folder / "sources.list", *sorted((folder / "sources.list.d").glob("*"))]
     return [
-        source
+        source | {"file": file.name}
         for file in files
         if file.suffix in {".list", ".sources"}
         # A mirror's password has no business in facts.
@@ -210,15 +173,6 @@ def _changed_since_boot(*files: Path) -> list[str]:
 def _finished_runtimes(folder: Path) -> list[str]:
     """Versions whose installation ended; the marker is written last (``hedgerow.runtime.install``)."""
     return [entry.name for entry in _folders(folder) if (entry / "hedgerow-runtime.json").is_file()]
-
-
-def _modules(root: Path) -> dict[str, str | None]:
-    """Version of the Hailo modules that are loaded (facts §3.5); absent ones are not listed."""
-    return {
-        name: _text(root / f"sys/module/{name}/version").strip() or None
-        for name in ("hailo1x_pci", "hailo_pci")
-        if (root / f"sys/module/{name}").is_dir()
-    }
 
 
 def _folders(folder: Path) -> list[Path]:
@@ -253,7 +207,7 @@ def _text(path: Path, *, missing: Any = "") -> Any:
 def _output(*command: str) -> str:
     """Standard output of a program, empty where the host does not have it."""
     try:
-        done = subprocess.run(  # noqa: S603 - fixed programs of the system
+        done = subprocess.run(
             command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False, stdin=subprocess.DEVNULL
         )
     except (OSError, subprocess.TimeoutExpired):

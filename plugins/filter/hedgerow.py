@@ -1,0 +1,47 @@
+"""Filters: each a thin name for a pure function of ``hedgerow.converge``, with its errors as Ansible's."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from ansible.errors import AnsibleFilterError
+
+from hedgerow import paths
+from hedgerow.converge import boot, config, hat, pins, preflight, reboot
+from hedgerow.errors import HedgerowError
+
+FILTERS: dict[str, Callable[..., Any]] = {
+    "hedgerow_cmdline_txt": boot.cmdline_text,
+    "hedgerow_config": config.render,
+    "hedgerow_config_txt": boot.config_text,
+    "hedgerow_drift": lambda facts, release, kind: pins.drift(release, kind, facts),
+    "hedgerow_fleet_dir": lambda fleet: str(paths.fleet_dir(fleet)),
+    "hedgerow_hat_verdict": hat.verdict,
+    "hedgerow_pin_remarks": pins.remarks,
+    "hedgerow_pins": pins.pins,
+    "hedgerow_preflight": lambda facts, host, limits: preflight.problems(host, facts, limits),
+    "hedgerow_reboot_reasons": reboot.reasons,
+    "hedgerow_to_hold": lambda release, state: pins.to_hold(release, state["packages"], state["holds"]),
+}
+
+
+def _speaking(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Turn our errors into Ansible's, so that a run ends with our three lines and no traceback."""
+
+    @functools.wraps(function)
+    def wrapped(*arguments: Any, **keywords: Any) -> Any:
+        try:
+            return function(*arguments, **keywords)
+        except HedgerowError as error:
+            raise AnsibleFilterError(str(error)) from error
+
+    return wrapped
+
+
+class FilterModule:
+    """What Ansible loads."""
+
+    def filters(self) -> dict[str, Callable[..., Any]]:
+        return {name: _speaking(function) for name, function in FILTERS.items()}

@@ -1,0 +1,171 @@
+"""Put a runtime in place on a device: verify, install offline, prove that it starts, then switch.
+
+The standard library alone: the controller sends this source to a host whose
+Hedgerow is this very runtime (``hedgerow.remote_script``).
+
+Invariants:
+
+- ``current`` moves last, in one step, and only to a runtime that has answered its smoke test.
+- A version folder without its marker (``hedgerow-runtime.json``) is unfinished: it is removed and made anew.
+- Nothing is fetched: pip sees the archive's wheels alone and checks the sum of each.
+- The runtime before the current one stays, so that the way back needs no controller.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from pathlib import Path
+from typing import Any
+
+MARKER = "hedgerow-runtime.json"
+# pip as Debian's python3-pip-whl ships it; the runtime itself holds no pip.
+PIP_WHEELS = Path("/usr/share/python-wheels")
+
+
+class InstallError(Exception):
+    """What a person must read; becomes Ansible's ``msg``."""
+
+
+def install(archive: str, sha256: str, version: str, root: str, smoke_imports: list[str], keep: int) -> dict[str, Any]:
+    """Install ``archive`` as ``root/version`` and point ``root/current`` at it.
+
+    ``sha256`` is that of the archive, ``smoke_imports`` are modules that must
+    import in it, ``keep`` is how many runtimes stay besides the current one.
+    Returns ``{"changed": bool, "previous": str | None, "removed": [str]}``, or
+    ``{"failed": True, "msg": str}``.
+    """
+    os.umask(0o022)
+    try:
+        return _install(Path(archive), sha256, version, Path(root), smoke_imports, keep)
+    except InstallError as error:
+        return {"failed": True, "changed": False, "msg": str(error)}
+    except OSError as error:
+        return {"failed": True, "changed": False, "msg": f"{error.filename or root}: {error.strerror or error}"}
+
+
+def _install(
+    archive: Path, sha256: str, version: str, root: Path, smoke_imports: list[str], keep: int
+) -> dict[str, Any]:
+    current = root / "current"
+    previous = current.readlink().name if current.is_symlink() else None
+    target = root / version
+    changed = False
+    if not (target / MARKER).is_file():
+        _make(archive, sha256, version, target, smoke_imports)
+        changed = True
+    if previous != version:
+        _point(current, version)
+        changed = True
+    archive.unlink(missing_ok=True)
+    return {"changed": changed, "previous": previous, "removed": _prune(root, {version, previous}, keep)}
+
+
+def _make(archive: Path, sha256: str, version: str, target: Path, smoke_imports: list[str]) -> None:
+    if not archive.is_file():
+        raise InstallError(f"{archive} is not there; run the role again, it transfers the archive first")
+    with archive.open("rb") as file:
+        if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
+            raise InstallError(f"{archive} is not the archive that was built: its sha256 differs; run the role again")
+    shutil.rmtree(target, ignore_errors=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".wheels-") as folder:
+            manifest = unpack(archive, Path(folder))
+            if manifest["version"] != version:
+                raise InstallError(f"the archive holds runtime {manifest['version']}, not {version}")
+            _run([sys.executable, "-m", "venv", "--without-pip", str(target)])
+            _run(
+                [
+                    *(str(target / "bin/python"), _pip()),
+                    *("install", "--quiet", "--no-index", "--find-links", folder, "--require-hashes", "--no-deps"),
+                    *("--no-cache-dir", "--disable-pip-version-check", "--requirement", f"{folder}/requirements.txt"),
+                ]
+            )
+        _smoke(target, smoke_imports)
+        _write_marker(target / MARKER, manifest)
+    except BaseException:
+        shutil.rmtree(target, ignore_errors=True)
+        raise
+
+
+def unpack(archive: Path, folder: Path) -> dict[str, Any]:
+    """Extract the files that the manifest names, each with the sum it states, and nothing else."""
+    with tarfile.open(archive) as tar:
+        first = tar.next()
+        if first is None or first.name != "manifest.json":
+            raise InstallError(f"{archive} does not begin with a manifest: it is no runtime archive")
+        manifest: dict[str, Any] = json.loads(_content(tar, first))
+        missing: dict[str, str] = dict(manifest["files"])
+        while (member := tar.next()) is not None:
+            # A name that the manifest has is a plain one: no folder in it leads out of ours.
+            if member.name not in missing or "/" in member.name:
+                raise InstallError(f"{archive} holds {member.name}, which its manifest does not name")
+            data = _content(tar, member)
+            if hashlib.sha256(data).hexdigest() != missing.pop(member.name):
+                raise InstallError(f"{member.name} in {archive} differs from the manifest")
+            (folder / member.name).write_bytes(data)
+    if missing:
+        raise InstallError(f"{archive} lacks {', '.join(sorted(missing))}")
+    return manifest
+
+
+def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    file = tar.extractfile(member) if member.isreg() else None
+    if file is None:
+        raise InstallError(f"{member.name} in the archive is no plain file")
+    return file.read()
+
+
+def _pip() -> str:
+    """The path that runs pip out of its own wheel (documented use of pip's wheel)."""
+    wheels = sorted(PIP_WHEELS.glob("pip-*.whl"))
+    if not wheels:
+        raise InstallError(f"no pip wheel in {PIP_WHEELS}; install Debian's package python3-pip-whl")
+    return str(wheels[-1] / "pip")
+
+
+def _smoke(target: Path, imports: list[str]) -> None:
+    """The new runtime's own Python imports what it will serve with; a wheel for another CPU fails here, not later."""
+    _run([str(target / "bin/python"), "-I", "-c", "".join(f"import {name}\n" for name in imports)])
+    _run([str(target / "bin/hedgerow-device"), "--help"])
+
+
+def _write_marker(path: Path, manifest: dict[str, Any]) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        json.dump(manifest, file, indent=2, sort_keys=True)
+        file.flush()
+        os.fsync(file.fileno())
+    os.sync()  # thousands of files stand behind this marker
+
+
+def _point(link: Path, version: str) -> None:
+    temporary = link.with_name(f".{link.name}.{os.getpid()}")
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(version)
+    temporary.replace(link)
+
+
+def _prune(root: Path, used: set[str | None], keep: int) -> list[str]:
+    """Remove unfinished runtimes and all finished ones but the used and the ``keep - 1`` newest others."""
+    folders = [entry for entry in root.iterdir() if entry.is_dir() and not entry.is_symlink()]
+    others = [entry for entry in folders if entry.name not in used]
+    finished = sorted((e for e in others if (e / MARKER).is_file()), key=lambda e: (e / MARKER).stat().st_mtime)
+    spared = finished[len(finished) - max(keep - 1, 0) :] if keep > 1 else []
+    removed = [entry for entry in others if entry not in spared]
+    for entry in removed:
+        shutil.rmtree(entry, ignore_errors=True)
+    return sorted(entry.name for entry in removed)
+
+
+def _run(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+    if done.returncode != 0:
+        said = (done.stderr or done.stdout).strip()[-1500:]
+        raise InstallError(f"`{' '.join(command[:6])} …` failed with exit code {done.returncode}:\n{said}")
