@@ -11,13 +11,12 @@ from typing import Any, TypeVar
 
 import click
 
-from hedgerow import paths
 from hedgerow import inventory as inventories
+from hedgerow import paths
+from hedgerow.emulator import checks
 from hedgerow.emulator import values as live
-from hedgerow.emulator.fleet import EmulatedFleet, HostStatus
-from hedgerow.emulator.image import Images
-from hedgerow.emulator.podman import Podman
-from hedgerow.errors import UsageError
+from hedgerow.emulator.fleet import EmulatedFleet, HostStatus, Power
+from hedgerow.errors import ExitCode, UsageError
 from hedgerow.output import json_option, print_json, print_table, step
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -39,7 +38,7 @@ limit_option = click.option("--limit", metavar="PATTERN", help="Only these hosts
 
 @click.group()
 def emulate() -> None:
-    """Emulated Raspberry Pi 5 hosts on this machine.
+    r"""Emulated Raspberry Pi 5 hosts on this machine.
 
     \b
       hedgerow emulate check             what this machine lacks
@@ -51,18 +50,37 @@ def emulate() -> None:
 
 
 @emulate.command()
+@json_option
+def check(*, as_json: bool) -> int:
+    """Tell what this machine lacks to emulate hosts, why, and what to type."""
+    rows = checks.check()
+    missing = [row for row in rows if row.essential and not row.ok]
+    packages = checks.missing_packages(rows)
+    if as_json:
+        print_json({"ok": not missing, "install": packages, "requirements": [asdict(row) for row in rows]})
+    else:
+        verdicts = {True: "ok", False: "missing"}
+        print_table(
+            None,
+            ["requirement", "kind", "verdict", "found"],
+            [(row.name, row.kind, verdicts[row.ok] if row.essential or row.ok else "note", row.found) for row in rows],
+        )
+        for row in rows:
+            if not row.ok:
+                click.echo(f"{row.name}: {row.why}" + (f"; type: {row.fix}" if row.fix else ""))
+        if packages:
+            click.echo(f"all at once: apt-get install {' '.join(packages)}")
+    return int(ExitCode.FAILED if missing else ExitCode.OK)
+
+
+@emulate.command()
 @inventory_option
 @json_option
-def image(inventory: Path, as_json: bool) -> None:
+def image(*, inventory: Path, as_json: bool) -> None:
     """Build the Debian image once; later runs find it in the cache."""
-    fleet = _fleet(inventory)
-    with fleet.podman.session():
-        images = fleet.images()
-        hats = {host.hat for host in fleet.hosts.values()}
-        built = images.ensure(hats)
-    tags = sorted({images.tag(hat) for hat in hats})
+    changed, tags = _fleet(inventory).build_images()
     if as_json:
-        print_json({"changed": built, "images": tags})
+        print_json({"changed": changed, "images": tags})
     else:
         click.echo("\n".join(tags))
 
@@ -72,16 +90,17 @@ def image(inventory: Path, as_json: bool) -> None:
 @limit_option
 @click.option("--recreate", is_flag=True, help="Replace hosts whose image or settings changed; their disks are lost.")
 @json_option
-def up(inventory: Path, limit: str | None, recreate: bool, as_json: bool) -> None:
+def up(*, inventory: Path, limit: str | None, recreate: bool, as_json: bool) -> None:
     """Boot hosts and wait until systemd runs and SSH answers; hosts that run are left alone."""
     fleet = _fleet(inventory)
     started = time.monotonic()
     hosts = fleet.up(_limited(fleet, inventory, limit), recreate=recreate)
-    seconds = time.monotonic() - started
+    seconds = round(time.monotonic() - started, 1)
     if as_json:
-        print_json({"changed": any(host.changed for host in hosts), "hosts": _rows(hosts), "seconds": round(seconds, 1)})
+        changed = any(host.changed for host in hosts)
+        print_json({"changed": changed, "hosts": [asdict(host) for host in hosts], "seconds": seconds})
     else:
-        _table(hosts, f"fleet {fleet.fleet}: {len(hosts)} hosts up in {seconds:.1f} s")
+        _table(hosts, f"fleet {fleet.name}: {len(hosts)} hosts up in {seconds} s")
         click.echo(f"first contact: ssh -i {fleet.first_contact_key} pi@{hosts[0].address}", err=True)
 
 
@@ -89,7 +108,7 @@ def up(inventory: Path, limit: str | None, recreate: bool, as_json: bool) -> Non
 @inventory_option
 @click.option("--purge-images", is_flag=True, help="Remove the cached images, too.")
 @json_option
-def down(inventory: Path, purge_images: bool, as_json: bool) -> None:
+def down(*, inventory: Path, purge_images: bool, as_json: bool) -> None:
     """Remove the fleet's containers, network and state."""
     removed = _fleet(inventory).down(purge_images=purge_images)
     if as_json:
@@ -102,22 +121,25 @@ def down(inventory: Path, purge_images: bool, as_json: bool) -> None:
 @inventory_option
 @limit_option
 @json_option
-def status(inventory: Path, limit: str | None, as_json: bool) -> None:
+def status(*, inventory: Path, limit: str | None, as_json: bool) -> None:
     """Show what each host is now."""
     fleet = _fleet(inventory)
     hosts = fleet.status(_limited(fleet, inventory, limit))
     if as_json:
-        print_json({"hosts": _rows(hosts)})
+        print_json({"hosts": [asdict(host) for host in hosts]})
     else:
-        _table(hosts, f"fleet {fleet.fleet}")
+        _table(hosts, f"fleet {fleet.name}")
 
 
 @emulate.command("exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
 @inventory_option
 @click.argument("host")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
-def execute(inventory: Path, host: str, command: tuple[str, ...]) -> int:
-    """Run a program as root in a host: hedgerow emulate exec HOST -- CMD ARG…"""
+def execute(*, inventory: Path, host: str, command: tuple[str, ...]) -> int:
+    """Run a program as root in a host: hedgerow emulate exec HOST -- CMD ARG ...
+
+    The exit code is the program's.
+    """
     argv = command[1:] if command[0] == "--" else command
     return _fleet(inventory).attach(host, argv, tty=sys.stdin.isatty() and sys.stdout.isatty())
 
@@ -127,9 +149,9 @@ def execute(inventory: Path, host: str, command: tuple[str, ...]) -> int:
 @click.argument("host")
 @click.argument("state", type=click.Choice(["on", "off", "cycle"]))
 @json_option
-def power(inventory: Path, host: str, state: str, as_json: bool) -> None:
+def power(*, inventory: Path, host: str, state: Power, as_json: bool) -> None:
     """Cut or give a host's power. Off is hard, as a pulled plug; the disk is kept."""
-    result = _fleet(inventory).power(host, state)  # type: ignore[arg-type]
+    result = _fleet(inventory).power(host, state)
     if as_json:
         print_json(asdict(result))
     else:
@@ -139,9 +161,9 @@ def power(inventory: Path, host: str, state: str, as_json: bool) -> None:
 @emulate.command("set", epilog="Keys: " + ", ".join(live.KEYS))
 @inventory_option
 @click.argument("host")
-@click.argument("settings", nargs=-1, required=True, metavar="KEY=VALUE…")
+@click.argument("settings", nargs=-1, required=True, metavar="KEY=VALUE...")
 @json_option
-def set_(inventory: Path, host: str, settings: tuple[str, ...], as_json: bool) -> None:
+def set_(*, inventory: Path, host: str, settings: tuple[str, ...], as_json: bool) -> None:
     """Change live values of a host's board, seen by the guest at once."""
     pairs: dict[str, object] = {}
     for setting in settings:
@@ -156,7 +178,7 @@ def set_(inventory: Path, host: str, settings: tuple[str, ...], as_json: bool) -
 @inventory_option
 @click.argument("host")
 @json_option
-def get(inventory: Path, host: str, as_json: bool) -> None:
+def get(*, inventory: Path, host: str, as_json: bool) -> None:
     """Show the live values of a host's board."""
     _show_values(host, _fleet(inventory).values(host), as_json=as_json)
 
@@ -174,20 +196,21 @@ def _limited(fleet: EmulatedFleet, inventory: Path, limit: str | None) -> list[s
     return chosen
 
 
-def _rows(hosts: list[HostStatus]) -> list[dict[str, Any]]:
-    return [asdict(host) for host in hosts]
-
-
 def _table(hosts: list[HostStatus], title: str | None) -> None:
     print_table(
         title,
         ["host", "address", "hat", "state", "ssh"],
         [
-            (host.host, host.address, host.hat, f"{host.state}, outdated" if host.outdated else host.state,
-             "yes" if host.ssh else "no")
+            (
+                host.host,
+                host.address,
+                host.hat,
+                f"{host.state}, outdated" if host.outdated else host.state,
+                "yes" if host.ssh else "no",
+            )
             for host in hosts
         ],
-    )  # fmt: skip
+    )
 
 
 def _show_values(host: str, values: live.Values, *, as_json: bool, only: set[str] | None = None) -> None:

@@ -15,7 +15,7 @@ from hedgerow.emulator.values import HAT_STACKS, Values
 PCI_ADDRESS = "0001:01:00.0"  # current kernels (facts §2.3)
 HAILO_VENDOR = "0x1e60"
 PCI_DEVICES = {"hat-plus-2": "0x45c4", "hat-plus-13": "0x2864", "hat-plus-26": "0x2864"}  # facts §3.1
-# Made up: the EEPROM strings of the AI HAT+ boards are not known (facts §10 item 1). The vendor is that of its sibling.
+# Made up: the EEPROM strings of the AI HAT+ boards are not known (facts §10). The vendor is that of their sibling.
 HAT_PRODUCTS = {"hat-plus-2": "AI HAT+ 2", "hat-plus-13": "AI HAT+", "hat-plus-26": "AI HAT+"}
 ARCHITECTURES = {"hat-plus-2": "HAILO10H", "hat-plus-13": "HAILO8L", "hat-plus-26": "HAILO8"}  # facts §3.7
 
@@ -31,7 +31,7 @@ FIRMWARE_CMDLINE = (
     "pci=pcie_bus_safe cgroup_disable=memory"
 )
 
-# name, channel of the current, amperes, channel of the voltage, volts: order and channels of a real answer (facts §6.1).
+# name, channel and value of the current (A), of the voltage (V): order and channels of a real answer (facts §6.1).
 RAILS: tuple[tuple[str, int | None, float, int, float], ...] = (
     ("3V7_WL_SW", 0, 0.00195, 8, 3.7072),
     ("3V3_SYS", 1, 0.12687, 9, 3.3258),

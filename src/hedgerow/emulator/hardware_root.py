@@ -6,7 +6,6 @@ guest at once, and is never seen half-written.
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
@@ -63,7 +62,7 @@ def _write(path: Path, entry: Entry) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.new")
     if isinstance(entry, Link):
-        if path.is_symlink() and os.readlink(path) == entry.target:
+        if path.is_symlink() and str(path.readlink()) == entry.target:
             return
         temporary.unlink(missing_ok=True)
         temporary.symlink_to(entry.target)

@@ -34,23 +34,57 @@ MACHINE_CERTIFICATES = Path("/usr/local/share/ca-certificates")
 
 # What Raspberry Pi OS lite has and roles, deploys and people count on.
 PACKAGES = (
-    "apparmor ca-certificates curl dbus iproute2 iputils-ping kmod netbase nftables openssh-server openssl procps "
-    "python3 python3-apt sudo systemd systemd-sysv systemd-timesyncd tzdata udev"
-).split()
+    "apparmor",
+    "ca-certificates",
+    "curl",
+    "dbus",
+    "iproute2",
+    "iputils-ping",
+    "kmod",
+    "netbase",
+    "nftables",
+    "openssh-server",
+    "openssl",
+    "procps",
+    "python3",
+    "python3-apt",
+    "sudo",
+    "systemd",
+    "systemd-sysv",
+    "systemd-timesyncd",
+    "tzdata",
+    "udev",
+)
 
 # Downloaded, not installed: the roles install them, and four hosts at once need not fetch each four times.
-ARCHIVES = "chrony mender-client nginx prometheus-node-exporter python3-venv rsync zstd".split()
+ARCHIVES = ("chrony", "mender-client", "nginx", "prometheus-node-exporter", "python3-venv", "rsync", "zstd")
 
 # A privileged systemd would reach through to the machine's devices, modules and binfmt entries; a container has
 # neither a getty nor a first boot of systemd's own; and nothing may fetch packages behind a test's back.
 MASKED_UNITS = (
-    "systemd-binfmt.service proc-sys-fs-binfmt_misc.automount proc-sys-fs-binfmt_misc.mount systemd-udevd.service "
-    "systemd-udevd-control.socket systemd-udevd-kernel.socket systemd-udev-trigger.service systemd-udev-settle.service "
-    "systemd-modules-load.service sys-kernel-config.mount sys-kernel-debug.mount sys-kernel-tracing.mount "
-    "sys-fs-fuse-connections.mount dev-hugepages.mount systemd-remount-fs.service systemd-networkd-wait-online.service "
-    "getty.target console-getty.service systemd-firstboot.service apt-daily.timer apt-daily-upgrade.timer "
-    "systemd-time-wait-sync.service"
-).split()
+    "systemd-binfmt.service",
+    "proc-sys-fs-binfmt_misc.automount",
+    "proc-sys-fs-binfmt_misc.mount",
+    "systemd-udevd.service",
+    "systemd-udevd-control.socket",
+    "systemd-udevd-kernel.socket",
+    "systemd-udev-trigger.service",
+    "systemd-udev-settle.service",
+    "systemd-modules-load.service",
+    "sys-kernel-config.mount",
+    "sys-kernel-debug.mount",
+    "sys-kernel-tracing.mount",
+    "sys-fs-fuse-connections.mount",
+    "dev-hugepages.mount",
+    "systemd-remount-fs.service",
+    "systemd-networkd-wait-online.service",
+    "getty.target",
+    "console-getty.service",
+    "systemd-firstboot.service",
+    "apt-daily.timer",
+    "apt-daily-upgrade.timer",
+    "systemd-time-wait-sync.service",
+)
 
 # apt settings of the machine that a guest needs to reach the same archive in the same way.
 _APT_KEYS = ("Acquire::Check-Valid-Until", "Acquire::Check-Date", "Acquire::http::Proxy", "Acquire::https::Proxy")
@@ -175,7 +209,7 @@ class Images:
                 "--skip=cleanup/apt/lists,cleanup/apt/cache",
                 *(f'--aptopt={key} "{value}"' for key, value in sorted(self.recipe.apt_options.items())),
                 f"--customize-hook=tar-in {shlex.quote(str(overlay))} /",
-                f"--customize-hook=chroot \"$1\" sh < {shlex.quote(str(setup))}",
+                f'--customize-hook=chroot "$1" sh < {shlex.quote(str(setup))}',
                 SUITE,
                 str(partial),
             ]
@@ -190,21 +224,13 @@ class Images:
         partial.replace(archive)
         return archive
 
-    def purge(self) -> list[str]:
-        """Remove every image of ours from podman and from the cache; return what went."""
-        gone = [
-            name
-            for image in self._podman.json("images", "--format", "json") or []
-            for name in image.get("Names") or []
-            if name.startswith(f"{REPOSITORY}:")
-        ]
-        # Variants are layers on the base and go first.
-        for name in sorted(gone, key=lambda name: name.endswith("-none")):
-            self._podman.run("rmi", "--force", name)
-        for file in self._folder.glob("*.tar"):
-            file.unlink()
-            gone.append(file.name)
-        return gone
+    @staticmethod
+    def purge_archives(folder: Path) -> list[str]:
+        """Remove the cached archives; return what went."""
+        archives = sorted(folder.glob("*.tar"))
+        for archive in archives:
+            archive.unlink()
+        return [str(archive) for archive in archives]
 
     def _add_stack(self, base: str, tag: str, variant: str) -> None:
         """Install the stand-in packages of ``variant`` on ``base`` as one layer."""

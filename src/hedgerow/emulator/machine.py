@@ -34,6 +34,7 @@ class Machine:
     nproc_hard: int
     pid_max: int
     inotify_instances: int
+    apparmor: bool
 
 
 def parse_cgroup_mode(mountinfo: str) -> CgroupMode:
@@ -76,12 +77,20 @@ def detect() -> Machine:
         nproc_hard=_hard(resource.RLIMIT_NPROC),
         pid_max=int(Path("/proc/sys/kernel/pid_max").read_text(encoding="ascii")),
         inotify_instances=int(Path("/proc/sys/fs/inotify/max_user_instances").read_text(encoding="ascii")),
+        apparmor="apparmor" in _lsm(),
     )
 
 
 def _module_exists(name: str) -> bool:
     folder = Path("/lib/modules") / os.uname().release
     return any(folder.rglob(f"{name}.ko*")) if folder.is_dir() else False
+
+
+def _lsm() -> str:
+    try:
+        return Path("/sys/kernel/security/lsm").read_text(encoding="ascii")
+    except OSError:  # securityfs not mounted, or no module at all
+        return ""
 
 
 def _hard(limit: int) -> int:

@@ -5,6 +5,8 @@ Invariants:
 - Every podman command runs inside a private mount namespace. Overlay mounts,
   network namespaces and, where the machine has no pure cgroup version 2 tree,
   the cgroup2 mount that crun needs exist in there only.
+- Podman's own folder for its database is left where ``--root`` puts it: the clean-up that conmon runs at a container's
+  end knows that flag only, and without it a rebooted guest would not come back.
 - The namespace is held by a file below ``/run``; the folder is named after the
   state folder, so two checkouts never meet. After a reboot it is made anew
   (``boot_id``).
@@ -52,7 +54,6 @@ cgroup_manager = "cgroupfs"
 events_logger = "file"
 # The default keeps locks in one segment of /dev/shm for every podman of root: ours would be mixed with the user's.
 lock_type = "file"
-static_dir = "{storage}/libpod"
 volume_path = "{storage}/volumes"
 tmp_dir = "{run}/libpod"
 
@@ -154,27 +155,31 @@ class Podman:
         """True while the namespace of this boot stands."""
         return self._is_current() and _is_mount(self._namespace)
 
-    def release(self) -> bool:
-        """Take the environment's mounts down if no container is left and nobody else uses it."""
+    def release(self, *, purge: bool = False) -> bool:
+        """Take the environment's mounts down if no container is left and nobody else uses it; say whether.
+
+        With ``purge`` the storage, images and all, goes with them.
+        """
         with self._lock("setup", fcntl.LOCK_EX):
             try:
                 with self._lock("use", fcntl.LOCK_EX | fcntl.LOCK_NB):
                     if self.exists() and self.run("ps", "--all", "--quiet").stdout.strip():
                         return False
                     self._dismantle()
+                    if purge:
+                        shutil.rmtree(self.storage)
             except BlockingIOError:
                 return False
         return True
 
     def _ensure(self) -> None:
+        if self.exists():
+            # Its settings stay as they were made: podman's database refuses to be read with others.
+            return
         machine = machines.detect()
         (self.storage / "tmp").mkdir(exist_ok=True)
-        _write_if_changed(self.storage / "containers.conf", containers_conf(machine, self.storage, self.run_dir))
-        _write_if_changed(
-            self.storage / "storage.conf", _STORAGE_CONF.format(storage=self.storage, run=self.run_dir)
-        )
-        if self.exists():
-            return
+        atomic.write_text(self.storage / "containers.conf", containers_conf(machine, self.storage, self.run_dir))
+        atomic.write_text(self.storage / "storage.conf", _STORAGE_CONF.format(storage=self.storage, run=self.run_dir))
         self._dismantle()
         self.run_dir.mkdir(mode=0o700)
         (self.run_dir / "boot_id").write_text(_boot_id(), encoding="ascii")
@@ -232,8 +237,3 @@ def _boot_id() -> str:
 def _last_words(stderr: str) -> str:
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]
     return " / ".join(lines[-3:]) if lines else "no message"
-
-
-def _write_if_changed(path: Path, text: str) -> None:
-    if not path.is_file() or path.read_text(encoding="utf-8") != text:
-        atomic.write_text(path, text)

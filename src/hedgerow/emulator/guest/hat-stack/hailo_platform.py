@@ -1,3 +1,4 @@
+# ruff: noqa: INP001 - in a guest this is the package's __init__.py
 """Stand-in for Hailo's Python binding: the one call that Hedgerow makes, the chip's temperature."""
 
 from pathlib import Path

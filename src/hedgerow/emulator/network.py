@@ -1,0 +1,76 @@
+"""The bridge of an emulated fleet: which addresses it may have, and that it exists."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import subprocess
+from collections.abc import Iterable
+from pathlib import Path
+
+from hedgerow.emulator.podman import Podman
+from hedgerow.errors import MachineError, UsageError
+from hedgerow.inventory import Host, Inventory
+
+# .0 is the network, .1 this machine.
+_RESERVED = 2
+
+
+def of_inventory(inventory: Inventory) -> ipaddress.IPv4Network:
+    """``emulator_network`` of the inventory."""
+    text = inventory.vars.get("emulator_network")
+    try:
+        return ipaddress.IPv4Network(str(text))
+    except ValueError as error:
+        raise UsageError(
+            f"emulator_network is {text!r}, not a network",
+            where=str(inventory.path),
+            next_step="write emulator_network: 10.77.0.0/24 in group_vars/all/emulator.yml",
+        ) from error
+
+
+def check_addresses(network: ipaddress.IPv4Network, hosts: Iterable[Host]) -> None:
+    """Raise UsageError for a host that cannot have its address on ``network``."""
+    for host in hosts:
+        try:
+            inside = int(ipaddress.IPv4Address(host.address)) - int(network.network_address)
+        except ValueError:
+            inside = -1
+        if not _RESERVED <= inside < network.num_addresses - 1:
+            raise UsageError(
+                f"{host.address} is no address that an emulated host can have",
+                where=f"{host.name}, ansible_host",
+                next_step=f"choose one inside {network}, from {network[_RESERVED]} on",
+            )
+
+
+def ensure(podman: Podman, name: str, network: ipaddress.IPv4Network, *, inventory: Path) -> None:
+    """Make the bridge unless it is there; UsageError if it is there with other addresses."""
+    shown = podman.run("network", "inspect", name, check=False)
+    if shown.returncode == 0:
+        present = json.loads(shown.stdout)[0]["subnets"][0]["subnet"]
+        if present != str(network):
+            raise UsageError(
+                f"the fleet's network is {present} now, the inventory says {network}",
+                where=name,
+                next_step=f"hedgerow emulate down -i {inventory}, then up",
+            )
+        return
+    listing = subprocess.run(["ip", "-json", "-4", "route"], capture_output=True, text=True, check=True).stdout
+    refuse_taken(network, json.loads(listing))
+    # The bridge's own name is left to podman: version 4.3 cannot be told one.
+    podman.run("network", "create", f"--subnet={network}", name)
+
+
+def refuse_taken(network: ipaddress.IPv4Network, routes: list[dict[str, str]]) -> None:
+    """Raise MachineError if one of ``routes`` (``ip -json route``) overlaps: one would swallow the other's traffic."""
+    for route in routes:
+        if route["dst"] == "default":
+            continue
+        taken = ipaddress.IPv4Network(route["dst"], strict=False)
+        if taken.overlaps(network):
+            raise MachineError(
+                f"{network} overlaps {taken}, which this machine reaches through {route.get('dev')}",
+                where="emulator_network",
+                next_step="choose another emulator_network (and ansible_host addresses) for this fleet",
+            )
