@@ -28,13 +28,14 @@ class ActionModule(ActionBase):
     """``hedgerow_facts``: no options; the same in check mode, since it only reads."""
 
     _supports_check_mode = True
-    _VALID_ARGS = frozenset()
+    _VALID_ARGS: frozenset[str] = frozenset()
 
     def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         variables = task_vars or {}
         result: dict[str, Any] = super().run(tmp, variables)
         asked = time.time()
         try:
+            remote_script.require_pipelining(self._connection)
             hardware, state = remote_script.run_all(
                 self._low_level_execute_command,
                 [("hedgerow.device.hardware", "read", {}), ("hedgerow.device.state", "read", {})],

@@ -68,7 +68,8 @@ class ActionModule(ActionBase):
             raise AnsibleActionFail("hedgerow_files: files must be a list of entries")
         files = [self._entry(entry, variables) for entry in entries if wanted(entry)]
         try:
-            answer = remote_script.run(
+            remote_script.require_pipelining(self._connection)
+            answer: dict[str, Any] = remote_script.run(
                 self._low_level_execute_command,
                 "hedgerow.device.files",
                 "place",

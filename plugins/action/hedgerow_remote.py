@@ -40,7 +40,8 @@ class ActionModule(ActionBase):
         if self._task.check_mode:
             return result | {"changed": True, "msg": "not run in check mode"}
         try:
-            answer = remote_script.run(
+            remote_script.require_pipelining(self._connection)
+            answer: dict[str, Any] = remote_script.run(
                 self._low_level_execute_command,
                 module,
                 function,

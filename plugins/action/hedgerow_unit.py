@@ -44,9 +44,10 @@ class ActionModule(ActionBase):
         if self._task.check_mode and unit is None:
             return result | {"changed": True, "name": args["name"], "msg": "the unit would exist by then"}
         # Whoever asks for a unit may have written it a moment ago.
-        return result | self._execute_module(
+        answer: dict[str, Any] = self._execute_module(
             "ansible.builtin.systemd_service", module_args={"daemon_reload": True, **args}, task_vars=variables
         )
+        return result | answer
 
 
 def as_wanted(unit: dict[str, str] | None, *, state: str | None, enabled: bool | None) -> bool:

@@ -9,6 +9,7 @@ import click
 import msgspec
 
 from hedgerow import output
+from hedgerow.paths import repository_root
 from hedgerow.runtime import wheelhouse
 from hedgerow.runtime.target import GLIBC_MINOR, OLDEST_GLIBC_MINOR, Target
 
@@ -52,20 +53,14 @@ def build(inventory: Path | None, python: str | None, arch: str | None, *, as_js
         return
     output.print_table(
         None,
-        ["version", "python", "architecture", "wheels", "MiB", "", "archive"],
-        [
-            (
-                h.version,
-                h.python,
-                h.architecture,
-                h.wheels,
-                f"{h.size / 2**20:.1f}",
-                "built" if fresh else "cached",
-                h.archive,
-            )
-            for h, fresh in built
-        ],
+        ["version", "python", "architecture", "wheels", "MiB", ""],
+        [_row(house, fresh=fresh) for house, fresh in built],
     )
+
+
+def _row(house: wheelhouse.Wheelhouse, *, fresh: bool) -> list[object]:
+    size = f"{house.size / 2**20:.1f}"
+    return [house.version, house.python, house.architecture, house.wheels, size, "built" if fresh else "cached"]
 
 
 def _targets(inventory: Path | None, python: str | None, arch: str | None) -> list[Target]:
@@ -74,7 +69,7 @@ def _targets(inventory: Path | None, python: str | None, arch: str | None) -> li
         return [Target(python, arch)]
     from hedgerow.inventory import load
 
-    fleet = load(inventory)
+    fleet = load(inventory or repository_root() / "inventory" / "emulated")
     hosts = [host for host in fleet.hosts.values() if "pis" in host.groups]
     return [
         Target(python or fleet.release.runtime.python, architecture)

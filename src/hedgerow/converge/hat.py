@@ -8,14 +8,24 @@ device node, firmware.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
-# Facts §3.1 and §3.5: module, architecture that identify prints, metapackage. 8 and 8L share one PCI id.
+
+class _Stack(NamedTuple):
+    kind: str  # as hedgerow.device.hardware tells kinds: by PCI id, which 8 and 8L share
+    module: str
+    architecture: str  # as identify prints it
+    package: str
+
+
+# Facts §3.1, §3.2, §3.5.
 _STACKS = {
-    "hat-plus-2": ("hat-plus-2", "hailo1x_pci", {"HAILO10H"}, "hailo-h10-all"),
-    "hat-plus-13": ("hat-ai", "hailo_pci", {"HAILO8L"}, "hailo-all"),
-    "hat-plus-26": ("hat-ai", "hailo_pci", {"HAILO8"}, "hailo-all"),
+    "hat-plus-2": _Stack("hat-plus-2", "hailo1x_pci", "HAILO10H", "hailo-h10-all"),
+    "hat-plus-13": _Stack("hat-ai", "hailo_pci", "HAILO8L", "hailo-all"),
+    "hat-plus-26": _Stack("hat-ai", "hailo_pci", "HAILO8", "hailo-all"),
 }
+# Name in fleet_release.hailort → key in hardware.hat.
+_VERSIONS = {"driver": "driver_version_loaded", "library": "library_version", "firmware": "firmware_version"}
 # A chip that serves answers no second process; that is no fault of the stack (facts §3.7).
 _BUSY = "HAILO_DEVICE_IN_USE(73)"
 _FULL_SPEED_GTS = 8.0
@@ -24,73 +34,73 @@ _FULL_SPEED_GTS = 8.0
 def verdict(facts: Mapping[str, Any], wanted: str, release: Mapping[str, Any]) -> dict[str, Any]:
     """``{"text": one line, "problems": [text]}``; ``wanted`` is the inventory's ``hat``."""
     hat = facts["hardware"]["hat"]
-    found = _problems(hat, wanted, release)
-    if wanted == "none" and not found:
-        text = "no HAT, as the inventory says"
-    elif found:
-        text = f"HAT {wanted}: not as it should be"
-    else:
-        versions = f"driver {hat['driver_version_loaded']}, library {hat['library_version']}, firmware {hat['firmware_version']}"
-        text = (
-            f"HAT {wanted}: {hat['architecture'] or 'busy'}, {versions}, {hat['node']}, "
-            f"PCIe {hat['link_speed_gts']} GT/s x{hat['link_width']}{_slow(hat)}"
-        )
-    return {"text": text, "problems": found}
+    problem = _presence(hat, wanted)
+    if problem is None and wanted != "none":
+        problem = _driver(hat, wanted) or _versions(hat, release) or _firmware(hat, wanted)
+    if problem is not None:
+        return {"text": f"HAT {wanted}: not as it should be", "problems": [problem]}
+    return {"text": "no HAT, as the inventory says" if wanted == "none" else _healthy(hat, wanted), "problems": []}
 
 
-def _problems(hat: Mapping[str, Any], wanted: str, release: Mapping[str, Any]) -> list[str]:
-    if wanted == "none":
-        if hat["kind"] == "none":
-            return []
-        return [f"the board has a HAT ({hat['kind']}), the inventory says none. Correct hat in the inventory."]
-    kind, module, architectures, package = _STACKS[wanted]
+def _healthy(hat: Mapping[str, Any], wanted: str) -> str:
+    speed = hat["link_speed_gts"]
+    slow = speed is not None and speed < _FULL_SPEED_GTS
+    parts = [
+        hat["architecture"] or "busy",
+        f"driver {hat['driver_version_loaded']}",
+        f"library {hat['library_version']}",
+        f"firmware {hat['firmware_version']}",
+        hat["node"],
+        f"PCIe {speed} GT/s x{hat['link_width']}" + (" (slow: is the 40-pin header seated?)" if slow else ""),
+    ]
+    return f"HAT {wanted}: {', '.join(parts)}"
+
+
+def _presence(hat: Mapping[str, Any], wanted: str) -> str | None:
+    expected = "none" if wanted == "none" else _STACKS[wanted].kind
+    if hat["kind"] == expected:
+        return None
     if hat["kind"] == "none":
-        return [
+        return (
             f"no NPU on the PCIe bus, the inventory says {wanted}. Seat the ribbon cable and the 40-pin header; "
             f"without the header the HAT's EEPROM is not read and the lane stays off."
-        ]
-    if hat["kind"] != kind:
-        return [f"the board has {hat['kind']}, the inventory says {wanted}. Correct hat in the inventory."]
-    if hat["driver"] != module:
-        return [
-            f"the device is held by {hat['driver'] or 'no driver'}, {wanted} needs {module}. Look at: dkms status; "
-            f"lsmod | grep hailo; it comes with {package}, built against the running kernel's headers."
-        ]
-    return [*_versions(hat, release), *_firmware(hat, architectures)]
+        )
+    return f"the board has {hat['kind']}, the inventory says {wanted}. Correct hat in the inventory."
 
 
-def _versions(hat: Mapping[str, Any], release: Mapping[str, Any]) -> list[str]:
-    have = {key: hat[key] for key in ("driver_version_loaded", "library_version", "firmware_version")}
-    lock = release["hailort"]
-    locked = dict(zip(have, (lock["driver"], lock["library"], lock["firmware"]), strict=True))
+def _driver(hat: Mapping[str, Any], wanted: str) -> str | None:
+    stack = _STACKS[wanted]
+    if hat["driver"] == stack.module:
+        return None
+    return (
+        f"the device is held by {hat['driver'] or 'no driver'}, {wanted} needs {stack.module}, which comes with "
+        f"{stack.package} and is built against the running kernel's headers. Look at: dkms status; lsmod | grep hailo"
+    )
+
+
+def _versions(hat: Mapping[str, Any], release: Mapping[str, Any]) -> str | None:
+    have = {name: hat[key] for name, key in _VERSIONS.items()}
     if hat["mismatch"]:
-        listed = ", ".join(f"{key.partition('_')[0]} {value or 'unknown'}" for key, value in have.items())
-        return [
+        listed = ", ".join(f"{name} {version or 'unknown'}" for name, version in have.items())
+        return (
             f"driver, library and firmware differ ({listed}); every call will fail. Bring them to one version, then "
             f"switch the power off and on: firmware survives a warm reboot."
-        ]
-    return [
-        f"{key.partition('_')[0]} is {value}, the lock says {locked[key]}. Install the locked version, or change "
-        f"fleet_release.hailort."
-        for key, value in have.items()
-        if value is not None and locked[key] is not None and value != locked[key]
+        )
+    lock = release["hailort"]
+    others = [
+        f"{name} is {version}, the lock says {lock[name]}"
+        for name, version in have.items()
+        if version is not None and lock[name] is not None and version != lock[name]
     ]
+    return f"{'; '.join(others)}. Install the locked versions, or change fleet_release.hailort." if others else None
 
 
-def _firmware(hat: Mapping[str, Any], architectures: set[str]) -> list[str]:
+def _firmware(hat: Mapping[str, Any], wanted: str) -> str | None:
     if hat["node"] is None:
-        return ["the driver made no device node. Look at: sudo dmesg | grep hailo"]
+        return "the driver made no device node. Look at: sudo dmesg | grep hailo"
     if hat["error"] == _BUSY:
-        return []
+        return None
     if hat["error"] is not None:
-        return [
-            f"the chip does not answer: {hat['error']}. Look at: hailortcli fw-control identify; sudo dmesg | grep hailo"
-        ]
-    if hat["architecture"] not in architectures:
-        return [f"the chip is {hat['architecture']}, the inventory's HAT has {' or '.join(sorted(architectures))}."]
-    return []
-
-
-def _slow(hat: Mapping[str, Any]) -> str:
-    speed = hat["link_speed_gts"]
-    return "" if speed is None or speed >= _FULL_SPEED_GTS else " (slow: is the 40-pin header seated?)"
+        return f"the chip does not answer: {hat['error']}. Look at: sudo hailortcli fw-control identify"
+    expected = _STACKS[wanted].architecture
+    return None if hat["architecture"] == expected else f"the chip is {hat['architecture']}, {wanted} has {expected}."

@@ -35,7 +35,11 @@ _DIFF_LIMIT = 64 * 1024  # bytes of one side of a diff; beyond that a diff helps
 
 
 class PlaceError(Exception):
-    """What a person must read; becomes Ansible's ``msg``."""
+    """What a person must read; ``hedgerow.remote_script`` carries it to the controller."""
+
+    def __init__(self, what: str, *, where: str | None = None, next_step: str | None = None) -> None:
+        super().__init__(what)
+        self.what, self.where, self.next_step = what, where, next_step
 
 
 def place(files: list[dict[str, Any]], *, check: bool = False, diff: bool = False) -> dict[str, Any]:
@@ -47,8 +51,10 @@ def place(files: list[dict[str, Any]], *, check: bool = False, diff: bool = Fals
     ``validate`` is a command with ``%s`` for the staged file. ``replace`` False
     leaves an existing file alone.
 
-    Returns ``{"changed": bool, "changed_paths": [str], "diff": [...]}``, or
-    ``{"failed": True, "msg": str}``.
+    Returns ``{"changed": bool, "changed_paths": [str], "diff": [...]}``.
+
+    Raises:
+        PlaceError: a path is of another kind, a user is unknown, a validator refuses, the disk is full.
     """
     try:
         items = [_Item(entry) for entry in files]
@@ -56,11 +62,8 @@ def place(files: list[dict[str, Any]], *, check: bool = False, diff: bool = Fals
         diffs = [item.diff() for item in pending] if diff else []
         if not check:
             _write(items, pending)
-    except PlaceError as error:
-        return {"failed": True, "changed": False, "changed_paths": [], "msg": str(error)}
     except OSError as error:
-        where = error.filename2 or error.filename or "the host"
-        return {"failed": True, "changed": False, "changed_paths": [], "msg": f"{where}: {error.strerror}"}
+        raise PlaceError(error.strerror or str(error), where=error.filename2 or error.filename) from error
     return {"changed": bool(pending), "changed_paths": [item.path for item in pending], "diff": diffs}
 
 
@@ -91,9 +94,11 @@ class _Item:
         if self.kind == "link":
             return not stat.S_ISLNK(self.status.st_mode) or str(Path(self.path).readlink()) != self.target
         if self.kind == "directory" and not stat.S_ISDIR(self.status.st_mode):
-            raise PlaceError(f"{self.path} should be a directory and is none; move it away, then run again")
+            raise PlaceError("should be a directory and is none", where=self.path, next_step="move it away, run again")
         if self.kind == "file" and stat.S_ISDIR(self.status.st_mode):
-            raise PlaceError(f"{self.path} should be a file and is a directory; move it away, then run again")
+            raise PlaceError(
+                "should be a file and is a directory", where=self.path, next_step="move it away, run again"
+            )
         if self.kind == "file" and not self.replace:
             return False
         return self._attributes_differ(strict=known_users_only) or self._content_differs()
@@ -240,10 +245,11 @@ def _run_validator(item: _Item, staged: str) -> None:
             command, capture_output=True, text=True, timeout=_VALIDATE_TIMEOUT_S, check=False, stdin=subprocess.DEVNULL
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise PlaceError(f"{item.path} was not written: its validator did not run: {error}") from error
+        raise PlaceError(f"nothing was written, a validator did not run: {error}", where=item.path) from error
     if done.returncode != 0:
         said = (done.stderr + done.stdout).replace(staged, item.path).strip()
-        raise PlaceError(f"{item.path} was not written: `{item.validate}` refuses it (exit {done.returncode}):\n{said}")
+        what = f"nothing was written, `{item.validate}` refuses a file (exit {done.returncode}):\n{said}"
+        raise PlaceError(what, where=item.path, next_step="correct the template or its variables, then run again")
 
 
 def _make_parents(path: Path) -> None:
@@ -287,7 +293,7 @@ def _user_id(name: str | None, path: str, *, strict: bool) -> int:
         return pwd.getpwnam(name).pw_uid
     except KeyError:
         if strict:
-            raise PlaceError(f"{path}: there is no user {name!r} on this host") from None
+            raise PlaceError(f"there is no user {name!r} on this host", where=path) from None
         return -2  # equals no real id, so the file counts as different
 
 
@@ -300,7 +306,7 @@ def _group_id(name: str | None, path: str, *, strict: bool) -> int:
         return grp.getgrnam(name).gr_gid
     except KeyError:
         if strict:
-            raise PlaceError(f"{path}: there is no group {name!r} on this host") from None
+            raise PlaceError(f"there is no group {name!r} on this host", where=path) from None
         return -2
 
 

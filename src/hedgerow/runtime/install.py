@@ -30,64 +30,54 @@ PIP_WHEELS = Path("/usr/share/python-wheels")
 
 
 class InstallError(Exception):
-    """What a person must read; becomes Ansible's ``msg``."""
+    """What a person must read; ``hedgerow.remote_script`` carries it to the controller."""
+
+    def __init__(self, what: str, *, where: str | None = None, next_step: str | None = None) -> None:
+        super().__init__(what)
+        self.what, self.where, self.next_step = what, where, next_step
 
 
-def install(archive: str, sha256: str, version: str, root: str, smoke_imports: list[str], keep: int) -> dict[str, Any]:
+def install(
+    *, archive: str, sha256: str, version: str, root: str, smoke_imports: list[str], keep: int
+) -> dict[str, Any]:
     """Install ``archive`` as ``root/version`` and point ``root/current`` at it.
 
     ``sha256`` is that of the archive, ``smoke_imports`` are modules that must
-    import in it, ``keep`` is how many runtimes stay besides the current one.
-    Returns ``{"changed": bool, "previous": str | None, "removed": [str]}``, or
-    ``{"failed": True, "msg": str}``.
+    import in it, ``keep`` is how many runtimes stay, the current one included.
+    Returns ``{"changed": bool, "previous": str | None, "removed": [str]}``.
+
+    Raises:
+        InstallError: the archive is not the one that was built, pip or the smoke test fails, the disk is full.
+            ``current`` is where it was.
     """
     os.umask(0o022)
-    try:
-        return _install(Path(archive), sha256, version, Path(root), smoke_imports, keep)
-    except InstallError as error:
-        return {"failed": True, "changed": False, "msg": str(error)}
-    except OSError as error:
-        return {"failed": True, "changed": False, "msg": f"{error.filename or root}: {error.strerror or error}"}
-
-
-def _install(
-    archive: Path, sha256: str, version: str, root: Path, smoke_imports: list[str], keep: int
-) -> dict[str, Any]:
-    current = root / "current"
+    runtimes = Path(root)
+    current = runtimes / "current"
     previous = current.readlink().name if current.is_symlink() else None
-    target = root / version
-    changed = False
-    if not (target / MARKER).is_file():
-        _make(archive, sha256, version, target, smoke_imports)
-        changed = True
-    if previous != version:
+    changed = previous != version
+    try:
+        if not (runtimes / version / MARKER).is_file():
+            _make(Path(archive), sha256, version, runtimes / version, smoke_imports)
+            changed = True
         _point(current, version)
-        changed = True
-    archive.unlink(missing_ok=True)
-    return {"changed": changed, "previous": previous, "removed": _prune(root, {version, previous}, keep)}
+        Path(archive).unlink(missing_ok=True)
+        removed = _prune(runtimes, {version, previous}, keep)
+    except OSError as error:
+        raise InstallError(error.strerror or str(error), where=error.filename or root) from error
+    return {"changed": changed, "previous": previous, "removed": removed}
 
 
 def _make(archive: Path, sha256: str, version: str, target: Path, smoke_imports: list[str]) -> None:
-    if not archive.is_file():
-        raise InstallError(f"{archive} is not there; run the role again, it transfers the archive first")
-    with archive.open("rb") as file:
-        if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
-            raise InstallError(f"{archive} is not the archive that was built: its sha256 differs; run the role again")
+    _check(archive, sha256)
     shutil.rmtree(target, ignore_errors=True)
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".wheels-") as folder:
-            manifest = unpack(archive, Path(folder))
-            if manifest["version"] != version:
-                raise InstallError(f"the archive holds runtime {manifest['version']}, not {version}")
+            manifest = unpack(archive, Path(folder), version)
             _run([sys.executable, "-m", "venv", "--without-pip", str(target)])
-            _run(
-                [
-                    *(str(target / "bin/python"), _pip()),
-                    *("install", "--quiet", "--no-index", "--find-links", folder, "--require-hashes", "--no-deps"),
-                    *("--no-cache-dir", "--disable-pip-version-check", "--requirement", f"{folder}/requirements.txt"),
-                ]
-            )
+            pip = [str(target / "bin/python"), _pip(), "install", "--quiet", "--no-index", "--find-links", folder]
+            pip += ["--require-hashes", "--no-deps", "--no-cache-dir", "--disable-pip-version-check"]
+            _run([*pip, "--requirement", f"{folder}/requirements.txt"])
         _smoke(target, smoke_imports)
         _write_marker(target / MARKER, manifest)
     except BaseException:
@@ -95,24 +85,42 @@ def _make(archive: Path, sha256: str, version: str, target: Path, smoke_imports:
         raise
 
 
-def unpack(archive: Path, folder: Path) -> dict[str, Any]:
+def _check(archive: Path, sha256: str) -> None:
+    if not archive.is_file():
+        raise InstallError("the archive was not transferred", where=str(archive), next_step="run the role again")
+    with archive.open("rb") as file:
+        if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
+            raise InstallError(
+                "the archive is not the one that was built: its sha256 differs",
+                where=str(archive),
+                next_step="run the role again, it transfers the archive anew",
+            )
+
+
+def unpack(archive: Path, folder: Path, version: str) -> dict[str, Any]:
     """Extract the files that the manifest names, each with the sum it states, and nothing else."""
     with tarfile.open(archive) as tar:
         first = tar.next()
         if first is None or first.name != "manifest.json":
-            raise InstallError(f"{archive} does not begin with a manifest: it is no runtime archive")
+            raise InstallError(
+                "the archive does not begin with a manifest: it is none of a runtime", where=str(archive)
+            )
         manifest: dict[str, Any] = json.loads(_content(tar, first))
+        if manifest["version"] != version:
+            raise InstallError(f"the archive holds runtime {manifest['version']}, not {version}", where=str(archive))
         missing: dict[str, str] = dict(manifest["files"])
         while (member := tar.next()) is not None:
             # A name that the manifest has is a plain one: no folder in it leads out of ours.
             if member.name not in missing or "/" in member.name:
-                raise InstallError(f"{archive} holds {member.name}, which its manifest does not name")
+                raise InstallError(
+                    f"the archive holds {member.name}, which its manifest does not name", where=str(archive)
+                )
             data = _content(tar, member)
             if hashlib.sha256(data).hexdigest() != missing.pop(member.name):
-                raise InstallError(f"{member.name} in {archive} differs from the manifest")
+                raise InstallError(f"{member.name} differs from the manifest", where=str(archive))
             (folder / member.name).write_bytes(data)
     if missing:
-        raise InstallError(f"{archive} lacks {', '.join(sorted(missing))}")
+        raise InstallError(f"the archive lacks {', '.join(sorted(missing))}", where=str(archive))
     return manifest
 
 
@@ -127,7 +135,7 @@ def _pip() -> str:
     """The path that runs pip out of its own wheel (documented use of pip's wheel)."""
     wheels = sorted(PIP_WHEELS.glob("pip-*.whl"))
     if not wheels:
-        raise InstallError(f"no pip wheel in {PIP_WHEELS}; install Debian's package python3-pip-whl")
+        raise InstallError("no wheel of pip", where=str(PIP_WHEELS), next_step="sudo apt-get install python3-pip-whl")
     return str(wheels[-1] / "pip")
 
 
@@ -153,12 +161,11 @@ def _point(link: Path, version: str) -> None:
 
 
 def _prune(root: Path, used: set[str | None], keep: int) -> list[str]:
-    """Remove unfinished runtimes and all finished ones but the used and the ``keep - 1`` newest others."""
-    folders = [entry for entry in root.iterdir() if entry.is_dir() and not entry.is_symlink()]
-    others = [entry for entry in folders if entry.name not in used]
+    """Remove unfinished runtimes, and finished ones until ``keep`` are left; those in ``used`` stay."""
+    others = [e for e in root.iterdir() if e.is_dir() and not e.is_symlink() and e.name not in used]
     finished = sorted((e for e in others if (e / MARKER).is_file()), key=lambda e: (e / MARKER).stat().st_mtime)
-    spared = finished[len(finished) - max(keep - 1, 0) :] if keep > 1 else []
-    removed = [entry for entry in others if entry not in spared]
+    spare = max(keep - len(used - {None}), 0)
+    removed = [entry for entry in others if entry not in finished[max(len(finished) - spare, 0) :]]
     for entry in removed:
         shutil.rmtree(entry, ignore_errors=True)
     return sorted(entry.name for entry in removed)
@@ -168,4 +175,4 @@ def _run(command: list[str]) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
     if done.returncode != 0:
         said = (done.stderr or done.stdout).strip()[-1500:]
-        raise InstallError(f"`{' '.join(command[:6])} …` failed with exit code {done.returncode}:\n{said}")
+        raise InstallError(f"`{' '.join(command[:4])} …` failed with exit code {done.returncode}:\n{said}")

@@ -134,7 +134,7 @@ def _pip_download(requirements: Path, target: Target, destination: Path) -> None
     raise error(
         f"pip could not download the wheels for {target.name}: {_last_lines(done.stderr)}",
         where="requirements/device.txt",
-        next_step="run the same command again; if a package has no wheel for this target, change its version: make lock",
+        next_step="run the same command again; where a package has no wheel for this target: make lock",
     )
 
 
