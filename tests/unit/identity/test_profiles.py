@@ -1,0 +1,77 @@
+import pytest
+
+from hedgerow.errors import UsageError
+from hedgerow.identity.profiles import DeviceNames, Peer, Profile, Right, check_client_name, peer
+
+# docs/contracts.md, "Certificate profiles", as a truth table.
+MAY = {
+    Profile.DEVICE: {Right.READ_REGISTRY},
+    Profile.GATEWAY: {Right.OBSERVE},
+    Profile.MONITOR: {Right.OBSERVE},
+    Profile.CLIENT: {Right.INFER},
+    Profile.OPERATOR: {Right.READ_REGISTRY, Right.OBSERVE, Right.INFER, Right.CONTROL},
+    Profile.PUBLISHER: {Right.PUBLISH},
+}
+
+
+@pytest.mark.parametrize("profile", Profile)
+@pytest.mark.parametrize("right", Right)
+def test_a_profile_may_exactly_what_the_contract_says(profile, right):
+    assert Peer("meadow", profile, "x", "orchard").may(right, site="orchard") == (right in MAY[profile])
+
+
+def test_a_gateway_observes_its_own_site_only():
+    gateway = Peer("meadow", Profile.GATEWAY, "10000000a1b2c3d4", "orchard")
+    assert gateway.may(Right.OBSERVE, site="orchard")
+    assert not gateway.may(Right.OBSERVE, site="field")
+
+
+def certificate(*, units=("operator",), names=("demo",), fleets=("meadow",), sans=()):
+    keys = {"organizationName": fleets, "organizationalUnitName": units, "commonName": names}
+    subject = tuple(((key, value),) for key, values in keys.items() for value in values)
+    return {"subject": subject, "subjectAltName": tuple(sans)}
+
+
+def test_a_client_is_read_from_its_subject():
+    assert peer(certificate()) == Peer("meadow", Profile.OPERATOR, "demo")
+
+
+def test_a_device_brings_its_site():
+    sans = [("DNS", "pi-1.orchard.meadow"), ("URI", "hedgerow://meadow/device/10000000a1b2c3d4")]
+    found = peer(certificate(units=("device",), names=("10000000a1b2c3d4",), sans=sans))
+    assert found == Peer("meadow", Profile.DEVICE, "10000000a1b2c3d4", "orchard")
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        None,
+        {},
+        certificate(units=()),
+        certificate(units=("admin",)),
+        certificate(units=("client", "operator")),
+        certificate(names=("a", "b")),
+        certificate(fleets=()),
+        certificate(units=("gateway",)),
+        certificate(units=("gateway",), sans=[("DNS", "gw.orchard.other")]),
+        certificate(units=("gateway",), sans=[("DNS", "gw.orchard.meadow"), ("DNS", "gw.field.meadow")]),
+    ],
+)
+def test_whatever_is_not_one_profile_of_one_fleet_is_nobody(broken):
+    assert peer(broken) is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"host": "Pi_1"}, {"site": ""}, {"fleet": "a.b"}, {"host": "-x"}, {"serial": "10000000A1B2C3D4"}, {"serial": "1"}],
+)
+def test_names_that_no_certificate_can_carry_are_refused(change):
+    good = {"fleet": "meadow", "site": "orchard", "host": "pi-1", "serial": "10000000a1b2c3d4"}
+    with pytest.raises(UsageError):
+        DeviceNames(**good | change)
+
+
+@pytest.mark.parametrize("name", ["jane.doe", "", "../x", "a" * 64, "x y", "a,OU=operator", "naïve"])
+def test_client_names_that_read_as_something_else_are_refused(name):
+    with pytest.raises(UsageError):
+        check_client_name(name)
