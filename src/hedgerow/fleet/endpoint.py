@@ -32,11 +32,6 @@ class Endpoint:
     server_name: str
     port: int = SERVER_PORT
 
-    @classmethod
-    def of(cls, host: str, address: str, *, site: str, fleet: str) -> Endpoint:
-        """The endpoint of an inventory host."""
-        return cls(host, address, f"{host}.{site}.{fleet}")
-
     @property
     def url(self) -> str:
         """Base URL, with brackets where the address is an IPv6 one."""

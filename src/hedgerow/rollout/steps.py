@@ -15,33 +15,24 @@ steps in order; tests do the same in memory.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
 from hedgerow.errors import DeviceError, NetworkError
-from hedgerow.fleet.endpoint import Report, decode_report
+from hedgerow.fleet.endpoint import Report
 from hedgerow.rollout import events, policy
 from hedgerow.rollout.events import Outcome, State
 from hedgerow.rollout.gates import Watcher
 from hedgerow.rollout.journal import Journal, timestamp
 from hedgerow.rollout.policy import Expectation, Look, Verdict
+from hedgerow.rollout.remote import Completed, parse_answer, parse_report
 
 DISK_MARGIN_MB = 100
 """Left free beside a new bundle, for logs and metadata."""
-
-
-@dataclass(frozen=True)
-class Completed:
-    """How a command on a host ended."""
-
-    code: int
-    stdout: str
-    stderr: str
 
 
 class Device(Protocol):
@@ -215,25 +206,11 @@ class HostSteps:
         )
 
     def _report(self) -> Report:
-        # A failing device reports with a non-zero code, too: what it prints decides.
-        done = self._device(["report", "--json"], timeout_s=60)
-        if not done.stdout.strip():
-            raise _failure(self.host, "report", done)
-        return decode_report(done.stdout, where=self.host)
+        return parse_report(self._device(["report", "--json"], timeout_s=60), host=self.host)
 
-    def _run(self, arguments: Sequence[str], *, timeout_s: int = 60) -> dict[str, object]:
+    def _run(self, arguments: Sequence[str], *, timeout_s: int = 60) -> dict[str, Any]:
         done = self._device([*arguments, "--json"], timeout_s=timeout_s)
-        if done.code != 0:
-            raise _failure(self.host, arguments[0], done)
-        try:
-            answer = json.loads(done.stdout)
-        except ValueError as error:
-            raise DeviceError(
-                f"hedgerow-device {arguments[0]} printed no JSON", where=f"{self.host}: {done.stdout[-200:]!r}"
-            ) from error
-        if not isinstance(answer, dict):
-            raise DeviceError(f"hedgerow-device {arguments[0]} printed {answer!r}", where=self.host)
-        return answer
+        return parse_answer(done, host=self.host, verb=arguments[0])
 
 
 def _not_its_turn(state: State, host: str) -> str | None:
@@ -245,21 +222,3 @@ def _not_its_turn(state: State, host: str) -> str | None:
     if stop is not None and known.started_at is None:
         return f"not started, the rollout has stopped: {stop}"
     return None
-
-
-TIMED_OUT = 124
-"""Exit code of timeout(1) after it ended a command."""
-
-
-def _failure(host: str, verb: str, done: Completed) -> DeviceError:
-    """The device's own error, which it prints as JSON on stderr, or the end of what it said."""
-    if done.code == TIMED_OUT:
-        return DeviceError(f"hedgerow-device {verb} took too long and was ended", where=host)
-    last = done.stderr.strip().rpartition("\n")[2]
-    try:
-        said = json.loads(last)
-        text = str(said["what"])
-        where = f"{host}: {said.get('where')}"
-    except (ValueError, KeyError, TypeError):
-        text, where = f"exit code {done.code}: {done.stderr.strip()[-400:] or 'it said nothing'}", host
-    return DeviceError(f"hedgerow-device {verb}: {text}", where=where)

@@ -1,0 +1,73 @@
+"""Decide who gets a release, in which order and waves, and open the rollout's journal.
+
+    - name: Decide who gets the release, in which order and in which waves
+      hedgerow_rollout_plan:
+        bundle: assistant@1.1.0
+        policy: "{{ rollout_policy | default(omit) }}"
+      run_once: true
+      delegate_to: localhost
+      delegate_facts: true
+
+``policy`` is a mapping or the path of a YAML file. The plan covers the group ``pis``;
+hosts outside the play (``--limit``) and held ones are listed. Sets ``rollout`` on
+localhost: ``hosts`` in order, ``serial`` (wave sizes), ``folder`` (of the journal).
+Check mode prints the plan and gives the release play no host.
+
+The decisions are ``hedgerow.rollout``'s. No host is touched here.
+"""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime
+from typing import Any
+
+from ansible.plugins.action import ActionBase
+
+from hedgerow.errors import HedgerowError
+from hedgerow.rollout import prepare, store
+from hedgerow.rollout.plan import Target, describe
+
+# Ansible refuses an empty list of hosts; this pattern matches none.
+_NOBODY = ["!all"]
+
+
+class ActionModule(ActionBase):
+    """``hedgerow_rollout_plan``."""
+
+    _supports_check_mode = True
+    _requires_connection = False
+    _VALID_ARGS = frozenset({"bundle", "policy"})
+
+    def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        variables = task_vars or {}
+        result: dict[str, Any] = super().run(tmp, variables)
+        fleet = str(variables["hostvars"][variables["groups"]["pis"][0]]["fleet"])
+        try:
+            plan = prepare.plan(
+                fleet,
+                bundle=str(self._task.args.get("bundle") or ""),
+                policy=self._task.args.get("policy"),
+                targets=_targets(variables),
+            )
+            for line in describe(plan):
+                self._display.display(line)
+            if self._task.check_mode:
+                return result | _facts(hosts=_NOBODY, serial=[1], folder=None)
+            # The playbook's own process, of which this is a worker, is the journal's writer.
+            journal = store.begin(store.folder(fleet), plan, pid=os.getppid(), now=datetime.now(UTC))
+        except HedgerowError as error:
+            return result | {"failed": True, "msg": str(error)}
+        return result | _facts(hosts=plan.hosts or _NOBODY, serial=plan.serial or [1], folder=str(journal.folder))
+
+
+def _targets(variables: dict[str, Any]) -> list[Target]:
+    inside = set(variables["ansible_play_hosts_all"])
+    return [
+        prepare.target(name, variables["hostvars"][name].get("labels") or {}, limited=name not in inside)
+        for name in variables["groups"]["pis"]
+    ]
+
+
+def _facts(*, hosts: list[str], serial: list[int], folder: str | None) -> dict[str, Any]:
+    return {"changed": False, "ansible_facts": {"rollout": {"hosts": hosts, "serial": serial, "folder": folder}}}

@@ -1,0 +1,123 @@
+"""``hedgerow rollout``: plan, start, and see what became of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import msgspec
+
+from hedgerow import inventory as inventories
+from hedgerow.commands.inventory import inventory_option
+from hedgerow.inventory.model import Inventory
+from hedgerow.output import json_option, out, print_json, print_table
+from hedgerow.rollout import lease, policy, prepare, report, store
+from hedgerow.rollout import plan as plans
+from hedgerow.rollout import start as starting
+
+policy_option = click.option(
+    "--policy",
+    "policy_file",
+    type=click.Path(path_type=Path),
+    help="Waves, soak and budgets (YAML); without it the inventory's rollout_policy, else the careful defaults.",
+)
+limit_option = click.option("-l", "--limit", help="Narrow the plan to hosts of this Ansible pattern.")
+
+
+@click.group()
+def rollout() -> None:
+    """Start, watch and undo rolling updates.
+
+    \b
+    Every command works on the same playbook, policy and journal as
+    ansible-playbook -i INVENTORY playbooks/rollout.yml -e bundle=NAME@VERSION
+    """  # noqa: D301 - click reads \b
+
+
+@rollout.command()
+@click.argument("bundle", metavar="NAME@VERSION", required=False)
+@inventory_option
+@policy_option
+@limit_option
+@click.option("--policy-schema", is_flag=True, help="Print the JSON Schema of a policy and stop.")
+@json_option
+def plan(
+    *,
+    bundle: str | None,
+    path: Path,
+    policy_file: Path | None,
+    limit: str | None,
+    policy_schema: bool,
+    as_json: bool,
+) -> None:
+    """Show who would get NAME@VERSION, in which order and in which waves. Touches no host."""
+    if policy_schema:
+        print_json(policy.schema())
+        return
+    if bundle is None:
+        raise click.UsageError("say which bundle: hedgerow rollout plan assistant@1.1.0")
+    found = inventories.load(path)
+    inside = set(found.hosts if limit is None else inventories.load(path, limit=limit).hosts)
+    made = prepare.plan(
+        found.fleet,
+        bundle=bundle,
+        policy=found.vars.get("rollout_policy") if policy_file is None else str(policy_file),
+        targets=[prepare.target(host.name, host.labels, limited=host.name not in inside) for host in found.pis],
+    )
+    if as_json:
+        print_json({"counts": made.counts(), **msgspec.to_builtins(made)})
+        return
+    for line in plans.describe(made):
+        out.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+@rollout.command()
+@click.argument("bundle", metavar="NAME@VERSION")
+@inventory_option
+@policy_option
+@limit_option
+@click.option("--check", is_flag=True, help="Plan only.")
+def start(*, bundle: str, path: Path, policy_file: Path | None, limit: str | None, check: bool) -> int:
+    """Release NAME@VERSION; go on with it if it was cut off.
+
+    Exit code 4: it ended with hosts missing; the same command goes on.
+    """
+    rollouts = store.folder(inventories.load(path).fleet)
+    before = set(store.ids(rollouts))
+    code = starting.start(path, bundle, policy=policy_file, limit=limit, check=check)
+    return int(starting.exit_code(code, rollouts, before))
+
+
+@rollout.command()
+@inventory_option
+@json_option
+def status(*, path: Path, as_json: bool) -> None:
+    """Say who is rolling out, and how far the newest rollout has come."""
+    rollouts = _rollouts(inventories.load(path))
+    holder = lease.read(rollouts)
+    rollout_id, state = store.read(rollouts)
+    if as_json:
+        holding = None if holder is None else msgspec.to_builtins(holder)
+        print_json(report.document(rollout_id, state) | {"lease": holding})
+        return
+    running = "nobody is rolling out" if holder is None else f"{holder.by} is rolling out (process {holder.pid})"
+    for line in [f"{rollout_id}: {running}", *report.summary(state)]:
+        out.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+@rollout.command(name="report")
+@click.argument("rollout_id", metavar="ID", required=False)
+@inventory_option
+@json_option
+def show_report(*, rollout_id: str | None, path: Path, as_json: bool) -> None:
+    """Show what a rollout (the newest, or ID) did on every host, and why."""
+    rollout_id, state = store.read(_rollouts(inventories.load(path)), rollout_id)
+    if as_json:
+        print_json(report.document(rollout_id, state))
+        return
+    title = f"{state.plan.release.bundle}: {state.phase} (rollout {rollout_id}, by {state.by}, since {state.opened_at})"
+    print_table(title, report.COLUMNS, report.rows(state))
+
+
+def _rollouts(found: Inventory) -> Path:
+    return store.folder(found.fleet)

@@ -1,0 +1,47 @@
+"""The controller's own client certificates, one for each profile that its commands need.
+
+Short-lived by profile, so they are renewed here when less than a day is left;
+until then the CA's key is not opened (it may be encrypted, or on another machine).
+"""
+
+from __future__ import annotations
+
+import ssl
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from cryptography import x509
+
+from hedgerow import paths
+from hedgerow.fleet.endpoint import Endpoint
+from hedgerow.identity.ca import FleetCA
+from hedgerow.identity.profiles import Profile
+from hedgerow.identity.tls import client_context, server_name
+
+RENEW_WITH_LEFT = timedelta(days=1)
+"""Longer than any rollout's wave, shorter than any profile's life."""
+
+
+def context(fleet: str, profile: Profile, *, now: datetime | None = None) -> ssl.SSLContext:
+    """A TLS context that presents this controller's certificate of ``profile``.
+
+    Raises:
+        UsageError: The fleet has no CA yet, or its key is needed and cannot be opened.
+    """
+    folder = paths.fleet_dir(fleet)
+    name = f"controller-{profile.value}"
+    if _left(folder / "ca" / "clients" / f"{name}.crt", now or datetime.now(UTC)) < RENEW_WITH_LEFT:
+        FleetCA.open(folder).issue_client(profile, name, now=now)
+    return client_context(folder, name)
+
+
+def endpoint(host: str, address: str, *, site: str, fleet: str) -> Endpoint:
+    """Where the server of an inventory host is, and the name that its certificate must bear."""
+    return Endpoint(host, address, server_name(host, site, fleet))
+
+
+def _left(certificate: Path, now: datetime) -> timedelta:
+    try:
+        return x509.load_pem_x509_certificate(certificate.read_bytes()).not_valid_after_utc - now
+    except (FileNotFoundError, ValueError):
+        return timedelta(0)

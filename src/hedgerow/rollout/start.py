@@ -1,0 +1,54 @@
+"""Start ``playbooks/rollout.yml`` from the command line: the same playbook as by hand, in its own process."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import ansible_runner
+
+from hedgerow import paths
+from hedgerow.errors import ExitCode
+from hedgerow.rollout import store
+from hedgerow.rollout.events import State
+
+
+def arguments(inventory: Path, bundle: str, *, policy: Path | None, limit: str | None, check: bool) -> list[str]:
+    """The command line of ``ansible-playbook``; values travel as JSON, so that none is taken for an option."""
+    values = {"bundle": bundle} | ({} if policy is None else {"rollout_policy": str(policy.resolve())})
+    line = ["-i", str(inventory.resolve()), "playbooks/rollout.yml", "-e", json.dumps(values)]
+    if limit is not None:
+        line += ["--limit", limit]
+    if check:
+        line.append("--check")
+    return line
+
+
+def start(inventory: Path, bundle: str, *, policy: Path | None, limit: str | None, check: bool) -> int:
+    """Run it in view; return Ansible's exit code. Ctrl-C reaches it, and its journal goes on where it was."""
+    root = paths.repository_root()
+    _, _, code = ansible_runner.run_command(
+        executable_cmd=str(Path(sys.executable).with_name("ansible-playbook")),
+        cmdline_args=arguments(inventory, bundle, policy=policy, limit=limit, check=check),
+        host_cwd=str(root),
+        envvars={**os.environ, "ANSIBLE_CONFIG": str(root / "ansible.cfg")},
+        runner_mode="subprocess",
+        input_fd=sys.stdin,
+        output_fd=sys.stdout,
+        error_fd=sys.stderr,
+    )
+    return int(code)
+
+
+def exit_code(ansible: int, rollouts: Path, before: set[str]) -> ExitCode:
+    """What the run came to: Ansible knows that something failed, the journal knows whether it can be gone on with.
+
+    ``before``: the ids of the rollouts there were.
+    """
+    if ansible == 0:
+        return ExitCode.OK
+    fresh = [rollout for rollout in store.ids(rollouts) if rollout not in before] or store.ids(rollouts)[-1:]
+    state: State | None = store.read(rollouts, fresh[-1])[1] if fresh else None
+    return ExitCode.PARTIAL if state is not None and state.phase in {"open", "partial"} else ExitCode.FAILED

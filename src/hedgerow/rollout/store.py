@@ -1,0 +1,109 @@
+"""Where rollouts live: ``var/fleets/<fleet>/rollouts/<id>/`` with ``journal.jsonl`` and ``plan.json``.
+
+A rollout that was cut off is gone on with by the same command: the newest one
+of the same bundle is resumed as long as it is open. A finished or stopped one
+stays as it is, and the next run is a new rollout.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+
+import msgspec
+
+from hedgerow import atomic, paths
+from hedgerow.errors import RefusedError, UsageError
+from hedgerow.rollout import lease
+from hedgerow.rollout.events import Closed, Opened, Resumed, State
+from hedgerow.rollout.journal import FILE, Journal, timestamp
+from hedgerow.rollout.plan import Plan
+
+
+def folder(fleet: str) -> Path:
+    """All rollouts of a fleet."""
+    return paths.fleet_dir(fleet) / "rollouts"
+
+
+def ids(rollouts: Path) -> list[str]:
+    """Rollout ids, oldest first: an id begins with its time."""
+    return sorted(path.parent.name for path in rollouts.glob(f"*/{FILE}"))
+
+
+def read(rollouts: Path, rollout: str | None = None) -> tuple[str, State]:
+    """The id and state of ``rollout``, or of the newest one.
+
+    Raises:
+        UsageError: There is none.
+    """
+    known = ids(rollouts)
+    chosen = rollout or (known[-1] if known else None)
+    state = None if chosen is None else Journal(rollouts / chosen).state()
+    if chosen is None or state is None:
+        raise UsageError(
+            "this fleet had no rollout yet" if rollout is None else f"no rollout {rollout}",
+            where=str(rollouts),
+            next_step="known ones: " + ", ".join(known[-5:]) if known else "start one: hedgerow rollout start --help",
+        )
+    return chosen, state
+
+
+def begin(rollouts: Path, plan: Plan, *, pid: int, now: datetime) -> Journal:
+    """Take the fleet's lease for process ``pid`` and open a rollout, or go on with the one that was cut off.
+
+    Raises:
+        RefusedError: Another process is rolling out, or ``plan`` leaves out a host that was cut off half-way.
+    """
+    by = lease.whoami()
+    at = timestamp(now)
+    interrupted = _interrupted(rollouts, plan)
+    if interrupted is None:
+        name = _fresh_name(rollouts, plan, now)
+    else:
+        name = interrupted[0]
+        _refuse_forgetting(interrupted[1], plan, name)
+    lease.take(rollouts, name, pid=pid, by=by, since=at)
+    journal = Journal(rollouts / name, pid=pid)
+    if interrupted is None:
+        journal.append(Opened(at=at, plan=plan, by=by))
+    else:
+        journal.append(Resumed(at=at, plan=plan, by=by))
+    atomic.write_bytes(journal.folder / "plan.json", msgspec.json.format(msgspec.json.encode(plan)) + b"\n")
+    return journal
+
+
+def _interrupted(rollouts: Path, plan: Plan) -> tuple[str, State] | None:
+    known = ids(rollouts)
+    if not known:
+        return None
+    state = Journal(rollouts / known[-1]).state()
+    if state is None or state.phase != "open" or state.plan.release.sha256 != plan.release.sha256:
+        return None
+    return known[-1], state
+
+
+def _refuse_forgetting(state: State, plan: Plan, name: str) -> None:
+    halfway = [host for host, known in state.hosts.items() if known.started_at is not None and known.outcome is None]
+    forgotten = sorted(set(halfway) - set(plan.hosts))
+    if forgotten:
+        raise RefusedError(
+            f"rule no-host-forgotten: rollout {name} was cut off with {', '.join(forgotten)} half-way",
+            where="--limit, or a new hold label",
+            next_step=f"run again with {', '.join(forgotten)} in the plan",
+        )
+
+
+def _fresh_name(rollouts: Path, plan: Plan, now: datetime) -> str:
+    stem = f"{now:%Y%m%dT%H%M%SZ}-{plan.release.bundle.replace('@', '-')}"
+    name, number = stem, 1
+    while (rollouts / name).exists():
+        number += 1
+        name = f"{stem}.{number}"
+    return name
+
+
+def close(journal: Journal, *, pid: int) -> State:
+    """Journal the end in order, give the lease back, and return the last state."""
+    journal.append(Closed(at=timestamp()))
+    lease.leave(journal.folder.parent, pid=pid)
+    return read(journal.folder.parent, journal.folder.name)[1]
