@@ -186,6 +186,7 @@ class Images:
             for tag, variant in missing.items():
                 if not self._exists(tag):
                     self._add_stack(base, tag, variant)
+            self._forget_others()
         return True
 
     def build(self) -> Path:
@@ -253,6 +254,19 @@ class Images:
                 )  # fmt: skip
             finally:
                 self._podman.run("rm", "--force", "--ignore", container, check=False)
+
+    def _forget_others(self) -> None:
+        """Remove archives and images of other recipes (some 400 MB each); one that a container uses stays."""
+        for archive in self._folder.glob("*.tar"):
+            if archive.stem != self.digest:
+                archive.unlink()
+        listing = self._podman.json("images", "--format=json") or []
+        names = [name for image in listing for name in image.get("Names") or []]
+        ours = f"{REPOSITORY}:{self.digest}-"
+        others = [name for name in names if name.startswith(f"{REPOSITORY}:") and not name.startswith(ours)]
+        # Variants are layers on the base and go first.
+        for name in sorted(others, key=lambda name: name.endswith("-none")):
+            self._podman.run("rmi", name, check=False)
 
     def _exists(self, tag: str) -> bool:
         return self._podman.run("image", "exists", tag, check=False).returncode == 0

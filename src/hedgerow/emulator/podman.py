@@ -22,6 +22,7 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,6 +45,8 @@ _CONTAINERS_CONF = """\
 # The machine's hard limits: crun may lower a limit without CAP_SYS_RESOURCE, never raise one.
 default_ulimits = ["nofile={nofile}:{nofile}", "nproc={nproc}:{nproc}"]
 pids_limit = 0
+# Guests see the fleet's names, not this machine's.
+base_hosts_file = "none"
 # A guest logs to its own journal; its console is kept small.
 log_size_max = 1048576
 
@@ -195,10 +198,26 @@ class Podman:
         _machine("unshare", f"--mount={self._namespace}", "--propagation", "slave", "sh", "-c", " && ".join(inside))
 
     def _dismantle(self) -> None:
+        self._end_orphans()
         for point in (self._namespace, self.run_dir):
             while _is_mount(point):
                 _machine("umount", "--lazy", point)
         shutil.rmtree(self.run_dir, ignore_errors=True)
+
+    def _end_orphans(self) -> None:
+        """Kill containers that an environment which lost its namespace left running; podman cannot see them."""
+        for process in Path("/proc").glob("[0-9]*"):
+            try:
+                command = (process / "cmdline").read_bytes().split(b"\0")
+                if not command[0].endswith(b"conmon") or str(self.storage / "storage").encode() not in b" ".join(
+                    command
+                ):
+                    continue
+                children = (process / "task" / process.name / "children").read_text(encoding="ascii").split()
+                for pid in [*children, process.name]:
+                    os.kill(int(pid), signal.SIGKILL)
+            except (FileNotFoundError, ProcessLookupError):
+                continue
 
     def _is_current(self) -> bool:
         try:
