@@ -72,6 +72,12 @@ def build(target: Target, root: Path | None = None) -> tuple[Wheelhouse, bool]:
         locked = lock.parse(text, target, where="requirements/device.txt")
         with _fresh_folder(folder) as work:
             wheels = [*_dependencies(locked, target, folder.parent), _own_wheel(root, work)]
+            if runtime_version(root) != version:
+                raise MachineError(
+                    "the tree changed while its wheel was built, so the wheel has no certain version",
+                    where=str(root / "src"),
+                    next_step="run the same command again",
+                )
             archive = work / f"hedgerow-runtime-{version}-{target.name}.tar"
             _pack(archive, version, target, locked, wheels)
             for leftover in work.glob("*.whl"):

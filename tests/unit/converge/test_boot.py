@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hedgerow.converge.boot import cmdline_text, config_text, missing_tokens
+from hedgerow.errors import DeviceError, UsageError
+
+# Raspberry Pi OS ships this shape (facts §2.1, §2.2).
+CONFIG = "dtparam=audio=on\nauto_initramfs=1\n\n[cm4]\notg_mode=1\n\n[pi5]\ndtoverlay=nospi10\n"
+CMDLINE = "console=serial0,115200 console=tty1 root=PARTUUID=1-02 rootfstype=ext4 fsck.repair=yes rootwait\n"
+WANTED = ["cgroup_enable=memory", "psi=1", "lsm=apparmor", "panic=10"]
+
+
+def test_the_block_neither_inherits_nor_leaks_a_filter() -> None:
+    text = config_text(CONFIG, ["dtparam=watchdog=on"])
+    assert text.startswith(CONFIG)
+    block = text[len(CONFIG) :].splitlines()
+    assert block[1:-1] == ["[all]", "dtparam=watchdog=on", "[all]"]
+
+
+def test_a_second_run_changes_nothing() -> None:
+    once = config_text(CONFIG, ["a=1"])
+    assert config_text(once, ["a=1"]) == once
+
+
+def test_foreign_lines_on_both_sides_stay_where_they_are() -> None:
+    text = config_text(CONFIG, ["a=1"]) + "later=1\n"
+    changed = config_text(text, ["a=2", "b=1"])
+    assert changed.startswith(CONFIG)
+    assert changed.endswith("# END hedgerow\nlater=1\n")
+    assert "a=1" not in changed
+
+
+def test_no_lines_remove_the_block_and_nothing_else() -> None:
+    assert config_text(config_text(CONFIG, ["a=1"]), []) == CONFIG
+    assert config_text(CONFIG, []) == CONFIG
+
+
+def test_a_file_without_a_last_newline_gets_one_before_the_block() -> None:
+    assert config_text("arm_boost=1", ["a=1"]).startswith("arm_boost=1\n# BEGIN")
+
+
+@pytest.mark.parametrize("broken", ["# BEGIN hedgerow\n", "# END hedgerow\n", "# END hedgerow\n# BEGIN hedgerow\n"])
+def test_half_a_block_is_refused(broken: str) -> None:
+    with pytest.raises(DeviceError, match="markers"):
+        config_text(CONFIG + broken, ["a=1"])
+
+
+@pytest.mark.parametrize("line", ["x" * 99, "a=1\nb=1"])
+def test_a_line_that_firmware_would_cut_is_refused(line: str) -> None:
+    with pytest.raises(UsageError, match="98"):
+        config_text(CONFIG, [line])
+
+
+def test_tokens_are_added_once_and_foreign_ones_kept() -> None:
+    text = cmdline_text(CMDLINE, WANTED)
+    assert text == CMDLINE.rstrip() + " cgroup_enable=memory psi=1 lsm=apparmor panic=10\n"
+    assert cmdline_text(text, WANTED) == text
+
+
+def test_a_single_valued_key_is_replaced_and_others_stand_beside_their_like() -> None:
+    text = cmdline_text(
+        "console=tty1 panic=30 cgroup_enable=cpuset\n", ["panic=10", "cgroup_enable=memory", "console=tty2"]
+    )
+    assert text == "console=tty1 cgroup_enable=cpuset panic=10 cgroup_enable=memory console=tty2\n"
+
+
+def test_a_token_is_not_found_inside_another() -> None:
+    assert cmdline_text("xpsi=1 psi=10\n", ["psi=1"]) == "xpsi=1 psi=1\n"
+
+
+def test_unwanted_tokens_go() -> None:
+    assert cmdline_text("quiet splash\n", [], ["splash"]) == "quiet\n"
+
+
+@pytest.mark.parametrize("text", ["", "\n", "a b\nc d\n"])
+def test_anything_but_one_line_is_refused(text: str) -> None:
+    with pytest.raises(DeviceError, match="lines and must have one"):
+        cmdline_text(text, ["psi=1"])
+
+
+def test_a_token_with_a_blank_is_refused() -> None:
+    with pytest.raises(UsageError, match="no blanks"):
+        cmdline_text(CMDLINE, ["psi=1 panic=10"])
+
+
+@given(st.lists(st.text(st.characters(categories=["Ll", "Nd"], include_characters="=,.-"), min_size=1), min_size=1))
+def test_no_foreign_token_is_ever_lost(tokens: list[str]) -> None:
+    foreign = [token for token in tokens if token.partition("=")[0] not in {"psi", "lsm", "panic"}]
+    after = cmdline_text(" ".join(tokens), WANTED).split()
+    assert [token for token in after if token in foreign and token not in WANTED] == [
+        token for token in foreign if token not in WANTED
+    ]
+    assert all(token in after for token in WANTED)
+
+
+def test_firmwares_own_disable_before_our_enable_is_fine() -> None:
+    running = ["cgroup_disable=memory", *WANTED]
+    assert missing_tokens(running, WANTED) == []
+
+
+def test_a_later_token_that_wins_is_told() -> None:
+    running = ["cgroup_enable=memory", "cgroup_disable=memory", "psi=1", "lsm=apparmor", "panic=10", "panic=0"]
+    assert missing_tokens(running, WANTED) == ["cgroup_enable=memory", "panic=10"]
+
+
+def test_what_the_kernel_never_saw_is_told() -> None:
+    assert missing_tokens(CMDLINE.split(), WANTED) == WANTED
