@@ -15,7 +15,7 @@ from hedgerow import inventory as inventories
 from hedgerow import paths
 from hedgerow.emulator import checks
 from hedgerow.emulator import values as live
-from hedgerow.emulator.fleet import EmulatedFleet, HostStatus, Power
+from hedgerow.emulator.fleet import EmulatedFleet, HostStatus, Power, remove_all
 from hedgerow.errors import ExitCode, UsageError
 from hedgerow.output import json_option, print_json, print_table, step
 
@@ -106,11 +106,13 @@ def up(*, inventory: Path, limit: str | None, recreate: bool, as_json: bool) -> 
 
 @emulate.command()
 @inventory_option
+@click.option("--all", "every", is_flag=True, help="Every fleet that was started here, not only the inventory's.")
 @click.option("--purge-images", is_flag=True, help="Remove the cached images, too.")
 @json_option
-def down(*, inventory: Path, purge_images: bool, as_json: bool) -> None:
+def down(*, inventory: Path, every: bool, purge_images: bool, as_json: bool) -> None:
     """Remove the fleet's containers, network and state."""
-    removed = _fleet(inventory).down(purge_images=purge_images)
+    remove = remove_all if every else _fleet(inventory).down
+    removed = remove(purge_images=purge_images)
     if as_json:
         print_json({"changed": bool(removed), "removed": removed})
     else:

@@ -60,7 +60,6 @@ class EmulatedFleet:
         self._say = say
         self._inventory = inventory.path
         self._network = network.of_inventory(inventory)
-        self._network_name = f"hedgerow-{self.name}"
         self.hosts = {
             name: EmulatedHost(self.podman, self.name, host, self.folder / name)
             for name, host in inventory.hosts.items()
@@ -103,8 +102,8 @@ class EmulatedFleet:
             images = self._images()
             images.ensure({host.host.hat for host in wanted})
             self._ensure_key()
-            network.ensure(self.podman, self._network_name, self._network, inventory=self._inventory)
-            existing = self._containers()
+            network.ensure(self.podman, _network_name(self.name), self._network, inventory=self._inventory)
+            existing = _containers(self.podman, self.name)
             with concurrent.futures.ThreadPoolExecutor(max_workers=_PARALLEL) as pool:
                 futures = {
                     pool.submit(
@@ -133,28 +132,9 @@ class EmulatedFleet:
         With ``purge_images`` also the cached images, unless another fleet runs on them.
         """
         checks.require()
-        removed: list[str] = []
         with self.podman.session():
-            names = [entry["Names"][0] for entry in self._containers().values()]
-            if names:
-                self.podman.run("rm", "--force", "--time=0", *names)
-                removed += names
-            if self.podman.run("network", "exists", self._network_name, check=False).returncode == 0:
-                self.podman.run("network", "rm", "--force", self._network_name)
-                removed.append(self._network_name)
-        if self.folder.exists():
-            shutil.rmtree(self.folder)
-            removed.append(str(self.folder))
-        released = self.podman.release(purge=purge_images)
-        if purge_images:
-            if not released:
-                raise PartialError(
-                    "the images are in use by another fleet and stay; this fleet is gone",
-                    where=str(self.podman.storage),
-                    next_step="take the other fleet down, then: hedgerow emulate down --purge-images",
-                )
-            removed += Images.purge_archives(paths.cache_dir() / "images")
-        return removed
+            removed = _remove(self.podman, self.name)
+        return removed + _release(self.podman, purge_images=purge_images)
 
     def status(self, hosts: Iterable[str] | None = None) -> list[HostStatus]:
         """What each host is now; changes nothing."""
@@ -163,7 +143,7 @@ class EmulatedFleet:
             return [self._row(host, "absent") for host in wanted]
         with self.podman.session():
             images = self._images()
-            existing = self._containers()
+            existing = _containers(self.podman, self.name)
             with concurrent.futures.ThreadPoolExecutor(max_workers=_PARALLEL) as pool:
                 return list(pool.map(lambda host: self._status(host, images, existing.get(host.host.name)), wanted))
 
@@ -232,7 +212,7 @@ class EmulatedFleet:
         running = is_running(entry)
         if entry is None:
             key = self.first_contact_key.with_suffix(".pub").read_text(encoding="ascii")
-            host.create(image, self._network_name, digest, key)
+            host.create(image, _network_name(self.name), digest, key)
         if not running:
             host.power_on()
         host.await_boot()
@@ -251,11 +231,6 @@ class EmulatedFleet:
     @staticmethod
     def _row(host: EmulatedHost, state: str, **more: bool) -> HostStatus:
         return HostStatus(host.host.name, host.host.address, host.host.hat, state, **more)
-
-    def _containers(self) -> dict[str, Mapping[str, Any]]:
-        """Containers of this fleet by host name, as podman tells them."""
-        listing = self.podman.json("ps", "--all", f"--filter=label={FLEET_LABEL}={self.name}", "--format=json")
-        return {entry["Labels"][HOST_LABEL]: entry for entry in listing or []}
 
     def _ensure_key(self) -> None:
         public = self.first_contact_key.with_suffix(".pub")
@@ -301,6 +276,65 @@ class EmulatedFleet:
         return UsageError(
             "the host was never booted", where=host, next_step=f"hedgerow emulate up -i {self._inventory}"
         )
+
+
+def remove_all(*, purge_images: bool = False) -> list[str]:
+    """``down`` for every fleet of this checkout, whatever its inventory says or whether it still has one."""
+    podman = Podman(paths.cache_dir() / "podman")
+    folder = paths.var_dir() / "emulator"
+    fleets = {entry.name for entry in folder.glob("*") if entry.is_dir()}
+    if podman.storage.is_dir():
+        checks.require()
+        with podman.session():
+            listing = podman.json("ps", "--all", f"--filter=label={FLEET_LABEL}", "--format=json") or []
+            fleets |= {entry["Labels"][FLEET_LABEL] for entry in listing}
+            removed = [name for fleet in sorted(fleets) for name in _remove(podman, fleet)]
+        return removed + _release(podman, purge_images=purge_images)
+    for fleet in fleets:
+        shutil.rmtree(folder / fleet)
+    return [str(folder / fleet) for fleet in sorted(fleets)]
+
+
+def _network_name(fleet: str) -> str:
+    return f"hedgerow-{fleet}"
+
+
+def _containers(podman: Podman, fleet: str) -> dict[str, Mapping[str, Any]]:
+    """Containers of ``fleet`` by host name, as podman tells them."""
+    listing = podman.json("ps", "--all", f"--filter=label={FLEET_LABEL}={fleet}", "--format=json")
+    return {entry["Labels"][HOST_LABEL]: entry for entry in listing or []}
+
+
+def _remove(podman: Podman, fleet: str) -> list[str]:
+    """Remove containers, network and state folder of ``fleet``; return what went."""
+    removed: list[str] = []
+    names = [entry["Names"][0] for entry in _containers(podman, fleet).values()]
+    if names:
+        podman.run("rm", "--force", "--time=0", *names)
+        removed += names
+    network_name = _network_name(fleet)
+    if podman.run("network", "exists", network_name, check=False).returncode == 0:
+        podman.run("network", "rm", "--force", network_name)
+        removed.append(network_name)
+    folder = paths.var_dir() / "emulator" / fleet
+    if folder.exists():
+        shutil.rmtree(folder)
+        removed.append(str(folder))
+    return removed
+
+
+def _release(podman: Podman, *, purge_images: bool) -> list[str]:
+    """Let go of the podman environment if no other fleet needs it; return what went."""
+    released = podman.release(purge=purge_images)
+    if not purge_images:
+        return []
+    if not released:
+        raise PartialError(
+            "the images are in use by another fleet and stay; this fleet is gone",
+            where=str(podman.storage),
+            next_step="hedgerow emulate down --all --purge-images removes every fleet and the images",
+        )
+    return [str(podman.storage), *Images.purge_archives(paths.cache_dir() / "images")]
 
 
 def _raise_inotify_limit(say: Callable[[str], None]) -> None:
