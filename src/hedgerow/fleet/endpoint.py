@@ -48,9 +48,10 @@ class ReportedModel(msgspec.Struct, frozen=True):
 
 
 class ReportedReason(msgspec.Struct, frozen=True):
-    """Why a host is not ``ok``."""
+    """Something a host has to say; ``severity`` is ``critical``, ``warning`` or ``info``."""
 
     code: str
+    severity: str
     text: str = ""
 
 
@@ -95,6 +96,11 @@ class Report(msgspec.Struct, frozen=True):
     hat: ReportedHat = ReportedHat()
     serving: ReportedServing = ReportedServing()
     pending: ReportedPending | None = None
+
+    @property
+    def troubles(self) -> tuple[ReportedReason, ...]:
+        """What keeps it from being ``ok``. That a version waits to be confirmed, for one, does not."""
+        return tuple(reason for reason in self.reasons if reason.severity != "info")
 
     @property
     def reference(self) -> str | None:

@@ -72,7 +72,7 @@ def from_report(host: str, report: Report, certificate_expires: datetime | None)
         hat_temperature_c=report.hat.temperature_c,
         certificate_expires=certificate_expires,
         health=report.status,
-        reasons=tuple(reason.text or reason.code for reason in report.reasons),
+        reasons=tuple(reason.text or reason.code for reason in report.troubles),
     )
 
 

@@ -45,7 +45,7 @@ class HttpsWatcher:
             status=report.status,
             version=report.reference,
             sha256=None if report.model is None else report.model.sha256,
-            reasons=frozenset(reason.code for reason in report.reasons),
+            reasons=frozenset(reason.code for reason in report.troubles),
         )
 
     def ask(self, release: Release) -> Judgement:

@@ -119,7 +119,7 @@ class Look(msgspec.Struct, frozen=True, kw_only=True):
     sha256: str | None = None
     """Hash of that bundle's manifest."""
     reasons: frozenset[str] = frozenset()
-    """Reason codes of its health report."""
+    """Codes of what keeps it from being ``ok``; remarks that do not are left out."""
     note: str = ""
     """What was in the way, for people."""
 

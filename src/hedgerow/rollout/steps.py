@@ -101,7 +101,7 @@ class HostSteps:
                     at=timestamp(),
                     host=self.host,
                     before=report.reference,
-                    baseline=sorted(reason.code for reason in report.reasons),
+                    baseline=sorted(reason.code for reason in report.troubles),
                 )
             )
         return Step(msg=f"serves {report.reference or 'nothing'} and is to serve {self._release.bundle}")

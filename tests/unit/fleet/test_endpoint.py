@@ -4,11 +4,13 @@ import ssl
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
+import msgspec
 import pytest
 
+from hedgerow.device import health
 from hedgerow.errors import DeviceError, NetworkError, UsageError
 from hedgerow.fleet import access
-from hedgerow.fleet.endpoint import DeviceClient, Endpoint
+from hedgerow.fleet.endpoint import DeviceClient, Endpoint, decode_report
 from hedgerow.identity.profiles import Profile
 
 FLEET = "meadow-unit"
@@ -77,6 +79,32 @@ def test_a_refused_request_carries_the_servers_words(pi, context: ssl.SSLContext
     with DeviceClient(pi.endpoint, context) as client, pytest.raises(DeviceError, match="HTTP 400") as caught:
         client.post("/v2/models/x/infer", {})
     assert "no such input" in str(caught.value.where)
+
+
+def test_the_view_reads_what_a_device_writes() -> None:
+    hardware = {
+        "board": {"model": "Raspberry Pi 5 Model B Rev 1.1"},
+        "thermal": {"soc_c": 81.5, "hat_c": 50.0},
+        "hat": {"kind": "hat-plus-2"},
+        "disk": {"free_mb": {"/": 900}},
+        "clock": {"synced": False},
+    }
+    now = datetime(2026, 11, 21, 12, tzinfo=UTC)
+    observed = health.Observation(
+        host="pi-1",
+        serial="00",
+        runtime="0.1.0",
+        serving=health.Serving(window_s=60, ttft_p95_ms=240.0, tokens_per_s=11.5),
+        hardware=hardware,
+        model=health.ModelState("assistant", "1.1.0", "5a", now, "1.0.0"),
+        confirm_deadline=now,
+    )
+    seen = decode_report(msgspec.json.encode(health.build(observed, now)), where="pi-1")
+    assert (seen.status, seen.reference, seen.pending is not None) == ("degraded", "assistant@1.1.0", True)
+    assert [reason.code for reason in seen.troubles] == ["hot"]
+    assert {reason.code for reason in seen.reasons} == {"hot", "clock_unsynced", "confirm_pending"}
+    assert (seen.board.disk_free_mb, seen.board.temperature_c, seen.hat.temperature_c) == (900, 81.5, 50.0)
+    assert (seen.serving.tokens_per_s, seen.serving.ttft_p95_ms, seen.hat.kind) == (11.5, 240.0, "hat-plus-2")
 
 
 def test_an_address_of_version_6_stands_in_brackets() -> None:

@@ -28,11 +28,13 @@ class Client:
 
 def test_a_report_becomes_a_look() -> None:
     report = Report(
-        status="degraded", model=ReportedModel("assistant", "1.1.0", "5a"), reasons=(ReportedReason("fan_slow"),)
+        status="degraded",
+        model=ReportedModel("assistant", "1.1.0", "5a"),
+        reasons=(ReportedReason("hot", "warning"), ReportedReason("confirm_pending", "info")),
     )
     look = HttpsWatcher(Client(report)).look()
     assert (look.reached, look.status, look.version, look.sha256) == (True, "degraded", "assistant@1.1.0", "5a")
-    assert look.reasons == {"fan_slow"}
+    assert look.reasons == {"hot"}
 
 
 def test_what_a_host_or_network_does_is_a_look_too() -> None:
