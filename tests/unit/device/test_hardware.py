@@ -1,0 +1,240 @@
+"""Parsers by fixture files of real output; reading below a rendered board, with the emulator's own programs."""
+
+from __future__ import annotations
+
+import ast
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from hedgerow.device import hardware
+from hedgerow.emulator import values as live
+from hedgerow.emulator.board import Board
+from hedgerow.emulator.hardware_root import HardwareRoot
+
+FIXTURES = Path(__file__).parents[2] / "fixtures" / "hardware"
+GUEST = Path(hardware.__file__).parents[1] / "emulator" / "guest"
+CASES = sorted(FIXTURES.glob("*/*.txt"))
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_parser(case: Path) -> None:
+    parser = getattr(hardware, case.parent.name)
+    assert parser(case.read_text()) == json.loads(case.with_suffix(".json").read_text())
+
+
+def test_every_text_parser_has_a_fixture() -> None:
+    parsers = {name for name in vars(hardware) if name.startswith("parse_")} - {"parse_revision"}
+    assert parsers == {case.parent.name for case in CASES}
+
+
+@pytest.mark.parametrize(
+    "code, memory_mb, board_type",
+    [("b04170", 2048, 0x17), ("c04171", 4096, 0x17), ("d04171", 8192, 0x17), ("e04171", 16384, 0x17),
+     ("a04171", 1024, 0x17), ("000e", None, None), ("no number", None, None)],
+)  # fmt: skip
+def test_revision_is_decoded_by_bits(code, memory_mb, board_type) -> None:
+    assert hardware.parse_revision(code) == {"memory_mb": memory_mb, "type": board_type}
+
+
+@pytest.mark.parametrize(
+    "versions, verdict",
+    [(("5.1.1", "5.1.1", "5.1.1"), True), (("5.1.1", "5.3.0", None), False), (("5.1.1", None, "5.1.1"), None),
+     ((None, None, None), None)],
+)  # fmt: skip
+def test_same_version(versions, verdict) -> None:
+    assert hardware.same_version(*versions) is verdict
+
+
+def test_it_imports_the_standard_library_alone() -> None:
+    """It is sent to hosts that have no Hedgerow (hedgerow.remote_script)."""
+    tree = ast.parse(Path(hardware.__file__).read_text())
+    names = [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
+    names += [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    assert {name.partition(".")[0] for name in names} <= set(sys.stdlib_module_names)
+
+
+class Pi:
+    """A board rendered to a folder, and the guest's programs on PATH, both pointed at that folder."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, hat: str) -> None:
+        self.root = HardwareRoot(folder / "pi", Board(serial="00000000deadbeef", hat=hat, cooling="active"))
+        self.root.create(live.defaults(hat, "active"), "ssh-ed25519 AAAA")
+        node = folder / "vcio_gencmd"
+        node.touch()
+        config = folder / "config.txt"
+        shutil.copy(GUEST / "image/boot/firmware/config.txt", config)
+        programs = folder / "bin"
+        programs.mkdir()
+        sources = [GUEST / "image/usr/bin/vcgencmd"] + ([] if hat == "none" else [GUEST / "hat-stack/hailortcli"])
+        for source in sources:
+            text = source.read_text().replace("#!/usr/bin/python3", f"#!{sys.executable}")
+            text = text.replace("/hardware", str(self.root.path)).replace("/run/emulated-pi/config.txt", str(config))
+            text = text.replace('"/dev/vcio_gencmd"', f'"{node}"').replace('f"/dev/{', f'f"{self.root.path}/dev/{{')
+            (programs / source.name).write_text(text)
+            (programs / source.name).chmod(0o755)
+        monkeypatch.setenv("PATH", str(programs))
+        self.node = node
+
+    def set(self, **settings: str) -> None:
+        self.root.write(live.changed(self.root.read(), settings, host="test"))
+
+    def read(self, **options) -> dict:
+        return hardware.read(str(self.root.path), **options)
+
+
+@pytest.fixture
+def pi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pi:
+    return Pi(tmp_path, monkeypatch, "hat-plus-2")
+
+
+def test_a_healthy_board(pi: Pi) -> None:
+    seen = pi.read()
+    assert seen["board"] == {
+        "model": "Raspberry Pi 5 Model B Rev 1.1", "is_pi5": True, "serial": "00000000deadbeef", "revision": "d04171",
+        "memory_mb": 8192,
+    }  # fmt: skip
+    assert seen["hat"] == {
+        "kind": "hat-plus-2", "vendor": "Raspberry Pi", "product": "AI HAT+ 2", "pci_address": "0001:01:00.0",
+        "driver": "hailo1x_pci", "driver_bound": True, "driver_version_loaded": "5.1.1", "node": "/dev/hailo0",
+        "link_speed_gts": 8.0, "link_width": 1, "library_version": "5.1.1", "firmware_version": "5.1.1",
+        "architecture": "HAILO10H", "mismatch": False, "error": None,
+    }  # fmt: skip
+    assert seen["thermal"]["soc_c"] == 48.3
+    assert seen["thermal"]["pmic_c"] == 49.9
+    assert seen["throttled"]["raw"] == "0x0"
+    assert seen["undervoltage_now"] is False
+    assert seen["rails"]["EXT5V"] == {"volts": 5.11478, "amps": None}
+    assert seen["fan_rpm"] == 2870
+    assert seen["cpu_freq_hz"] == 1_500_000_000
+    assert seen["power_supply"] == {"max_current_ma": 5000}
+    assert seen["kernel"]["release"] == "6.18.50+rpt-rpi-2712"
+    assert seen["eeprom"] == {"bootloader_version": "2025-05-08", "bootloader_timestamp": 1746713597}
+    assert seen["clock"] == {"synced": True}
+    json.dumps(seen)
+
+
+def test_keys_are_the_same_without_a_board(tmp_path: Path, pi: Pi, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = pi.read()
+    monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
+    empty = hardware.read(str(tmp_path / "empty"))
+    assert empty.keys() == whole.keys()
+    assert empty["hat"].keys() == whole["hat"].keys()
+    assert empty["board"] == dict.fromkeys(whole["board"])
+    assert empty["hat"]["kind"] == "none"
+    assert empty["throttled"] is None
+    assert empty["undervoltage_now"] is None
+    assert empty["eeprom"] == {"bootloader_version": None, "bootloader_timestamp": None}
+
+
+def test_driver_and_library_differ(pi: Pi) -> None:
+    pi.set(library_version="5.3.0")
+    hat = pi.read()["hat"]
+    assert hat["mismatch"] is True
+    assert hat["error"] == "driver 5.1.1 and library 5.3.0 differ"
+
+
+def test_old_firmware_after_a_warm_reboot(pi: Pi) -> None:
+    pi.set(firmware_version="5.0.0")
+    assert pi.read()["hat"]["mismatch"] is True
+
+
+def test_no_driver(pi: Pi) -> None:
+    pi.set(driver_bound="false")
+    hat = pi.read()["hat"]
+    assert (hat["kind"], hat["driver_bound"], hat["node"]) == ("hat-plus-2", False, None)
+    assert hat["error"] == "no driver has the device"
+
+
+def test_hat_fell_off_the_bus(pi: Pi) -> None:
+    pi.set(hat_present="false")
+    hat = pi.read()["hat"]
+    assert (hat["kind"], hat["node"], hat["pci_address"]) == ("none", None, None)
+    assert hat["product"] == "AI HAT+ 2"
+
+
+def test_renamed_node(pi: Pi) -> None:
+    pi.set(node="h1x-0")
+    assert pi.read()["hat"]["node"] == "/dev/h1x-0"
+
+
+def test_slow_link(pi: Pi) -> None:
+    pi.set(link_speed_gts="5.0")
+    assert pi.read()["hat"]["link_speed_gts"] == 5.0
+
+
+def test_no_right_to_ask_the_firmware(pi: Pi) -> None:
+    """vcgencmd then prints its complaint on standard output and exits 0."""
+    pi.node.unlink()
+    seen = pi.read()
+    assert seen["throttled"] is None
+    assert seen["rails"] == {}
+    assert seen["undervoltage_now"] is False  # sysfs still tells
+
+
+def test_the_npu_is_left_alone(pi: Pi) -> None:
+    hat = pi.read(with_hailortcli=False)["hat"]
+    assert hat["firmware_version"] is None
+    assert (hat["library_version"], hat["mismatch"], hat["error"]) == ("5.1.1", False, None)
+
+
+def test_ai_hat_of_the_older_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hat = Pi(tmp_path, monkeypatch, "hat-plus-26").read()["hat"]
+    assert (hat["kind"], hat["driver"], hat["architecture"]) == ("hat-ai", "hailo_pci", "HAILO8")
+
+
+def test_no_hat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hat = Pi(tmp_path, monkeypatch, "none").read()["hat"]
+    assert (hat["kind"], hat["library_version"], hat["mismatch"], hat["error"]) == ("none", None, False, None)
+
+
+def test_sensors_start_no_program(pi: Pi, monkeypatch: pytest.MonkeyPatch) -> None:
+    pi.set(temperature_c="84.2", undervoltage="true", memory_available_mb="512")
+
+    def refuse(*args, **kwargs):
+        raise AssertionError(args)
+
+    monkeypatch.setattr(hardware.subprocess, "run", refuse)
+    sensors = hardware.read_sensors(str(pi.root.path))
+    assert sensors["thermal"] == {"soc_c": 84.2}
+    assert sensors["undervoltage_now"] is True
+    assert sensors["memory"] == {"total_mb": 8192, "available_mb": 512}
+    assert sensors["link"] == {"speed_gts": 8.0, "width": 1}
+
+
+def test_hwmon_is_found_by_name(pi: Pi) -> None:
+    """Without a fan every later hwmon number moves down by one."""
+    pi.set(fan_rpm="none", undervoltage="true")
+    sensors = hardware.read_sensors(str(pi.root.path))
+    assert (sensors["fan_rpm"], sensors["undervoltage_now"]) == (None, True)
+
+
+def test_free_space_of_a_folder_that_is_not_made_yet(pi: Pi, tmp_path: Path) -> None:
+    later = str(tmp_path / "not/yet")
+    assert pi.read(disk_paths=[later])["disk"]["free_mb"][later] > 0
+
+
+def test_root_by_variable(pi: Pi, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(hardware.ROOT_VARIABLE, str(pi.root.path))
+    assert hardware.hardware_root() == pi.root.path
+
+
+def test_root_by_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "hardware-root"
+    monkeypatch.delenv(hardware.ROOT_VARIABLE, raising=False)
+    monkeypatch.setattr(hardware, "ROOT_FILE", file)
+    assert hardware.hardware_root() == Path("/")
+    file.write_text("/hardware\nanything else\n")
+    assert hardware.hardware_root() == Path("/hardware")
+
+
+def test_a_program_that_hangs_is_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "vcgencmd"
+    program.write_text("#!/bin/sh\nexec /bin/sleep 30\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(hardware._command, "__kwdefaults__", {"timeout": 0.05, "both": False})
+    assert hardware.read_firmware() == {"throttled": None, "rails": {}, "pmic_c": None}

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hedgerow.emulator import values as live
+from hedgerow.emulator.board import Board
+from hedgerow.emulator.hardware_root import HardwareRoot
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> HardwareRoot:
+    root = HardwareRoot(tmp_path / "pi", Board(serial="00000000deadbeef", hat="hat-plus-2", cooling="active"))
+    root.create(live.defaults("hat-plus-2", "active"), "ssh-ed25519 AAAA first contact\n")
+    return root
+
+
+def test_values_survive(root: HardwareRoot) -> None:
+    assert HardwareRoot(root.folder, root.board).read() == live.defaults("hat-plus-2", "active")
+
+
+def test_what_the_guest_wrote_stays(root: HardwareRoot) -> None:
+    (root.path / "console").mkdir()
+    (root.path / "console/ssh_host_ed25519_key.pub").write_text("ssh-ed25519 BBBB")
+    (root.path / "proc/cmdline").write_text("console=tty1")
+    root.write(root.read())
+    assert (root.path / "console/ssh_host_ed25519_key.pub").read_text() == "ssh-ed25519 BBBB"
+    assert (root.path / "proc/cmdline").read_text() == "console=tty1"
+    assert (root.path / "first-boot/authorized_keys").read_text() == "ssh-ed25519 AAAA first contact\n"
+
+
+def test_what_the_board_lost_goes_and_comes_back(root: HardwareRoot) -> None:
+    driver = root.path / "sys/bus/pci/devices/0001:01:00.0/driver"
+    assert driver.is_symlink()
+    healthy = root.read()
+    root.write(healthy | {"hat_present": False})
+    assert not (root.path / "sys/bus").exists()
+    assert not (root.path / "dev").exists()
+    root.write(healthy)
+    assert driver.readlink().name == "hailo1x_pci"
+
+
+def test_no_temporary_file_is_left(root: HardwareRoot) -> None:
+    root.write(root.read() | {"temperature_c": 80.0})
+    assert not [file for file in root.path.rglob("*") if file.name.startswith(".")]
+
+
+def test_create_forgets_the_former_board(root: HardwareRoot) -> None:
+    (root.path / "console").mkdir()
+    (root.path / "console/ssh_host_ed25519_key.pub").write_text("old")
+    root.create(root.read(), "ssh-ed25519 CCCC\n")
+    assert not (root.path / "console").exists()
