@@ -30,6 +30,7 @@ from hedgerow.identity.profiles import Profile
 from hedgerow.rollout.events import FAILED, Outcome
 from hedgerow.rollout.gates import HttpsWatcher
 from hedgerow.rollout.journal import Journal
+from hedgerow.rollout.prepare import plain
 from hedgerow.rollout.remote import Completed, command_line
 from hedgerow.rollout.steps import HostSteps, Step
 
@@ -47,8 +48,8 @@ class ActionModule(ActionBase):
         name = self._task.args.get("step")
         if name not in _STEPS:
             raise AnsibleActionFail(f"hedgerow_rollout: step is one of {', '.join(_STEPS)}, not {name!r}")
-        host = str(variables["inventory_hostname"])
-        journal = Journal(Path(self._task.args["folder"]), pid=os.getppid())
+        host = plain(variables["inventory_hostname"])
+        journal = Journal(Path(plain(self._task.args["folder"])), pid=os.getppid())
         try:
             if name == "outcome":
                 return result | _outcome(journal, host)
@@ -62,7 +63,7 @@ class ActionModule(ActionBase):
 
     def _take(self, steps: HostSteps, name: str) -> Step:
         if name == "revert":
-            return steps.revert(str(self._task.args.get("reason") or "the rollout asked for it"))
+            return steps.revert(plain(self._task.args.get("reason")) or "the rollout asked for it")
         step: Step = getattr(steps, name)()
         return step
 
@@ -75,8 +76,8 @@ class ActionModule(ActionBase):
 
 
 def _client(variables: dict[str, Any]) -> DeviceClient:
-    host, address = str(variables["inventory_hostname"]), str(variables["ansible_host"])
-    site, fleet = str(variables["site"]), str(variables["fleet"])
+    keys = ("inventory_hostname", "ansible_host", "site", "fleet")
+    host, address, site, fleet = (plain(variables[key]) for key in keys)
     return DeviceClient(access.endpoint(host, address, site=site, fleet=fleet), access.context(fleet, Profile.OPERATOR))
 
 

@@ -27,6 +27,7 @@ from ansible.plugins.action import ActionBase
 from hedgerow.errors import HedgerowError
 from hedgerow.rollout import prepare, store
 from hedgerow.rollout.plan import Target, describe
+from hedgerow.rollout.prepare import plain
 
 # Ansible refuses an empty list of hosts; this pattern matches none.
 _NOBODY = ["!all"]
@@ -42,14 +43,10 @@ class ActionModule(ActionBase):
     def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         variables = task_vars or {}
         result: dict[str, Any] = super().run(tmp, variables)
-        fleet = str(variables["hostvars"][variables["groups"]["pis"][0]]["fleet"])
+        args = plain(self._task.args)
+        fleet, targets = _targets(variables)
         try:
-            plan = prepare.plan(
-                fleet,
-                bundle=str(self._task.args.get("bundle") or ""),
-                policy=self._task.args.get("policy"),
-                targets=_targets(variables),
-            )
+            plan = prepare.plan(fleet, bundle=args.get("bundle") or "", policy=args.get("policy"), targets=targets)
             for line in describe(plan):
                 self._display.display(line)
             if self._task.check_mode:
@@ -61,12 +58,13 @@ class ActionModule(ActionBase):
         return result | _facts(hosts=plan.hosts or _NOBODY, serial=plan.serial or [1], folder=str(journal.folder))
 
 
-def _targets(variables: dict[str, Any]) -> list[Target]:
-    inside = set(variables["ansible_play_hosts_all"])
-    return [
-        prepare.target(name, variables["hostvars"][name].get("labels") or {}, limited=name not in inside)
-        for name in variables["groups"]["pis"]
-    ]
+def _targets(variables: dict[str, Any]) -> tuple[str, list[Target]]:
+    """The fleet's name and every host of the group ``pis``."""
+    hosts = {name: variables["hostvars"][name] for name in variables["groups"]["pis"]}
+    facts = plain({name: {key: host.get(key) for key in ("fleet", "labels")} for name, host in hosts.items()})
+    inside = plain(variables["ansible_play_hosts_all"])
+    targets = [prepare.target(name, fact["labels"] or {}, limited=name not in inside) for name, fact in facts.items()]
+    return str(next(iter(facts.values()))["fleet"]), targets
 
 
 def _facts(*, hosts: list[str], serial: list[int], folder: str | None) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,11 @@ from hedgerow.rollout import policy as policies
 from hedgerow.rollout import release as releases
 from hedgerow.rollout.plan import HOLD_LABEL, Plan, Target
 from hedgerow.rollout.policy import Policy
+
+
+def plain(value: Any) -> Any:
+    """``value`` as builtin types. Ansible's are tagged subclasses of them, which strict decoding refuses."""
+    return json.loads(json.dumps(value))
 
 
 def target(name: str, labels: Mapping[str, str], *, limited: bool) -> Target:

@@ -17,7 +17,7 @@ FLEET = "meadow-unit"
 
 
 @pytest.fixture
-def context(ca) -> ssl.SSLContext:
+def context(fleet_ca) -> ssl.SSLContext:
     return access.context(FLEET, Profile.OPERATOR)
 
 
@@ -46,9 +46,9 @@ def test_another_host_at_the_address_is_refused(pi, context: ssl.SSLContext) -> 
     assert pi.seen == []
 
 
-def test_a_client_of_nobody_is_refused(pi, ca) -> None:
+def test_a_client_of_nobody_is_refused(pi, fleet_ca) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.load_verify_locations(ca.folder / "ca.crt")
+    context.load_verify_locations(fleet_ca.folder / "ca.crt")
     with DeviceClient(pi.endpoint, context) as client, pytest.raises(NetworkError, match="cannot be reached"):
         client.report()
 
@@ -118,14 +118,14 @@ def test_a_fleet_without_ca_says_what_to_type(tmp_path, monkeypatch: pytest.Monk
     assert "hedgerow ca init" in str(caught.value.next_step)
 
 
-def test_a_good_certificate_needs_no_ca_key(ca) -> None:
+def test_a_good_certificate_needs_no_ca_key(fleet_ca) -> None:
     access.context(FLEET, Profile.CLIENT)
-    (ca.folder / "ca.key").unlink()
+    (fleet_ca.folder / "ca.key").unlink()
     access.context(FLEET, Profile.CLIENT)
 
 
-def test_a_certificate_near_its_end_is_renewed(ca) -> None:
-    certificate = ca.folder / "clients" / "controller-operator.crt"
+def test_a_certificate_near_its_end_is_renewed(fleet_ca) -> None:
+    certificate = fleet_ca.folder / "clients" / "controller-operator.crt"
     access.context(FLEET, Profile.OPERATOR)
     first = certificate.read_bytes()
     access.context(FLEET, Profile.OPERATOR, now=datetime.now(UTC) + timedelta(days=5))

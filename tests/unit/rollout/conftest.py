@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from hedgerow.registry.manifest import GoldenText, Message
+from hedgerow import paths
+from hedgerow.registry import manifest as manifests
+from hedgerow.registry.manifest import File, GoldenText, Manifest, Message, Provenance, Requires, Source
 from hedgerow.rollout.plan import Release
 
 NEW, OLD = "assistant@1.1.0", "assistant@1.0.0"
@@ -41,3 +43,25 @@ def ticking():
 @pytest.fixture
 def stamps():
     return (f"2026-11-21T12:00:{second:02d}.000Z" for second in itertools.count())
+
+
+@pytest.fixture
+def published(fleet_ca) -> str:
+    """The release in the fleet's registry; its manifest's hash."""
+    golden = GoldenText(messages=(Message("user", "What is the capital of France?"),), expect="Paris")
+    manifest = Manifest(
+        schema=1,
+        name="assistant",
+        version="1.1.0",
+        format="onnx-genai",
+        license="Apache-2.0",
+        files=(File("model.onnx", "ab" * 32, 5),),
+        requires=Requires(memory_mb=1),
+        provenance=Provenance(sources=(Source("test"),), builder="test", tools={}),
+        golden=(golden,),
+    )
+    data = manifests.encode(manifest)
+    path = paths.fleet_dir("meadow-unit") / "registry/targets/models/assistant/1.1.0/manifest.json"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(data)
+    return manifests.digest(data)

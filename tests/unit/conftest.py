@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import ssl
 import threading
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -33,15 +34,18 @@ REPORT = {
 }
 
 
-class FakePi:
-    """A listening server. ``answers`` maps path → (status, content type, body)."""
+Answer = tuple[int, str, bytes]
 
-    def __init__(self, folder: Path, ca: FleetCA, name: str, number: int) -> None:
+
+class FakePi:
+    """A listening server. ``answers`` maps path → (status, content type, body), or a function of none."""
+
+    def __init__(self, folder: Path, ca: FleetCA, name: str, number: int, address: tuple[str, int]) -> None:
         self.name = name
-        self.answers: dict[str, tuple[int, str, bytes]] = {}
+        self.answers: dict[str, Answer | Callable[[], Answer]] = {}
         self.seen: list[tuple[str, str, object, dict[str, object]]] = []
         self.report(REPORT)
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._server = ThreadingHTTPServer(address, self._handler())
         self._server.daemon_threads = True
         self._server.socket = _context(folder, ca, name, number).wrap_socket(
             self._server.socket, server_side=True, do_handshake_on_connect=False
@@ -50,7 +54,8 @@ class FakePi:
 
     @property
     def endpoint(self) -> Endpoint:
-        return Endpoint(self.name, "127.0.0.1", f"{self.name}.{SITE}.{FLEET}", self._server.server_address[1])
+        address, port = self._server.server_address[:2]
+        return Endpoint(self.name, str(address), f"{self.name}.{SITE}.{FLEET}", port)
 
     def report(self, document: dict[str, object], status: int = 200) -> None:
         self.answers["/health/report"] = (status, "application/json", json.dumps(document).encode())
@@ -74,7 +79,8 @@ class FakePi:
                 body = json.loads(self.rfile.read(length)) if length else None
                 subject = dict(part[0] for part in self.connection.getpeercert()["subject"])
                 pi.seen.append((self.command, self.path, body, subject))
-                status, kind, data = pi.answers.get(self.path, (404, "text/plain", b"no such path"))
+                answer = pi.answers.get(self.path, (404, "text/plain", b"no such path"))
+                status, kind, data = answer() if callable(answer) else answer
                 self.send_response(status)
                 self.send_header("content-type", kind)
                 self.send_header("content-length", str(len(data)))
@@ -109,19 +115,19 @@ def _context(folder: Path, ca: FleetCA, name: str, number: int) -> ssl.SSLContex
 
 
 @pytest.fixture
-def ca(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FleetCA:
+def fleet_ca(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FleetCA:
     monkeypatch.setenv("HEDGEROW_VAR", str(tmp_path / "var"))
     return FleetCA.init(paths.fleet_dir(FLEET), FLEET)[0]
 
 
 @pytest.fixture
-def make_pi(tmp_path: Path, ca: FleetCA):
+def make_pi(tmp_path: Path, fleet_ca: FleetCA):
     running: list[FakePi] = []
 
-    def make(name: str = "pi-1") -> FakePi:
+    def make(name: str = "pi-1", address: tuple[str, int] = ("127.0.0.1", 0)) -> FakePi:
         folder = tmp_path / name
         folder.mkdir()
-        running.append(FakePi(folder, ca, name, len(running) + 1))
+        running.append(FakePi(folder, fleet_ca, name, len(running) + 1, address))
         return running[-1]
 
     yield make

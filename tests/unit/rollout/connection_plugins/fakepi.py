@@ -1,0 +1,101 @@
+"""An Ansible connection to a device in memory: ``hedgerow-device`` acts on one JSON file, named after the address.
+
+The file stands in FAKEPI_FOLDER, and the server double of the same test reads it, too.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+from ansible.errors import AnsibleConnectionFailure
+from ansible.plugins.connection import ConnectionBase
+
+from hedgerow.rollout.remote import PROGRAM
+
+DOCUMENTATION = """
+name: fakepi
+short_description: a device in memory
+description: [for tests]
+extends_documentation_fragment: [connection_pipelining]
+options: {}
+"""
+
+
+class Connection(ConnectionBase):
+    transport = "fakepi"
+    has_pipelining = True
+
+    def _connect(self) -> Connection:
+        return self
+
+    def exec_command(self, cmd: str, in_data: Any = None, sudoable: bool = True) -> tuple[int, bytes, bytes]:  # noqa: FBT001, FBT002
+        super().exec_command(cmd, in_data=in_data, sudoable=sudoable)
+        # What reaches a real host is: /bin/sh -c 'timeout … hedgerow-device … && sleep 0'
+        command = re.sub(r"\s*&& sleep 0$", "", shlex.split(cmd)[-1])
+        words = shlex.split(command)
+        assert (words[:2], words[3]) == (["timeout", "--kill-after=10"], PROGRAM), command
+        with (Path(os.environ["FAKEPI_FOLDER"]) / f"{self._play_context.remote_addr}.json").open("r+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            state = json.load(file)
+            answer = act(state, words[4:])
+            file.seek(0)
+            file.truncate()
+            json.dump(state, file)
+        if answer is None:
+            raise AnsibleConnectionFailure("ssh: connect to host: No route to host")
+        return answer
+
+    def put_file(self, in_path: str, out_path: str) -> None:
+        raise AssertionError("nothing is copied to a host")
+
+    def fetch_file(self, in_path: str, out_path: str) -> None:
+        raise AssertionError("nothing is fetched from a host")
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+def act(state: dict[str, Any], words: list[str]) -> tuple[int, bytes, bytes] | None:
+    """What ``hedgerow-device`` does; None for a host that is off."""
+    if state.get("off"):
+        return None
+    verb = words[0]
+    state["calls"].append(verb)
+    changed = False
+    if verb == "activate":
+        if state.get("full"):
+            fault = {"what": "no space left on the device", "where": "/var/lib/hedgerow/models", "next": "make room"}
+            return 1, b"", json.dumps(fault).encode()
+        changed = state["serves"] != words[1]
+        if changed:
+            state.update(previous=state["serves"], serves=words[1], pending=True)
+            state["off"] = state.get("dies", False)
+            if state["off"]:
+                return None
+    elif verb == "confirm":
+        changed, state["pending"] = state["pending"], False
+    elif verb == "revert":
+        changed = True
+        state.update(serves=state["previous"], previous=None, pending=False)
+    elif verb == "report":
+        return 0, json.dumps(report(state)).encode(), b""
+    return 0, json.dumps({"changed": changed, "model": None, "previous": None}).encode(), b""
+
+
+def report(state: dict[str, Any]) -> dict[str, Any]:
+    """The health report, as the device command and the server give it."""
+    name, _, version = (state["serves"] or "").partition("@")
+    bad = state["serves"] is not None and state["serves"] == state.get("fails_with")
+    return {
+        "status": "failing" if bad else "ok",
+        "reasons": [{"code": "model_failed", "severity": "critical", "text": "bad"}] if bad else [],
+        "model": {"name": name, "version": version, "sha256": state["hashes"][state["serves"]]} if name else None,
+        "board": {"disk_free_mb": 9000},
+        "pending": {"confirm_deadline": "2026-11-21T12:00:00Z"} if state["pending"] else None,
+    }

@@ -1,0 +1,262 @@
+"""playbooks/rollout.yml, run by the real ansible-playbook over devices in memory and servers in this process."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from hedgerow.rollout import store
+from hedgerow.rollout.events import HostStarted
+
+ROOT = Path(__file__).parents[3]
+PLUGINS = Path(__file__).parent / "connection_plugins"
+FLEET, NEW, OLD = "meadow-unit", "assistant@1.1.0", "assistant@1.0.0"
+NAMES = ["pi-1", "pi-2", "pi-3"]
+
+pytestmark = pytest.mark.slow
+
+_spec = importlib.util.spec_from_file_location("fakepi", PLUGINS / "fakepi.py")
+assert _spec is not None
+assert _spec.loader is not None
+fakepi = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(fakepi)
+
+
+class Site:
+    """Three Pis behind addresses of their own, an inventory and a published bundle."""
+
+    def __init__(self, folder: Path, sha256: str, make_pi) -> None:
+        self.folder = folder
+        self.hashes = {NEW: sha256, OLD: "01" * 32}
+        hosts = {}
+        for number, name in enumerate(NAMES, start=1):
+            # The whole of 127/8 is this machine's: each host has the contract's port on an address of its own.
+            address = f"127.9.{os.getpid() % 250}.{number}"
+            self.set(address, serves=OLD, previous=None, pending=False, calls=[], hashes=self.hashes)
+            pi = make_pi(name, (address, 8443))
+            pi.answers["/health/report"] = self._answer(address)
+            pi.answers["/v1/chat/completions"] = (200, "application/json", _says("It is Paris."))
+            hosts[name] = {"ansible_host": address, "labels": {}}
+        self.hosts = hosts
+        self.write()
+
+    def write(self) -> None:
+        common = {"fleet": FLEET, "site": "orchard", "ansible_connection": "fakepi", "ansible_become": False}
+        document = {"pis": {"hosts": self.hosts, "vars": common}}
+        (self.folder / "hosts.yml").write_text(yaml.safe_dump(document))
+
+    def address(self, name: str) -> str:
+        return str(self.hosts[name]["ansible_host"])
+
+    def set(self, host: str, **values: object) -> None:
+        path = self._path(host)
+        known = json.loads(path.read_text()) if path.exists() else {}
+        path.write_text(json.dumps(known | values))
+
+    def get(self, host: str) -> dict[str, object]:
+        return json.loads(self._path(host).read_text())
+
+    def serves(self) -> dict[str, object]:
+        return {name: self.get(name)["serves"] for name in NAMES}
+
+    def _path(self, host: str) -> Path:
+        return self.folder / f"{self.hosts[host]['ansible_host'] if host in NAMES else host}.json"
+
+    def _answer(self, address: str):
+        def answer() -> tuple[int, str, bytes]:
+            return 200, "application/json", json.dumps(fakepi.report(self.get(address))).encode()
+
+        return answer
+
+    def play(self, *arguments: str, playbook: str = "rollout.yml") -> subprocess.CompletedProcess[str]:
+        environment = os.environ | {
+            "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+            "ANSIBLE_CONNECTION_PLUGINS": str(PLUGINS),
+            "ANSIBLE_NOCOLOR": "1",
+            "FAKEPI_FOLDER": str(self.folder),
+        }
+        values = {"rollout_policy": {"soak": {"passes": 2, "interval_s": 0.05, "deadline_s": 3}}}
+        return subprocess.run(
+            [
+                str(Path(sys.executable).with_name("ansible-playbook")),
+                *("-i", str(self.folder / "hosts.yml"), f"playbooks/{playbook}"),
+                *("-e", json.dumps(values), *arguments),
+            ],
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+
+    def rollout(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return self.play("-e", f"bundle={NEW}", *arguments)
+
+
+def _says(text: str) -> bytes:
+    return json.dumps({"choices": [{"message": {"role": "assistant", "content": text}}]}).encode()
+
+
+def recap(done: subprocess.CompletedProcess[str]) -> dict[str, dict[str, int]]:
+    """PLAY RECAP as numbers."""
+    lines = re.findall(r"^(\S+)\s+: (ok=.*)$", done.stdout, re.MULTILINE)
+    assert lines, done.stdout + done.stderr
+    return {
+        host: {key: int(value) for key, value in re.findall(r"(\w+)=(\d+)", counts)}
+        for host, counts in lines
+        if host != "localhost"
+    }
+
+
+def order() -> list[str]:
+    return store.read(store.folder(FLEET))[1].plan.hosts
+
+
+@pytest.fixture
+def site(tmp_path: Path, make_pi, published) -> Site:
+    folder = tmp_path / "site"
+    folder.mkdir()
+    return Site(folder, published, make_pi)
+
+
+def test_a_good_release_reaches_all_and_a_second_run_changes_nothing(site: Site) -> None:
+    done = site.rollout()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert set(site.serves().values()) == {NEW}
+    assert all(not site.get(name)["pending"] for name in NAMES)
+    assert {name: counts["changed"] for name, counts in recap(done).items()} == dict.fromkeys(NAMES, 1)
+    assert f"{NEW}: complete. 3 confirmed" in done.stdout
+    for name in NAMES:
+        site.set(name, calls=[])
+    again = site.rollout()
+    assert again.returncode == 0
+    assert {name: counts["changed"] for name, counts in recap(again).items()} == dict.fromkeys(NAMES, 0)
+    assert [site.get(name)["calls"] for name in NAMES] == [["report"]] * 3
+
+
+def test_check_plans_and_touches_nothing(site: Site) -> None:
+    done = site.rollout("--check")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "3 host(s) in 3 wave(s)" in done.stdout
+    assert [site.get(name)["calls"] for name in NAMES] == [[]] * 3
+    assert store.ids(store.folder(FLEET)) == []
+
+
+def test_a_bad_release_stops_at_the_first_host_and_is_undone(site: Site) -> None:
+    for name in NAMES:
+        site.set(name, fails_with=NEW)
+    done = site.rollout()
+    assert done.returncode == 2, done.stdout + done.stderr
+    first, *others = order()
+    assert set(site.serves().values()) == {OLD}
+    assert recap(done)[first]["failed"] == 1
+    assert all(recap(done)[name]["failed"] == 0 and site.get(name)["calls"] == [] for name in others)
+    assert "stopped: 1 host(s) failed and the rollout may cost 0" in done.stdout
+    assert f"{first}: reverted: fail: failing: model_failed; serves {OLD}" in done.stdout
+
+
+def test_a_wider_budget_goes_on_past_a_failed_host(site: Site) -> None:
+    site.set("pi-2", full=True)
+    done = site.rollout(
+        "-e", json.dumps({"rollout_policy": {"budgets": {"failures": 1}, "soak": {"interval_s": 0.05}}})
+    )
+    assert done.returncode == 2
+    assert site.serves() == {"pi-1": NEW, "pi-2": OLD, "pi-3": NEW}
+    assert {name: counts["failed"] for name, counts in recap(done).items()} == {"pi-1": 0, "pi-2": 1, "pi-3": 0}
+    assert "no space left on the device" in done.stdout
+
+
+def test_a_host_that_is_off_is_counted_apart_and_the_others_go_on(site: Site) -> None:
+    site.set("pi-1", off=True)
+    done = site.rollout()
+    assert done.returncode == 4, done.stdout + done.stderr
+    assert site.serves() == {"pi-1": OLD, "pi-2": NEW, "pi-3": NEW}
+    assert {name: counts["unreachable"] for name, counts in recap(done).items()} == {"pi-1": 1, "pi-2": 0, "pi-3": 0}
+    assert "2 confirmed, 1 unreachable" in done.stdout
+    site.set("pi-1", off=False)
+    assert site.rollout().returncode == 0
+    assert set(site.serves().values()) == {NEW}
+
+
+def test_a_host_that_dies_in_its_activation_stops_the_rollout(site: Site) -> None:
+    for name in NAMES:
+        site.set(name, dies=True)
+    done = site.rollout()
+    first = order()[0]
+    assert done.returncode == 2
+    assert list(site.serves().values()).count(NEW) == 1
+    assert f"{first}: lost" in done.stdout
+    assert "it goes back by itself within 600 s" in done.stdout
+
+
+def test_limit_and_hold_narrow_the_plan(site: Site) -> None:
+    site.hosts["pi-3"]["labels"] = {"hold": "fan on order"}
+    site.write()
+    done = site.rollout("--limit", "pi-2,pi-3")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert site.serves() == {"pi-1": OLD, "pi-2": NEW, "pi-3": OLD}
+    assert "1 host(s) in 1 wave(s), 1 held, 1 outside --limit" in done.stdout
+    assert "held: pi-3 (fan on order)" in done.stdout
+
+
+def test_a_wave_of_several_hosts(site: Site) -> None:
+    policy = {"waves": [1, 2], "soak": {"passes": 2, "interval_s": 0.05}}
+    done = site.rollout("-e", json.dumps({"rollout_policy": policy}))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert set(site.serves().values()) == {NEW}
+    assert "3 host(s) in 2 wave(s)" in done.stdout
+
+
+def test_a_run_that_was_cut_off_is_gone_on_with(site: Site) -> None:
+    site.rollout("--limit", "pi-1")
+    rollouts = store.folder(FLEET)
+    journal = next(rollouts.glob("*/journal.jsonl"))
+    lines = journal.read_text().splitlines(keepends=True)
+    started = next(number for number, line in enumerate(lines) if '"host_activated"' in line)
+    journal.write_text("".join(lines[: started + 1]))
+    site.set("pi-1", pending=True)
+    forgotten = site.rollout("--limit", "pi-2")
+    assert forgotten.returncode == 2
+    assert "rule no-host-forgotten" in forgotten.stdout + forgotten.stderr
+    done = site.rollout()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(store.ids(rollouts)) == 1
+    assert site.get("pi-1")["pending"] is False
+    assert sum(isinstance(event, HostStarted) for event in store.Journal(journal.parent).events()) == 3
+
+
+@pytest.mark.parametrize(
+    "arguments, says",
+    [
+        ([], "say which bundle: -e bundle=assistant@1.1.0"),
+        (["-e", "bundle=assistant"], "is not NAME@VERSION"),
+        (["-e", "bundle=assistant@9.9.9"], "assistant@9.9.9 is not in the registry"),
+        (["-e", f"bundle={NEW}", "-e", '{"rollout_policy": {"wave": [1]}}'], "unknown field `wave`"),
+        (["-e", f"bundle={NEW}", "-e", "rollout_policy=/nowhere.yml"], "/nowhere.yml"),
+    ],
+)
+def test_wrong_use_is_said_before_a_host_is_touched(site: Site, arguments: list[str], says: str) -> None:
+    done = site.play(*arguments)
+    assert done.returncode == 2
+    assert says in done.stdout + done.stderr
+    assert [site.get(name)["calls"] for name in NAMES] == [[]] * 3
+
+
+def test_rollback_of_named_hosts(site: Site) -> None:
+    site.rollout()
+    done = site.play("-e", "target=pi-2", playbook="rollback.yml")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert site.serves() == {"pi-1": NEW, "pi-2": OLD, "pi-3": NEW}
+    check = site.play("-e", "target=pi-1", "--check", playbook="rollback.yml")
+    assert recap(check)["pi-1"]["changed"] == 1
+    assert site.serves()["pi-1"] == NEW
+    assert "say which hosts" in site.play(playbook="rollback.yml").stderr
