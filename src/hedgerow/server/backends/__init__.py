@@ -1,0 +1,125 @@
+"""Backends: what runs a model. One small interface, each backend imported when a model asks for it.
+
+A backend is either a ``TensorBackend`` (arrays in, arrays out) or a
+``TextBackend`` (a conversation in, tokens out). Both are loaded from a bundle's
+folder and closed once; nothing here knows of HTTP.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from hedgerow.server.errors import Unusable
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Arrays = Mapping[str, NDArray[np.generic]]
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """A tensor at the border; ``datatype`` as Open Inference Protocol v2 spells it, -1 is a free dimension."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class TextRequest:
+    """What to generate. Exactly one of ``messages`` (a conversation) and ``prompt`` (raw text) is set.
+
+    ``temperature`` 0 is greedy. ``stop``: texts that end the answer and are not part of it.
+    """
+
+    messages: Sequence[Mapping[str, str]] | None = None
+    prompt: str | None = None
+    max_tokens: int = 256
+    temperature: float = 1.0
+    top_p: float = 1.0
+    seed: int | None = None
+    stop: tuple[str, ...] = field(default=())
+
+
+class TensorBackend(Protocol):
+    """Arrays in, arrays out; ``infer`` may be called from several threads."""
+
+    platform: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+    def infer(self, inputs: Arrays, outputs: Sequence[str]) -> Arrays:
+        """Run the model; ``outputs`` empty means all."""
+
+    def close(self) -> None:
+        """Give the memory back."""
+
+
+class Decoding(Protocol):
+    """One running generation; used from one thread. ``truncated``: the context was full before the answer ended."""
+
+    prompt_tokens: int
+    truncated: bool
+
+    def step(self) -> str | None:
+        """Generate one token and return its text (may be empty); None: the model has ended its answer."""
+
+    def close(self) -> None:
+        """Give its memory back."""
+
+
+class TextBackend(Protocol):
+    """A conversation in, tokens out."""
+
+    platform: str
+
+    def begin(self, request: TextRequest) -> Decoding:
+        """Tokenize and read the prompt.
+
+        Raises:
+            BadRequest: it does not fit the model's context.
+        """
+
+    def close(self) -> None:
+        """Give the memory back."""
+
+
+Backend = TensorBackend | TextBackend
+
+
+def default_threads() -> int:
+    """Cores for one model: all where there are one or two, else all but one, for the network and the system."""
+    cores = len(os.sched_getaffinity(0))
+    return max(cores - 1, min(cores, 2))
+
+
+def load(folder: Path, *, threads: int | None = None) -> Backend:
+    """Load the model in ``folder`` with the backend for its files.
+
+    Raises:
+        Unusable: no backend reads it, its package is missing, or loading fails; nothing stays loaded.
+    """
+    count = threads or default_threads()
+    try:
+        if (folder / "genai_config.json").is_file():
+            from hedgerow.server.backends.genai import GenaiBackend
+
+            return GenaiBackend(folder, threads=count)
+        models = sorted(folder.glob("*.onnx"))
+        if len(models) == 1:
+            from hedgerow.server.backends.onnx import OnnxBackend
+
+            return OnnxBackend(models[0], threads=count)
+    except ImportError as error:
+        raise Unusable(
+            "load_failed", f"{error.name} is not installed: pip install 'hedgerow[device]' brings it"
+        ) from error
+    except Exception as error:  # onnxruntime raises its own classes, which differ between versions
+        raise Unusable("load_failed", f"{folder.name}: {error}") from error
+    raise Unusable("load_failed", f"{folder} holds neither genai_config.json nor exactly one .onnx file")

@@ -1,0 +1,130 @@
+"""What ``/etc/hedgerow/server.yml`` may say. An unknown key is an error that names it."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from hedgerow.errors import UsageError
+
+LOOPBACK_HTTP = "127.0.0.1:8000"
+
+
+class Address(Struct, frozen=True, forbid_unknown_fields=True):
+    """Where to listen. ``address`` is an IP address."""
+
+    address: str
+    port: int
+
+    @property
+    def is_loopback(self) -> bool:
+        return ipaddress.ip_address(self.address).is_loopback
+
+    @classmethod
+    def parse(cls, text: str) -> Address:
+        """Read ``127.0.0.1:8000`` or ``[::1]:8000``.
+
+        Raises:
+            UsageError: it is none.
+        """
+        address, _, port = text.rpartition(":")
+        try:
+            return cls(str(ipaddress.ip_address(address.strip("[]"))), int(port))
+        except ValueError as error:
+            raise UsageError(f"{text!r} is no address and port", next_step=f"write it like {LOOPBACK_HTTP}") from error
+
+    def __str__(self) -> str:
+        return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
+
+
+class Tls(Struct, frozen=True, forbid_unknown_fields=True):
+    """Mutual TLS. A relative path lies in systemd's ``$CREDENTIALS_DIRECTORY``, where ``LoadCredential=`` puts it."""
+
+    address: str = "0.0.0.0"  # noqa: S104 - every caller must show a certificate of the fleet
+    port: int = 8443
+    certificate: str = "device.crt"
+    key: str = "device.key"
+    client_ca: str = "ca.crt"
+
+    @property
+    def listen(self) -> Address:
+        return Address(self.address, self.port)
+
+
+class Limits(Struct, frozen=True, forbid_unknown_fields=True):
+    """Bounds that keep one caller from starving the rest.
+
+    ``body_bytes`` of a request; ``generations`` that share the model; ``queue`` of requests waiting for their turn;
+    ``max_tokens`` of one answer; ``drain_s`` that running requests may take when the server stops.
+    """
+
+    body_bytes: int = 64 * 1024 * 1024
+    generations: int = 4
+    queue: int = 16
+    max_tokens: int = 2048
+    drain_s: float = 20.0
+
+
+class ServerConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """The server of one device.
+
+    ``models_dir/<model>/current`` is what it serves. ``threads`` for one model: None leaves a core to the rest of the
+    system where there are more than two. ``activation_dir`` is where ``hedgerow-device`` keeps its pending state.
+    """
+
+    host: str
+    serial: str
+    fleet: str
+    site: str
+    model: str
+    models_dir: Path = Path("/var/lib/hedgerow/models")
+    activation_dir: Path = Path("/var/lib/hedgerow/activation")
+    http: Address | None = Address("127.0.0.1", 8000)
+    https: Tls | None = Tls()
+    control_socket: Path | None = Path("/run/hedgerow/server.sock")
+    threads: int | None = None
+    limits: Limits = Limits()
+
+    def __post_init__(self) -> None:
+        if self.http is not None and not self.http.is_loopback:
+            raise ValueError(f"http listens without authentication, so on loopback alone; {self.http.address} is not")
+
+
+def load(path: Path) -> ServerConfig:
+    """Read the configuration.
+
+    Raises:
+        UsageError: no such file, or a key or value that is not allowed, named with its path.
+    """
+    try:
+        return msgspec.yaml.decode(path.read_bytes(), type=ServerConfig)
+    except OSError as error:
+        raise UsageError(f"the configuration cannot be read: {error.strerror}", where=str(path)) from error
+    except msgspec.DecodeError as error:
+        raise UsageError(
+            f"the configuration is not valid: {error}",
+            where=str(path),
+            next_step="compare it with the keys in hedgerow.server.config.ServerConfig",
+        ) from error
+
+
+def credential(name: str) -> Path:
+    """The file of a key or certificate; relative names are systemd credentials.
+
+    Raises:
+        UsageError: relative, and no ``$CREDENTIALS_DIRECTORY``.
+    """
+    path = Path(name)
+    if path.is_absolute():
+        return path
+    directory = os.environ.get("CREDENTIALS_DIRECTORY")
+    if directory is None:
+        raise UsageError(
+            f"{name} is a systemd credential, and $CREDENTIALS_DIRECTORY is not set",
+            next_step="start the server by its unit, or give absolute paths",
+        )
+    return Path(directory) / path

@@ -1,0 +1,98 @@
+"""A model that is loaded, and the slot it is served from.
+
+Invariants of a swap:
+
+- The new model is loaded and proven beside the old one; until ``Slot.switch`` nothing changes for callers.
+- A request holds the model it began with (``Served.hold``). A model is closed when the last holder lets go after it
+  was retired, never before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hedgerow.server.backends import Backend
+
+
+@dataclass
+class Served:
+    """One loaded version. ``sha256`` is the bundle's identity, None for a plain folder without a manifest."""
+
+    name: str
+    version: str
+    sha256: str | None
+    backend: Backend
+    since: datetime
+    _holders: int = field(default=0, init=False)
+    _retired: bool = field(default=False, init=False)
+    _closed: bool = field(default=False, init=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
+
+    @contextlib.contextmanager
+    def hold(self) -> Iterator[Served]:
+        """Keep the model loaded while a request runs on it."""
+        with self._lock:
+            self._holders += 1
+        try:
+            yield self
+        finally:
+            with self._lock:
+                self._holders -= 1
+            self._close_if_unused()
+
+    def retire(self) -> None:
+        """No new requests will come; close once the running ones have ended."""
+        with self._lock:
+            self._retired = True
+        self._close_if_unused()
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
+    def _close_if_unused(self) -> None:
+        with self._lock:
+            if self._closed or not self._retired or self._holders:
+                return
+            self._closed = True
+        self.backend.close()
+
+
+@dataclass
+class Slot:
+    """What is served under one name: the version in service, and one prepared beside it."""
+
+    name: str
+    serving: Served | None = None
+    prepared: Served | None = None
+
+    def prepare(self, model: Served) -> None:
+        """Put ``model`` beside the one in service; an earlier prepared one gives way."""
+        if self.prepared is not None and self.prepared is not model:
+            self.prepared.retire()
+        self.prepared = model
+
+    def switch(self) -> Served | None:
+        """Serve the prepared version from now on; returns the one that was retired."""
+        if self.prepared is None:
+            raise LookupError(self.name)
+        before, self.serving, self.prepared = self.serving, self.prepared, None
+        if before is not None:
+            before.retire()
+        return before
+
+    def discard(self) -> None:
+        """Forget the prepared version."""
+        if self.prepared is not None:
+            self.prepared.retire()
+            self.prepared = None
+
+
+Opener = Callable[[str, str], Served]
+"""Loads ``(name, version)``; raises ``Unusable`` or ``NotFound``."""

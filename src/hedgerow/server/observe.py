@@ -1,0 +1,114 @@
+"""Gather what the health report needs; ``hedgerow.device.health`` decides what it means.
+
+Hardware is read on a thread and kept for a moment, so that a storm of probes does not start a storm of programs. The
+accelerator's versions change only at boot and asking for them opens the device: they are read once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from hedgerow import __version__
+from hedgerow.device import hardware
+from hedgerow.device.health import Code, HealthReport, ModelState, Observation, build
+from hedgerow.server.errors import NotFound
+
+if TYPE_CHECKING:
+    from hedgerow.server.dataplane import DataPlane
+
+KEEP_S = 2.0
+# systemd says how often it restarted the unit through this variable only if the unit passes it on; see the role.
+RESTARTS_VARIABLE = "HEDGEROW_RESTARTS"
+
+
+class _Pending(msgspec.Struct):
+    """What the server needs of ``pending.json``; ``deadline`` is UTC."""
+
+    deadline: datetime
+
+
+class Observer:
+    """Makes health reports of one server. ``certificate_ends`` is asked at every report: renewal changes it."""
+
+    def __init__(
+        self,
+        plane: DataPlane,
+        *,
+        host: str,
+        serial: str,
+        model: str,
+        models_dir: Path,
+        activation_dir: Path,
+        certificate_ends: Callable[[], datetime | None] = lambda: None,
+    ) -> None:
+        self._plane = plane
+        self._host = host
+        self._serial = serial
+        self._model = model
+        self._models_dir = models_dir
+        self._activation_dir = activation_dir
+        self._certificate_ends = certificate_ends
+        self._first_seen: dict[Code, datetime] = {}
+        self._boot_facts: dict[str, Any] | None = None
+        self._kept: tuple[float, dict[str, Any]] | None = None
+        self._lock = asyncio.Lock()
+
+    async def report(self) -> HealthReport:
+        """The health report now."""
+        async with self._lock:
+            if self._kept is None or time.monotonic() - self._kept[0] > KEEP_S:
+                self._kept = time.monotonic(), await asyncio.to_thread(self._read_hardware)
+        observed = Observation(
+            host=self._host,
+            serial=self._serial,
+            runtime=__version__,
+            hardware=self._kept[1],
+            model=self._model_state(),
+            model_error=self._plane.error(self._model),
+            draining=self._plane.draining,
+            serving=self._plane.serving_figures(restarts=_restarts()),
+            confirm_deadline=self._confirm_deadline(),
+            certificate_ends=self._certificate_ends(),
+        )
+        return build(observed, datetime.now(UTC), self._first_seen)
+
+    def _read_hardware(self) -> dict[str, Any]:
+        if self._boot_facts is None:
+            self._boot_facts = hardware.read(with_hailortcli=True)
+        now = hardware.read(with_hailortcli=False, disk_paths=(str(self._models_dir),))
+        kept = {key: self._boot_facts["hat"][key] for key in ("firmware_version", "architecture", "mismatch", "error")}
+        # Never read again while a process may own the NPU; an old temperature would be a lie, so it is left out.
+        return {**now, "hat": {**now["hat"], **kept}}
+
+    def _model_state(self) -> ModelState | None:
+        try:
+            served = self._plane.served(self._model)
+        except NotFound:
+            return None
+        return ModelState(served.name, served.version, served.sha256, served.since, self._previous())
+
+    def _previous(self) -> str | None:
+        try:
+            return (self._models_dir / self._model / "previous").readlink().name
+        except OSError:
+            return None
+
+    def _confirm_deadline(self) -> datetime | None:
+        try:
+            pending = msgspec.json.decode((self._activation_dir / "pending.json").read_bytes(), type=_Pending)
+        except (OSError, msgspec.DecodeError):
+            return None
+        return pending.deadline.astimezone(UTC)
+
+
+def _restarts() -> int | None:
+    text = os.environ.get(RESTARTS_VARIABLE, "")
+    return int(text) if text.isdigit() else None

@@ -1,0 +1,1 @@
+"""Protocol adapters: HTTP in and out. Each module has ``routes(plane)``; behaviour stands in ``dataplane``."""

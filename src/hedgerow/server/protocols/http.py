@@ -1,0 +1,112 @@
+"""What the HTTP adapters share: JSON in and out, error answers, an event stream that notices who left."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+from collections.abc import AsyncIterator
+from typing import Any, TypeVar
+
+import msgspec
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from hedgerow.server.errors import BadRequest, Overloaded, ServingError, TooLarge
+
+T = TypeVar("T")
+JSON = "application/json"
+
+
+def json_response(value: Any, *, status: int = 200) -> Response:
+    """``value`` as JSON."""
+    return Response(msgspec.json.encode(value), status_code=status, media_type=JSON)
+
+
+def retry_headers(error: ServingError) -> dict[str, str]:
+    """Retry-After where another try may help."""
+    return {"retry-after": str(error.retry_after_s)} if isinstance(error, Overloaded) else {}
+
+
+async def body(request: Request, *, limit: int) -> bytes:
+    """The request's body.
+
+    Raises:
+        TooLarge: over ``limit`` bytes; the rest is not read.
+        BadRequest: the caller hung up before its end.
+    """
+    declared = request.headers.get("content-length", "")
+    if declared.isdigit() and int(declared) > limit:
+        raise TooLarge(f"the body has {declared} bytes; {limit} are allowed")
+    parts: list[bytes] = []
+    size = 0
+    try:
+        async for part in request.stream():
+            size += len(part)
+            if size > limit:
+                raise TooLarge(f"the body has more than {limit} bytes")
+            parts.append(part)
+    except ClientDisconnect as error:
+        raise BadRequest("the connection ended before the body did") from error
+    return b"".join(parts)
+
+
+def decode(data: bytes | memoryview, kind: type[T]) -> T:
+    """Strict JSON into ``kind``.
+
+    Raises:
+        BadRequest: not JSON, or a field that is not allowed; ``field`` names it where it can be told.
+    """
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except msgspec.ValidationError as error:
+        raise BadRequest(str(error), field=_field(str(error))) from error
+    except msgspec.DecodeError as error:
+        raise BadRequest(f"the body is not JSON: {error}") from error
+
+
+# "Object contains unknown field `x`", "Object missing required field `x`"; "Expected `int`, got `str` - at `$.n`"
+_NAMED_FIELD = re.compile(r"^Object [^`]*field `([^`]+)`|at `\$\.([^`]+)`$")
+
+
+def _field(message: str) -> str | None:
+    """The field that msgspec's message is about."""
+    found = _NAMED_FIELD.search(message)
+    return None if found is None else found[1] or found[2]
+
+
+class EventStream:
+    """Server-sent events from an iterator of ready-made ``data`` lines; when the caller leaves, it ends at once."""
+
+    def __init__(self, events: AsyncIterator[bytes]) -> None:
+        self._events = events
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        del scope
+        headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        sending = asyncio.ensure_future(self._send(send))
+        leaving = asyncio.ensure_future(_disconnected(receive))
+        try:
+            await asyncio.wait((sending, leaving), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (sending, leaving):
+                task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await leaving
+            with contextlib.suppress(asyncio.CancelledError):
+                await sending
+
+    async def _send(self, send: Send) -> None:
+        try:
+            async for data in self._events:
+                await send({"type": "http.response.body", "body": data, "more_body": True})
+        finally:
+            await self._events.aclose()  # type: ignore[attr-defined] # it is a generator
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,64 @@
+"""Mutual TLS: a context whose certificate can be renewed while it is in use, and the peer in the ASGI scope."""
+
+from __future__ import annotations
+
+import ssl
+from datetime import UTC, datetime
+from pathlib import Path
+
+from cryptography import x509
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from hedgerow.errors import MachineError
+from hedgerow.identity.profiles import peer
+from hedgerow.server.access import PEER
+
+
+class ServerTls:
+    """Certificate, key and the CA that callers must be of.
+
+    ``reload`` replaces them in the living context: new connections get the new ones, running ones stay up.
+    TLS 1.3 only: both ends are ours.
+    """
+
+    def __init__(self, certificate: Path, key: Path, client_ca: Path) -> None:
+        self._certificate = certificate
+        self._key = key
+        self._client_ca = client_ca
+        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.context.minimum_version = ssl.TLSVersion.TLSv1_3
+        self.context.verify_mode = ssl.CERT_REQUIRED
+        self.context.verify_flags |= ssl.VERIFY_X509_STRICT
+        self.reload()
+
+    def reload(self) -> None:
+        """Read the files again.
+
+        Raises:
+            MachineError: they cannot be used; what was loaded before stays in use.
+        """
+        try:
+            # Tried on a context of its own, so that a half-written pair never reaches the living one.
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(self._certificate, self._key)
+            self.context.load_cert_chain(self._certificate, self._key)
+            self.context.load_verify_locations(self._client_ca)
+            self.expires = _expiry(self._certificate)
+        except (OSError, ValueError) as error:
+            raise MachineError(
+                f"the server's certificate cannot be used: {error}",
+                where=f"{self._certificate}, {self._key}, {self._client_ca}",
+                next_step="converge the role device_identity on this host",
+            ) from error
+
+
+class PeerProtocol(HttpToolsProtocol):
+    """uvicorn's protocol, with the verified peer in the scope of every request of its connection."""
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        tls = self.transport.get_extra_info("ssl_object")
+        self.scope[PEER] = None if tls is None else peer(tls.getpeercert())  # type: ignore[typeddict-unknown-key]
+
+
+def _expiry(certificate: Path) -> datetime:
+    return x509.load_pem_x509_certificate(certificate.read_bytes()).not_valid_after_utc.astimezone(UTC)
