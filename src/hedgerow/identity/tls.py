@@ -1,4 +1,6 @@
-"""Speak to devices and gateways with a client certificate of the fleet (controller side).
+"""Both ends of mutual TLS within a fleet. Standard library only: devices use it, too.
+
+A controller speaks to devices and gateways with a client certificate:
 
     context = client_context(paths.fleet_dir("meadow"), "demo")
     with httpx.Client(verify=context) as client:
@@ -10,6 +12,9 @@
 A certificate names its holder ``<host>.<site>.<fleet>``; no address is in it, so a
 device keeps its certificate when it moves. The name is verified through SNI,
 whatever address the connection goes to.
+
+A server answers with ``server_context`` and then asks ``profiles.peer`` who called:
+a verified chain says that a certificate is the fleet's, not what its holder may do.
 """
 
 from __future__ import annotations
@@ -17,7 +22,7 @@ from __future__ import annotations
 import ssl
 from pathlib import Path
 
-from hedgerow.errors import UsageError
+from hedgerow.errors import DeviceError, UsageError
 
 
 def server_name(host: str, site: str, fleet: str) -> str:
@@ -46,5 +51,31 @@ def client_context(fleet_dir: Path, name: str) -> ssl.SSLContext:
             f"the client certificate {name} cannot be used: {error.strerror or error}",
             where=str(certificate),
             next_step=f"hedgerow ca issue --profile operator --name {name}",
+        ) from error
+    return context
+
+
+def server_context(directory: Path) -> ssl.SSLContext:
+    """Return a context for a server with the device's own certificate, which takes clients of the fleet alone.
+
+    ``directory`` holds ``device.key``, ``device.crt`` and ``ca.crt``: a service's ``$CREDENTIALS_DIRECTORY``.
+
+    Raises:
+        DeviceError: the files are missing or damaged.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.verify_flags |= ssl.VERIFY_X509_STRICT
+    # A resumed session would outlive the certificate that opened it.
+    context.num_tickets = 0
+    try:
+        context.load_verify_locations(directory / "ca.crt")
+        context.load_cert_chain(directory / "device.crt", directory / "device.key")
+    except (OSError, ssl.SSLError) as error:
+        raise DeviceError(
+            f"the device's certificate cannot be used: {error.strerror or error}",
+            where=str(directory),
+            next_step="ansible-playbook playbooks/site.yml --tags device_identity",
         ) from error
     return context
