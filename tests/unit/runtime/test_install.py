@@ -17,7 +17,7 @@ WHEEL = b"wheel"
 
 
 def archive(path: Path, version: str = "1.0+a", **changes: Any) -> str:
-    """Write an archive with one wheel and return its sum; ``changes``: files (manifest), extra (members), first (name)."""
+    """Write an archive with one wheel, return its sum; ``changes``: files (manifest), extra (members), first (name)."""
     files = changes.get("files", {"a.whl": hashlib.sha256(WHEEL).hexdigest()})
     members = [(changes.get("first", "manifest.json"), json.dumps({"version": version, "files": files}).encode())]
     members += [("a.whl", WHEEL), *changes.get("extra", [])]
