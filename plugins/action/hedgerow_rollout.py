@@ -58,8 +58,9 @@ class ActionModule(ActionBase):
                 step = self._take(steps, name)
         except HedgerowError as error:
             return result | {"failed": True, "msg": str(error)}
-        self._display.display(f"  {host}: {step.msg}")
-        return result | {"changed": step.changed, "failed": step.failed, "go": step.go, "msg": step.msg}
+        said = {"changed": step.changed, "failed": step.failed, "go": step.go, "msg": step.msg}
+        # Ansible shows a result that is neither changed nor failed only with -v; what a rollout does should be seen.
+        return result | said | {"_ansible_verbose_always": True}
 
     def _take(self, steps: HostSteps, name: str) -> Step:
         if name == "revert":

@@ -136,10 +136,10 @@ def describe(plan: Plan) -> list[str]:
     if plan.outside_limit:
         lines.append(f"  outside --limit: {', '.join(plan.outside_limit)}")
     soak, budgets = plan.policy.soak, plan.policy.budgets
-    unreachable = "any number" if budgets.unreachable is None else budgets.unreachable
+    unreachable = "no limit" if budgets.unreachable is None else f"more than {budgets.unreachable} stop it, too"
     lines.append(
         f"  each host: {soak.passes} passes {soak.interval_s:g} s apart within {soak.deadline_s:g} s; "
         f"it goes back by itself after {plan.policy.confirm_within_s} s unconfirmed"
     )
-    lines.append(f"  stops after more than {budgets.failures} failed or {unreachable} unreachable host(s)")
+    lines.append(f"  more than {budgets.failures} failed host(s) stop it; unreachable ones: {unreachable}")
     return lines

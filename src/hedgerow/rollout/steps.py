@@ -150,7 +150,7 @@ class HostSteps:
             )
         )
         passed = judgement.verdict is Verdict.PASS
-        return Step(failed=not passed, msg=f"{judgement.verdict}: {judgement.reason}")
+        return Step(failed=not passed, msg=f"gate says {judgement.verdict}: {judgement.reason}")
 
     def confirm(self) -> Step:
         """End the device's deadline: from here on it keeps the release."""

@@ -47,7 +47,7 @@ def test_held_and_limited_hosts_are_left_out_and_listed(release: Release) -> Non
     text = "\n".join(plans.describe(plan))
     assert "1 host(s) in 1 wave(s), 1 held, 1 outside --limit; 90.0 MB a host" in text
     assert "held: b (fan on order)" in text
-    assert "stops after more than 0 failed or any number unreachable" in text
+    assert "more than 0 failed host(s) stop it; unreachable ones: no limit" in text
 
 
 @given(

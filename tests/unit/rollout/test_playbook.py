@@ -161,7 +161,7 @@ def test_a_bad_release_stops_at_the_first_host_and_is_undone(site: Site) -> None
     assert recap(done)[first]["failed"] == 1
     assert all(recap(done)[name]["failed"] == 0 and site.get(name)["calls"] == [] for name in others)
     assert "stopped: 1 host(s) failed and the rollout may cost 0" in done.stdout
-    assert f"{first}: reverted: fail: failing: model_failed; serves {OLD}" in done.stdout
+    assert f"{first}: reverted: gate says fail: failing: model_failed; serves {OLD}" in done.stdout
 
 
 def test_a_wider_budget_goes_on_past_a_failed_host(site: Site) -> None:
@@ -259,4 +259,13 @@ def test_rollback_of_named_hosts(site: Site) -> None:
     check = site.play("-e", "target=pi-1", "--check", playbook="rollback.yml")
     assert recap(check)["pi-1"]["changed"] == 1
     assert site.serves()["pi-1"] == NEW
-    assert "say which hosts" in site.play(playbook="rollback.yml").stderr
+    unnamed = site.play(playbook="rollback.yml")
+    assert unnamed.returncode == 2
+    assert "say which hosts: -e target=pi-orchard-1" in unnamed.stdout
+    assert site.serves()["pi-3"] == NEW
+
+
+@pytest.mark.parametrize("playbook", ["rollout.yml", "rollback.yml", "publish.yml"])
+def test_syntax_can_be_checked_without_values(site: Site, playbook: str) -> None:
+    done = site.play("--syntax-check", playbook=playbook)
+    assert done.returncode == 0, done.stderr
