@@ -308,7 +308,8 @@ def digest(data: bytes) -> str:
 
 def json_schema() -> dict[str, Any]:
     """Return the JSON Schema (2020-12) of ``manifest.json``, kept beside this module as ``manifest.schema.json``."""
-    schema = msgspec.json.schema(Manifest)
+    # Through JSON once, because msgspec leaves defaults as the Python tuples they are.
+    schema = msgspec.json.decode(msgspec.json.encode(msgspec.json.schema(Manifest)))
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Hedgerow bundle manifest",
