@@ -1,17 +1,23 @@
-"""What onnxruntime-genai needs beside the graph: ``genai_config.json``, and one greedy answer to try it with."""
+"""What onnxruntime-genai needs beside the graph: ``genai_config.json``, and greedy answers to try it with."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+
 from hedgerow.models.graph import MODEL_FILE, PAST_KEY, PAST_VALUE, PRESENT_KEY, PRESENT_VALUE
 from hedgerow.models.llama import ARCHITECTURE, LlamaConfig
 from hedgerow.models.tokenizer import Tokenizer
+from hedgerow.registry.manifest import Message
 
 CONFIG_FILE: Final = "genai_config.json"
+# What decoding gives for the first bytes of a character whose last token is missing.
+_CUT_CHARACTER: Final = "\N{REPLACEMENT CHARACTER}"
 
 
 def genai_config(config: LlamaConfig, tokenizer: Tokenizer) -> dict[str, Any]:
@@ -58,35 +64,49 @@ def genai_config(config: LlamaConfig, tokenizer: Tokenizer) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Answer:
-    """``text`` of a greedy generation, its ``tokens``, and how many tokens the prompt had."""
+    """A greedy answer.
+
+    ``decisive`` is its beginning in which every token led the runner-up by the asked margin, whole characters only.
+    """
 
     text: str
     tokens: tuple[int, ...]
-    prompt_tokens: int
+    decisive: str
 
 
 class Generator:
     """A bundle's folder loaded into onnxruntime-genai, for golden runs on the build side."""
 
     def __init__(self, folder: Path) -> None:
-        import onnxruntime_genai as og  # noqa: PLC0415 -- 0.3 s, and only builds pay it
+        import onnxruntime_genai as og  # 0.3 s, and only builds pay it
 
         self._og = og
         self._model = og.Model(str(folder))
         self._tokenizer = og.Tokenizer(self._model)
 
-    def prompt(self, messages: list[dict[str, str]]) -> list[int]:
+    def prompt(self, messages: Sequence[Message]) -> list[int]:
         """Token ids of a conversation in the bundle's chat template, ready for the assistant's turn."""
-        text = self._tokenizer.apply_chat_template(json.dumps(messages), add_generation_prompt=True)
+        conversation = json.dumps([{"role": message.role, "content": message.content} for message in messages])
+        text = self._tokenizer.apply_chat_template(conversation, add_generation_prompt=True)
         return [int(token) for token in self._tokenizer.encode(text)]
 
-    def greedy(self, prompt: list[int], *, max_tokens: int) -> Answer:
-        """Continue ``prompt`` by the most probable token until the end token or ``max_tokens``."""
+    def greedy(self, prompt: Sequence[int], *, max_tokens: int, margin: float = 0.0) -> Answer:
+        """Continue ``prompt`` by the most probable token until an end token or ``max_tokens``.
+
+        ``margin`` in nats between the best and the second best token.
+        """
         parameters = self._og.GeneratorParams(self._model)
         parameters.set_search_options(max_length=len(prompt) + max_tokens, do_sample=False)
         generator = self._og.Generator(self._model, parameters)
-        generator.append_tokens(prompt)
+        generator.append_tokens(np.asarray(prompt, dtype=np.int32))
+        leads: list[float] = []
         while not generator.is_done():
+            second, best = np.partition(generator.get_logits().ravel(), -2)[-2:]
+            leads.append(float(best - second))
             generator.generate_next_token()
         tokens = tuple(int(token) for token in generator.get_sequence(0)[len(prompt) :])
-        return Answer(str(self._tokenizer.decode(list(tokens))), tokens, len(prompt))
+        decisive = next((index for index, lead in enumerate(leads) if lead < margin), len(tokens))
+        return Answer(self.text(tokens), tokens, self.text(tokens[:decisive]).rstrip(_CUT_CHARACTER))
+
+    def text(self, tokens: Sequence[int]) -> str:
+        return str(self._tokenizer.decode(np.asarray(tokens, dtype=np.int32)))

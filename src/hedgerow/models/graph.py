@@ -53,9 +53,7 @@ FAST: Final = GraphOptions(
     qkv=_OFFSETS, output=BlockScheme(4, 64), gate_up=BlockScheme(4, 64), down=_OFFSETS, head=BlockScheme(4, 32)
 )
 # All of a Q4_1 or Q8_0 checkpoint, for a fifth of the speed.
-FAITHFUL: Final = GraphOptions(
-    qkv=_OFFSETS, output=_OFFSETS, gate_up=_OFFSETS, down=_OFFSETS, head=BlockScheme(8, 64)
-)
+FAITHFUL: Final = GraphOptions(qkv=_OFFSETS, output=_OFFSETS, gate_up=_OFFSETS, down=_OFFSETS, head=BlockScheme(8, 64))
 FLOAT32: Final = GraphOptions(qkv=None, output=None, gate_up=None, down=None, head=None)
 
 
@@ -98,9 +96,7 @@ class _Builder:
         for index in range(config.layers):
             for past, present in ((PAST_KEY, PRESENT_KEY), (PAST_VALUE, PRESENT_VALUE)):
                 before, after = "past_sequence_length", "total_sequence_length"
-                graph.input(
-                    past % index, TensorProto.FLOAT, ["batch_size", config.kv_heads, before, config.head_size]
-                )
+                graph.input(past % index, TensorProto.FLOAT, ["batch_size", config.kv_heads, before, config.head_size])
                 graph.output(
                     present % index, TensorProto.FLOAT, ["batch_size", config.kv_heads, after, config.head_size]
                 )
@@ -221,9 +217,10 @@ class _Builder:
         weight = self.graph.constant(f"{name}.weight", gamma)
         epsilon = self.config.norm_epsilon
         if pending is None:
-            inputs = [hidden, weight]
-            attributes = {"axis": -1, "epsilon": epsilon, "stash_type": 1}
-            return self.graph.node("SimplifiedLayerNormalization", inputs, name, **attributes), hidden
+            self.graph.node(
+                "SimplifiedLayerNormalization", [hidden, weight], name, axis=-1, epsilon=epsilon, stash_type=1
+            )
+            return name, hidden
         outputs = [name, "", "", f"{name}/residual"]
         inputs = [hidden, pending, weight]
         self.graph.node("SkipSimplifiedLayerNormalization", inputs, outputs, domain=CONTRIB, epsilon=epsilon)
@@ -259,5 +256,10 @@ class _Builder:
         )
 
     def constants(self, name: str, matrix: QuantizedMatrix) -> list[str]:
-        parts = [("weight", matrix.values), ("scales", matrix.scales), ("zero_points", matrix.zero_points)]
-        return [self.graph.constant(f"{name}.{part}", values) for part, values in parts if values is not None]
+        names = [
+            self.graph.constant(f"{name}.weight", matrix.values),
+            self.graph.constant(f"{name}.scales", matrix.scales),
+        ]
+        if matrix.zero_points is not None:
+            names.append(self.graph.constant(f"{name}.zero_points", matrix.zero_points))
+        return names

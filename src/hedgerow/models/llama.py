@@ -71,7 +71,7 @@ class LlamaCheckpoint:
         return self._matrix("output_norm.weight", (self.config.hidden_size,))
 
     def layer(self, index: int) -> dict[str, Weights]:
-        """The weights of one decoder layer by GGUF's names: ``attn_q``, ``ffn_down`` …
+        """The weights of one decoder layer by GGUF's names: ``attn_q``, ``ffn_down`` and so on.
 
         Rotary pairs of ``attn_q`` and ``attn_k`` are ``(i, i + head_size / 2)``, as in the original checkpoint.
         """

@@ -124,7 +124,7 @@ def _pack(values: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Two values of 4 bits a byte along the last axis, the first one low; an odd end is filled with zero."""
     if values.shape[-1] % 2:
         values = np.concatenate([values, np.zeros_like(values[..., :1])], axis=-1)
-    return values[..., 0::2] | (values[..., 1::2] << _NIBBLE)
+    return np.asarray(values[..., 0::2] | (values[..., 1::2] << _NIBBLE), dtype=np.uint8)
 
 
 def unpack(packed: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:

@@ -62,18 +62,17 @@ def read_tokenizer(file: GgufFile, *, context_length: int) -> Tokenizer:
         for index, kind in enumerate(types)
         if kind in (_TokenType.CONTROL, _TokenType.USER_DEFINED)
     }
-    ids = {
-        role: metadata.get(f"tokenizer.ggml.{role}_token_id")
-        for role in ("bos", "eos", "eot", "eom", "unknown", "padding")
-    }
-    eos_ids = tuple(dict.fromkeys(ids[role] for role in ("eos", "eot", "eom") if ids[role] is not None))
+    roles = ("bos", "eos", "eot", "eom", "unknown", "padding")
+    keys = {role: f"tokenizer.ggml.{role}_token_id" for role in roles}
+    ids: dict[str, int] = {role: metadata[key] for role, key in keys.items() if key in metadata}
+    eos_ids = tuple(dict.fromkeys(ids[role] for role in ("eos", "eot", "eom") if role in ids))
     if not eos_ids:
         raise UsageError(
-            "the metadata names no end-of-text token (tokenizer.ggml.eos_token_id)",
+            f"the metadata names no end-of-text token ({keys['eos']})",
             where=str(where),
             next_step="convert the checkpoint with a current llama.cpp",
         )
-    pad_id = ids["padding"] if ids["padding"] is not None else eos_ids[0]
+    pad_id = ids.get("padding", eos_ids[0])
     template = metadata.get("tokenizer.chat_template")
     config: dict[str, Any] = {
         "tokenizer_class": "GPT2Tokenizer",
@@ -88,14 +87,14 @@ def read_tokenizer(file: GgufFile, *, context_length: int) -> Tokenizer:
         "pad_token": tokens[pad_id],
     }
     for name, role in (("bos_token", "bos"), ("unk_token", "unknown")):
-        if ids[role] is not None:
+        if role in ids:
             config[name] = tokens[ids[role]]
     if template is not None:
         config["chat_template"] = template
     return Tokenizer(
         document=_document(metadata, tokens, merges, list(special.values()), where),
         config=config,
-        bos_id=ids["bos"],
+        bos_id=ids.get("bos"),
         eos_ids=eos_ids,
         pad_id=pad_id,
         has_chat_template=template is not None,
