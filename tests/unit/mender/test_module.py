@@ -102,7 +102,14 @@ def bench(tmp_path: Path) -> Bench:
 def test_download_keeps_the_payload_and_touches_nothing(bench: Bench) -> None:
     assert bench.feed(b"assistant@1.1.0\n").returncode == 0
     assert (bench.work / "tmp" / "bundle").read_text() == "assistant@1.1.0\n"
-    assert bench.get("calls") == []
+    assert bench.get("calls") == ["report --json"]
+
+
+def test_download_is_refused_while_an_activation_is_pending(bench: Bench) -> None:
+    bench.set(pending=True)
+    done = bench.run("Download")
+    assert done.returncode == 1
+    assert "assistant@1.0.0 still waits for its confirmation" in done.stderr
 
 
 @pytest.mark.parametrize("payloads", [(), (b"a@1.0.0", b"b@1.0.0"), (b"x" * 300,)])
