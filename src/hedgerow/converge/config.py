@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,7 +20,8 @@ def render(values: Mapping[str, Any], struct: str, header: str) -> str:
     is touched; the daemon reads the same struct, so what passes here parses there.
     """
     module, _, name = struct.rpartition(".")
-    plain: dict[str, Any] = msgspec.to_builtins(dict(values))
+    # Ansible's strings are a class of their own, which neither msgspec nor PyYAML takes for text.
+    plain: dict[str, Any] = json.loads(json.dumps(dict(values)))
     try:
         msgspec.convert(plain, getattr(importlib.import_module(module), name))
     except msgspec.ValidationError as error:

@@ -26,6 +26,12 @@ def test_a_configuration_is_read_back_as_the_daemon_will(plugin: Load) -> None:
     assert yaml.safe_load(text) == VALUES
 
 
+def test_ansibles_own_strings_are_text(plugin: Load) -> None:
+    config = plugin("filter/hedgerow").FilterModule().filters()["hedgerow_config"]
+    tagged = type("Tagged", (str,), {})
+    assert yaml.safe_load(config({key: tagged(value) for key, value in VALUES.items()}, STRUCT, "x")) == VALUES
+
+
 def test_a_configuration_that_the_daemon_would_refuse_never_leaves(plugin: Load) -> None:
     config = plugin("filter/hedgerow").FilterModule().filters()["hedgerow_config"]
     with pytest.raises(AnsibleFilterError, match="thread"):
