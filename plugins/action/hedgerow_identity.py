@@ -18,7 +18,7 @@
 Changed only if something changed: modes repaired, a certificate issued, the CA's
 certificate placed. Issued where there is none, or the present one has less than a
 third of its life left, belongs to another key, names or CA. Returns ``reason``,
-``repaired``, ``files``, ``expires``. The key is made on the device and never leaves
+``repaired``, ``files``, ``expires``; ``--diff`` shows them. The key is made on the device and never leaves
 it; nothing this task returns is secret. Needs the fleet's CA on the controller
 (``hedgerow ca init``) and pipelining.
 """
@@ -99,4 +99,16 @@ def _result(outcome: Outcome) -> dict[str, Any]:
         "files": outcome.files,
         "expires": None if outcome.expires is None else outcome.expires.isoformat(),
     }
-    return result | ({"warnings": outcome.warnings} if outcome.warnings else {})
+    if outcome.warnings:
+        result["warnings"] = outcome.warnings
+    if outcome.changed:
+        result["diff"] = _diff(outcome)
+    return result
+
+
+def _diff(outcome: Outcome) -> dict[str, str]:
+    """For ``--diff``: what was wrong, and why there is another certificate. Check mode does not know its end yet."""
+    lines = [*(f"mended: {fault}" for fault in outcome.repaired), *(f"replaced: {name}" for name in outcome.files)]
+    if outcome.reason is not None:
+        lines.append(f"because: {outcome.reason}")
+    return {"before": "", "after": "".join(f"{line}\n" for line in lines)}

@@ -139,7 +139,8 @@ def sign(*, csr: Path, path: Path, days: int | None, target: Path | None, as_jso
 @json_option
 def list_(*, path: Path, everything: bool, as_json: bool) -> None:
     """List what the CA issued: from its log, newest last."""
-    folder = paths.fleet_dir(inventories.load(path).fleet)
+    fleet = inventories.load(path).fleet
+    folder = paths.fleet_dir(fleet)
     authority.read_certificate(folder)
     entries = list(issued.read(folder / "ca" / "issued.jsonl"))
     if not everything:
@@ -149,9 +150,16 @@ def list_(*, path: Path, everything: bool, as_json: bool) -> None:
         return
     print_table(
         None,
-        ("name", "profile", "DNS", "issued", "until", "because"),
+        ("name", "profile", "host", "issued (UTC)", "until (UTC)", "because"),
         [
-            (entry.name, entry.profile, ", ".join(entry.dns) or None, entry.time, _remaining(entry), entry.reason)
+            (
+                entry.name,
+                entry.profile,
+                ", ".join(entry.dns).removesuffix(f".{fleet}") or None,
+                _minutes(entry.time),
+                _remaining(entry),
+                entry.reason,
+            )
             for entry in entries
         ],
     )
@@ -185,4 +193,8 @@ def _cell(value: Any) -> str:
 
 def _remaining(entry: issued.Issued) -> str:
     left = dt.datetime.fromisoformat(entry.not_after) - dt.datetime.now(dt.UTC)
-    return f"{entry.not_after} ({'expired' if left.total_seconds() < 0 else f'{left.days} d left'})"
+    return f"{_minutes(entry.not_after)} ({'expired' if left.total_seconds() < 0 else f'{left.days} d left'})"
+
+
+def _minutes(moment: str) -> str:
+    return moment[:16].replace("T", " ")

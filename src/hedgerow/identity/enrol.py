@@ -112,8 +112,9 @@ def install(directory: str, certificate: str, ca: str) -> dict[str, Any]:
             _verify(*staged)
             # Key and certificate change places next to each other: a power cut between the two is the one
             # moment in which they do not match, and the next run notices and renews.
-            for name in (CA, *((KEY,) if key.name != KEY else ()), CERTIFICATE):
-                (folder / (name + _STAGED)).replace(folder / name)
+            for name in (CA, KEY, CERTIFICATE):
+                if name in changed:
+                    (folder / (name + _STAGED)).replace(folder / name)
         finally:
             for path in staged:
                 path.unlink(missing_ok=True)
@@ -131,6 +132,7 @@ def _make_key(folder: Path) -> Path:
     try:
         # openssl writes the file itself, under our umask: the key passes through no pipe and no argument.
         _openssl("genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", str(staged))
+        _check_key(staged)
         staged.chmod(_MODES[KEY])
         _sync(staged)
     except BaseException as error:
@@ -139,6 +141,16 @@ def _make_key(folder: Path) -> Path:
             raise _full(staged) from error
         raise
     return staged
+
+
+def _check_key(staged: Path) -> None:
+    """On a full disk openssl 3.5 leaves an empty file and exits with 0."""
+    if _public_key(staged) is None:
+        raise EnrolError(
+            "openssl wrote no usable key; the old one stays",
+            where=str(staged),
+            next_step=f"look for room: df -h {staged.parent}",
+        )
 
 
 def _key_of(certificate: str, folder: Path) -> Path:

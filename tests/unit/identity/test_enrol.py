@@ -3,6 +3,7 @@
 import ast
 import os
 import resource
+import shutil
 import stat
 import subprocess
 import sys
@@ -176,6 +177,20 @@ def test_a_missing_openssl_says_what_to_install(folder, monkeypatch, tmp_path):
     with pytest.raises(enrol.EnrolError, match="not installed") as caught:
         enrol.request(str(folder), SERIAL)
     assert caught.value.next_step == "apt-get install openssl"
+
+
+def test_a_key_that_openssl_could_not_write_never_takes_over(enrolled, monkeypatch, tmp_path):
+    """As openssl 3.5 does on a full disk, seen on an emulated host: an empty file, exit code 0."""
+    real = shutil.which("openssl")
+    (tmp_path / "bin").mkdir()
+    stub = tmp_path / "bin" / "openssl"
+    stub.write_text(f'#!/bin/sh\n[ "$1" = genpkey ] || exec {real} "$@"\nfor out; do :; done\n: >"$out"\n')
+    stub.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{stub.parent}:{os.environ['PATH']}")
+    before = snapshot(enrolled)
+    with pytest.raises(enrol.EnrolError, match="no usable key"):
+        enrol.request(str(enrolled), SERIAL, new_key=True)
+    assert snapshot(enrolled) == before
 
 
 def _limited(program, folder, *arguments):
