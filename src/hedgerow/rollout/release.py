@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from hedgerow import paths
-from hedgerow.errors import UsageError
+from hedgerow.errors import PublisherError
 from hedgerow.registry import manifest as manifests
+from hedgerow.registry.manifest import Manifest
+from hedgerow.registry.publish import BLOBS
 from hedgerow.registry.reference import Reference
+from hedgerow.registry.verify import trusted
 from hedgerow.rollout import probe
 from hedgerow.rollout.plan import Release
 
 
 def read(fleet: str, bundle: str) -> Release:
-    """Find and verify ``name@version`` in the fleet's registry.
+    """Find ``name@version`` in the fleet's registry and verify it as a device would.
+
+    Signatures are checked, and that every file is there with its size. Hashing gigabytes at every plan would only
+    repeat what publishing has done and every device does.
 
     Raises:
-        UsageError: It is not ``name@version``, or not published.
-        PublisherError: The signatures or hashes do not hold.
+        UsageError: It is not ``name@version``, or there is no registry.
+        RefusedError: The registry has no such bundle, or its signatures do not hold.
+        PublisherError: A file of the bundle is missing or cut off.
     """
     reference = Reference.parse(bundle)
-    path = paths.fleet_dir(fleet) / "registry" / "targets" / reference.target
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError as error:
-        raise UsageError(
-            f"{reference} is not in the registry", where=str(path), next_step="hedgerow registry publish BUNDLE"
-        ) from error
-    manifest = manifests.decode(data, where=str(path))
+    store = paths.fleet_dir(fleet) / "registry"
+    manifest, data = trusted(store, reference)
+    _require_files(store, manifest)
     return Release(
         bundle=str(reference),
         sha256=manifests.digest(data),
@@ -33,3 +37,16 @@ def read(fleet: str, bundle: str) -> Release:
         probe=probe.choose(manifest),
         tensor_types={tensor.name: tensor.dtype for tensor in manifest.inputs},
     )
+
+
+def _require_files(store: Path, manifest: Manifest) -> None:
+    for file in manifest.files:
+        path = store / BLOBS / file.sha256
+        size = path.stat().st_size if path.is_file() else None
+        if size != file.size:
+            state = "is not in the registry" if size is None else f"has {size} bytes there, not {file.size}"
+            raise PublisherError(
+                f"{file.path} of {manifest.reference} {state}",
+                where=str(path),
+                next_step="publish the bundle again: hedgerow registry publish BUNDLE",
+            )

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
+import hashlib
 import itertools
 from pathlib import Path
 
 import pytest
 
-from hedgerow import paths
 from hedgerow.registry import manifest as manifests
 from hedgerow.registry.manifest import File, GoldenText, Manifest, Message, Provenance, Requires, Source
+from hedgerow.registry.publish import Registry
 from hedgerow.rollout.plan import Release
 
 NEW, OLD = "assistant@1.1.0", "assistant@1.0.0"
@@ -46,8 +47,11 @@ def stamps():
 
 
 @pytest.fixture
-def published(fleet_ca) -> str:
-    """The release in the fleet's registry; its manifest's hash."""
+def published(fleet_ca, tmp_path: Path) -> str:
+    """The release in the fleet's own signed registry; its manifest's hash."""
+    folder = tmp_path / "bundle"
+    folder.mkdir()
+    (folder / "model.onnx").write_bytes(b"weights")
     golden = GoldenText(messages=(Message("user", "What is the capital of France?"),), expect="Paris")
     manifest = Manifest(
         schema=1,
@@ -55,13 +59,12 @@ def published(fleet_ca) -> str:
         version="1.1.0",
         format="onnx-genai",
         license="Apache-2.0",
-        files=(File("model.onnx", "ab" * 32, 5),),
+        files=(File("model.onnx", hashlib.sha256(b"weights").hexdigest(), 7),),
         requires=Requires(memory_mb=1),
         provenance=Provenance(sources=(Source("test"),), builder="test", tools={}),
         golden=(golden,),
     )
-    data = manifests.encode(manifest)
-    path = paths.fleet_dir("meadow-unit") / "registry/targets/models/assistant/1.1.0/manifest.json"
-    path.parent.mkdir(parents=True)
-    path.write_bytes(data)
-    return manifests.digest(data)
+    (folder / "manifest.json").write_bytes(manifests.encode(manifest))
+    registry = Registry.of_fleet("meadow-unit")
+    registry.init()
+    return registry.publish(folder).sha256

@@ -239,7 +239,7 @@ def test_a_run_that_was_cut_off_is_gone_on_with(site: Site) -> None:
     [
         ([], "say which bundle: -e bundle=assistant@1.1.0"),
         (["-e", "bundle=assistant"], "is not NAME@VERSION"),
-        (["-e", "bundle=assistant@9.9.9"], "assistant@9.9.9 is not in the registry"),
+        (["-e", "bundle=assistant@9.9.9"], "the registry has no assistant@9.9.9"),
         (["-e", f"bundle={NEW}", "-e", '{"rollout_policy": {"wave": [1]}}'], "unknown field `wave`"),
         (["-e", f"bundle={NEW}", "-e", "rollout_policy=/nowhere.yml"], "/nowhere.yml"),
     ],
