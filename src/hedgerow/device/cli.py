@@ -1,0 +1,200 @@
+"""``hedgerow-device``: the one command that changes what a device serves, whoever asks."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from hedgerow import __version__
+from hedgerow.cli import run
+from hedgerow.device import config as configs
+from hedgerow.device.activation import Activation, Outcome
+from hedgerow.device.config import DeviceConfig
+from hedgerow.device.control import ControlSocket
+from hedgerow.errors import DeviceError, ExitCode
+from hedgerow.registry.reference import Reference
+
+config_option = click.option(
+    "--config",
+    "path",
+    type=click.Path(path_type=Path),
+    default=configs.DEFAULT_PATH,
+    show_default=True,
+    help="This device's configuration.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="hedgerow-device")
+def cli() -> None:
+    """Stage, activate, confirm and revert models on this device.
+
+    \b
+    Exit codes: 0 done, 1 failed and nothing changed, 2 wrong use,
+    3 refused by policy.
+    """  # noqa: D301 - click's mark for a paragraph as it stands
+
+
+@cli.command()
+@click.argument("bundle")
+@click.option("--registry-url", help="Another registry than the configured one.")
+@config_option
+@json_option
+def stage(*, bundle: str, registry_url: str | None, path: Path, as_json: bool) -> None:
+    """Fetch and verify NAME@VERSION; what is served does not change."""
+    config = configs.load(path)
+    reference = Reference.parse(bundle)
+    new_bytes = _stage(config, reference, registry_url)
+    _print(
+        {"changed": new_bytes > 0, "bundle": str(reference), "new_bytes": new_bytes},
+        f"{reference} is on this device, {new_bytes / 1e6:.1f} MB of it new",
+        as_json=as_json,
+    )
+
+
+@cli.command()
+@click.argument("bundle")
+@click.option(
+    "--confirm-within", type=click.IntRange(min=1), metavar="SECONDS", help="Revert unless confirmed by then."
+)
+@click.option("--registry-url", help="Another registry than the configured one.")
+@config_option
+@json_option
+def activate(*, bundle: str, confirm_within: int | None, registry_url: str | None, path: Path, as_json: bool) -> None:
+    """Serve NAME@VERSION: fetch if needed, verify, load beside, answer golden inputs, switch."""
+    config = configs.load(path)
+    reference = Reference.parse(bundle)
+    activation = _activation(config)
+    if not _serves(config, reference):
+        _stage(config, reference, registry_url)
+    seconds = config.confirm_within_s if confirm_within is None else confirm_within
+    _print_outcome(activation.activate(reference, confirm_within_s=seconds), as_json=as_json)
+
+
+@cli.command()
+@click.argument("bundle")
+@config_option
+@json_option
+def confirm(*, bundle: str, path: Path, as_json: bool) -> None:
+    """Keep NAME@VERSION: its deadline ends."""
+    _print_outcome(_activation(configs.load(path)).confirm(Reference.parse(bundle)), as_json=as_json)
+
+
+@cli.command()
+@click.option("--if-overdue", is_flag=True, help="Only where nobody confirmed in time.")
+@click.option("--reason", default="asked for", show_default=True, help="Why, for the event log.")
+@config_option
+@json_option
+def revert(*, if_overdue: bool, reason: str, path: Path, as_json: bool) -> None:
+    """Serve the version before."""
+    config = configs.load(path)
+    outcome = _activation(config).revert(config.serving_model, reason=reason, if_overdue=if_overdue)
+    if outcome.changed or not if_overdue or as_json:
+        _print_outcome(outcome, as_json=as_json)
+
+
+@cli.command()
+@config_option
+@json_option
+def report(*, path: Path, as_json: bool) -> int:
+    """Print the health report; a server that is down has one, too."""
+    config = configs.load(path)
+    try:
+        health = ControlSocket(config.control_socket).report()
+    except DeviceError:
+        health = _report_without_server(config)
+    if as_json:
+        click.echo(msgspec.json.encode(health))
+    else:
+        model = health["model"]
+        click.echo(
+            f"{health['host']}: {health['status']}, {model['name'] + '@' + model['version'] if model else 'no model'}"
+        )
+        for reason in health["reasons"]:
+            click.echo(f"  {reason['severity']}: {reason['text']}")
+    return int(ExitCode.FAILED if health["status"] == "failing" else ExitCode.OK)
+
+
+@cli.command()
+@config_option
+def exporter(*, path: Path) -> None:
+    """Serve the board's and the HAT's metrics over mutual TLS."""
+    from hedgerow.device.exporter import serve
+
+    serve(configs.load(path))
+
+
+def _activation(config: DeviceConfig) -> Activation:
+    return Activation(config.models_dir, config.activation_dir, ControlSocket(config.control_socket))
+
+
+def _serves(config: DeviceConfig, reference: Reference) -> bool:
+    from hedgerow.device import links
+
+    return links.target(config.models_dir / reference.name, links.CURRENT) == reference.version
+
+
+def _stage(config: DeviceConfig, reference: Reference, registry_url: str | None) -> int:
+    # Slow to import, and most commands never fetch.
+    from hedgerow.registry.fetch import fetch
+    from hedgerow.registry.source import HttpsSource, TlsFiles
+
+    tls = TlsFiles(config.tls.certificate, config.tls.key, config.tls.ca)
+    source = HttpsSource(registry_url or config.registry_url, tls, server_name=config.registry_name)
+    fetched = fetch(
+        source, reference, models_dir=config.models_dir, trust_dir=config.trust_dir, reserve_mb=config.reserve_mb
+    )
+    return fetched.new_bytes
+
+
+def _report_without_server(config: DeviceConfig) -> dict[str, Any]:
+    from datetime import UTC, datetime
+
+    from hedgerow.device import hardware, health
+
+    observed = health.Observation(
+        host=config.host,
+        serial=config.serial,
+        runtime=__version__,
+        serving=health.Serving(window_s=0),
+        hardware=hardware.read(disk_paths=(str(config.models_dir),)),
+        server_down=True,
+    )
+    built: dict[str, Any] = msgspec.to_builtins(health.build(observed, datetime.now(UTC)), str_keys=True)
+    return built
+
+
+def _print_outcome(outcome: Outcome, *, as_json: bool) -> None:
+    def version(text: str | None) -> dict[str, str] | None:
+        return None if text is None else {"name": outcome.name, "version": text}
+
+    value = {
+        "changed": outcome.changed,
+        "model": version(outcome.version),
+        "previous": version(outcome.previous),
+        "deadline": None if outcome.deadline is None else outcome.deadline.isoformat(),
+        "note": outcome.note,
+    }
+    text = (
+        f"{outcome.name}@{outcome.version} is active" if outcome.version else f"no version of {outcome.name} is active"
+    )
+    if outcome.deadline is not None:
+        text += f"; it reverts unless confirmed by {outcome.deadline:%H:%M:%S} UTC"
+    _print(value, text if outcome.note is None else f"{text} ({outcome.note})", as_json=as_json)
+
+
+def _print(value: dict[str, Any], text: str, *, as_json: bool) -> None:
+    click.echo(msgspec.json.encode(value) if as_json else text)
+
+
+def main() -> None:
+    sys.exit(run(cli, "hedgerow-device"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""What ``/etc/hedgerow/device.yml`` may say. An unknown key is an error that names it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from hedgerow.errors import UsageError
+
+DEFAULT_PATH = Path("/etc/hedgerow/device.yml")
+
+
+class TlsPaths(Struct, frozen=True, forbid_unknown_fields=True):
+    """PEM files of this device's identity."""
+
+    certificate: Path = Path("/var/lib/hedgerow/identity/device.crt")
+    key: Path = Path("/var/lib/hedgerow/identity/device.key")
+    ca: Path = Path("/var/lib/hedgerow/identity/ca.crt")
+
+
+class DeviceConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """One device.
+
+    ``registry_url`` is where bundles come from; ``registry_name`` is the name that its certificate must have (None: the
+    URL's host). ``reserve_mb`` stays free on the disk beside models. ``confirm_within_s`` is the deadline of an
+    activation that names none.
+    """
+
+    fleet: str
+    site: str
+    host: str
+    serial: str
+    registry_url: str
+    serving_model: str
+    registry_name: str | None = None
+    tls: TlsPaths = TlsPaths()
+    models_dir: Path = Path("/var/lib/hedgerow/models")
+    activation_dir: Path = Path("/var/lib/hedgerow/activation")
+    trust_dir: Path = Path("/var/lib/hedgerow/trust")
+    control_socket: Path = Path("/run/hedgerow/server.sock")
+    reserve_mb: int = 64
+    confirm_within_s: int = 600
+
+
+def load(path: Path) -> DeviceConfig:
+    """Read the configuration.
+
+    Raises:
+        UsageError: no such file, or a key or value that is not allowed, named with its path.
+    """
+    try:
+        return msgspec.yaml.decode(path.read_bytes(), type=DeviceConfig)
+    except OSError as error:
+        raise UsageError(
+            f"the configuration cannot be read: {error.strerror}",
+            where=str(path),
+            next_step="run as root on a converged device, or name another file with --config",
+        ) from error
+    except msgspec.DecodeError as error:
+        raise UsageError(f"the configuration is not valid: {error}", where=str(path)) from error
