@@ -6,13 +6,13 @@ Order of an activation, and what a cut after each step leaves:
 
 1. verify the files, load beside, answer golden inputs: nothing has changed.
 2. write ``pending.json``: ``current`` still is the old version; the next command removes the file.
-3. point ``previous`` at ``from``, then ``current`` at ``to``: the new version serves after a restart; the deadline runs.
+3. point ``previous`` at the old version, then ``current`` at the new: a restart serves the new; the deadline runs.
 4. have the server switch: as 3, without the restart.
 
 Recovery, done first by every command: a pending activation whose ``to`` is not ``current`` never happened, and is
-forgotten; if ``current`` is served by nobody yet, the server is told to switch. A revert goes the same way back:
-server switches to ``from``, ``current`` is pointed at it, ``pending.json`` goes last, so that a revert that was cut
-off is done again.
+forgotten, and the server told to serve ``current`` if it does not. A revert goes the same way back: ``current`` is
+pointed at the old version, the server switches, ``pending.json`` goes last. A server that is down is no obstacle to a
+revert: it loads ``current`` when it starts.
 
 One command at a time holds the lock; another waits ``LOCK_WAIT_S``, then says who has it.
 """
@@ -222,7 +222,15 @@ class Activation:
             return
         if links.target(self._models_dir / pending.name, CURRENT) != pending.to:
             links.remove_pending(self._state_dir)
-            self._log("forgotten", f"{pending.name}@{pending.to}", "the activation was cut off before it took effect")
+            self._log(
+                "forgotten",
+                f"{pending.name}@{pending.to}",
+                "it was cut off before it took effect, or while it was reverted",
+            )
+            current = links.target(self._models_dir / pending.name, CURRENT)
+            if current is not None:
+                with suppress(ServerDownError):
+                    self._serve(pending.name, current)
 
     def _serve(self, name: str, version: str) -> None:
         """Have the server serve what ``current`` says, if a cut kept it from hearing of it."""
