@@ -21,7 +21,7 @@ from typing import Any, Literal
 from hedgerow import paths
 from hedgerow.emulator import checks, network
 from hedgerow.emulator import values as live
-from hedgerow.emulator.host import FLEET_LABEL, HOST_LABEL, EmulatedHost, inputs_of, is_running
+from hedgerow.emulator.host import FLEET_LABEL, HOST_LABEL, EmulatedHost, UnitsFailedError, inputs_of, is_running
 from hedgerow.emulator.image import Images
 from hedgerow.emulator.podman import INOTIFY_INSTANCES, Podman
 from hedgerow.errors import DeviceError, HedgerowError, PartialError, UsageError
@@ -209,16 +209,30 @@ class EmulatedFleet:
             self._say(f"{name}: replacing the container")
             host.remove()
             entry, outdated = None, False
-        running = is_running(entry)
+        if is_running(entry):
+            return self._left_alone(host, outdated=outdated)
         if entry is None:
             key = self.first_contact_key.with_suffix(".pub").read_text(encoding="ascii")
             host.create(image, _network_name(self.name), digest, key)
-        if not running:
-            host.power_on()
+        host.power_on()
         host.await_boot()
         if outdated:
-            self._say(f"{name}: runs, but was made from other inputs; --recreate replaces it (its disk is lost)")
-        return self._row(host, "running", outdated=outdated, ssh=True, changed=not running)
+            self._tell_outdated(host)
+        return self._row(host, "running", outdated=outdated, ssh=True, changed=True)
+
+    def _left_alone(self, host: EmulatedHost, *, outdated: bool) -> HostStatus:
+        """A host that runs already: a unit that failed since its boot is its own affair, and told."""
+        if outdated:
+            self._tell_outdated(host)
+        try:
+            host.await_boot()
+        except UnitsFailedError as error:
+            self._say(f"{host.host.name}: {error.what}")
+            return self._row(host, "degraded", outdated=outdated, ssh=True)
+        return self._row(host, "running", outdated=outdated, ssh=True)
+
+    def _tell_outdated(self, host: EmulatedHost) -> None:
+        self._say(f"{host.host.name}: was made from other inputs; --recreate replaces it (its disk is lost)")
 
     def _status(self, host: EmulatedHost, images: Images, entry: Mapping[str, Any] | None) -> HostStatus:
         if entry is None:

@@ -25,13 +25,17 @@ BOOT_TIMEOUT_S = 120  # a boot takes 1-3 s; a busy machine with many hosts may n
 POWER_OFF_TIMEOUT_S = 15
 POLL_S = 0.1
 # Raised whenever the way containers are made changes.
-_CONTAINER_VERSION = 3
+_CONTAINER_VERSION = 4
 
 _SECCOMP = Path(__file__).parent / "guest" / "seccomp.json"
 
 FLEET_LABEL = "hedgerow.fleet"
 HOST_LABEL = "hedgerow.host"
 _INPUTS_LABEL = "hedgerow.inputs"
+
+
+class UnitsFailedError(DeviceError):
+    """The host is up and answers, and systemd counts failed units."""
 
 
 class EmulatedHost:
@@ -74,6 +78,7 @@ class EmulatedHost:
             f"--hostname={self.host.name}",
             f"--network={network}",
             f"--ip={self.host.address}",
+            f"--mac-address={mac_address(self.host.serial)}",
             f"--network-alias={self.host.name}",
             # The name in its certificate (docs/contracts.md, certificate profiles).
             f"--network-alias={self.host.name}.{self.host.site}.{self._fleet}",
@@ -120,7 +125,8 @@ class EmulatedHost:
                     self._keep_host_key()
                     return
                 if state == "degraded":
-                    raise DeviceError(
+                    self._keep_host_key()
+                    raise UnitsFailedError(
                         f"booted, but these units failed: {self._failed_units()}",
                         where=self.host.name,
                         next_step=f"hedgerow emulate exec {self.host.name} -- systemctl --failed",
@@ -160,10 +166,20 @@ class EmulatedHost:
         self.host_key.write_bytes(told.read_bytes())
 
     def _failed_units(self) -> str:
+        """Names of failed units, comma-separated."""
         listing = self._podman.run(
             "exec", self.name, "systemctl", "list-units", "--failed", "--plain", "--no-legend"
         ).stdout
         return ", ".join(line.split()[0] for line in listing.splitlines() if line.strip())
+
+
+def mac_address(serial: str) -> str:
+    """A board keeps its MAC address over power cuts: so does its container.
+
+    With podman's own random one, neighbours went on sending to the former address for up to a minute after a reboot.
+    Locally administered (bit 1 of the first octet), so it is nobody's.
+    """
+    return ":".join(["02", *(f"{octet:02x}" for octet in hashlib.sha256(serial.encode()).digest()[:5])])
 
 
 def is_running(entry: Mapping[str, Any] | None) -> bool:
