@@ -27,6 +27,8 @@ class Outcome(StrEnum):
     """Its preflight failed; nothing was done."""
     REVERTED = "reverted"
     """It failed and serves the version before, or nothing, as it did."""
+    KEPT = "kept"
+    """It failed and serves the release all the same: a device rather keeps its first model than serve none."""
     LOST = "lost"
     """It failed and nobody could make it go back; its own deadline will."""
     UNREACHABLE = "unreachable"
@@ -34,7 +36,7 @@ class Outcome(StrEnum):
 
 
 GOOD = frozenset({Outcome.CONFIRMED, Outcome.ALREADY})
-FAILED = frozenset({Outcome.REFUSED, Outcome.REVERTED, Outcome.LOST})
+FAILED = frozenset({Outcome.REFUSED, Outcome.REVERTED, Outcome.KEPT, Outcome.LOST})
 
 
 class _Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", omit_defaults=True):

@@ -9,8 +9,11 @@ steps in order; tests do the same in memory.
 - Undoing looks first. A device that still serves the version before (its
   activation failed, or it went back by itself) is left alone: one more
   ``revert`` would take it a version too far.
-- A host that cannot be reached for undoing is ``lost``: it counts as failed, and
-  its own confirm deadline takes it back.
+- A host that cannot be reached for undoing, or whose server does not come back to
+  say what it serves, is ``lost``: it counts as failed, and its own confirm
+  deadline takes it back.
+- A first installation has nothing to go back to. The device then keeps the
+  release rather than serve nothing; the rollout counts it as failed.
 """
 
 from __future__ import annotations
@@ -44,6 +47,10 @@ class Device(Protocol):
         Raises:
             NetworkError: The host could not be reached, or the line broke.
         """
+
+
+SERVER_BACK_S = 20
+"""Seconds within which systemd has restarted a server that crashed, and it has loaded a small model."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +98,7 @@ class HostSteps:
         except DeviceError as error:
             return self._finish(Outcome.REFUSED, str(error))
         if self._serves(report) and report.pending is None:
-            return self._finish(Outcome.ALREADY, f"serves {self._release.bundle}")
+            return self._already(report)
         lack = self._lack(report)
         if lack is not None:
             return self._finish(Outcome.REFUSED, lack)
@@ -164,17 +171,37 @@ class HostSteps:
         """Bring the host back to the version before, whatever state its activation was left in."""
         before = self._state().hosts[self.host].before
         try:
-            report = self._report()
-            if report.reference == self._release.bundle and report.reference != before:
-                self._run(["revert", "--reason", reason])
-                report = self._report()
+            report = self._settled_report(before)
+            if report.reference == self._release.bundle != before:
+                if before is None:
+                    return self._finish(
+                        Outcome.KEPT, f"{reason}; nothing was served before, so {report.reference} stays"
+                    )
+                self._run(["revert", "--reason", reason], timeout_s=self._policy.activate_within_s)
+                report = self._settled_report(before)
         except (NetworkError, DeviceError) as error:
             return self._finish(Outcome.LOST, f"{reason}; undoing failed, its deadline will: {error.what}")
-        if report.reference == self._release.bundle and report.reference != before:
-            return self._finish(Outcome.LOST, f"{reason}; it still serves {report.reference} after its revert")
+        if report.reference != before and (report.reference == self._release.bundle or report.reference is None):
+            state = f"serves {report.reference or 'nothing'}, not {before or 'nothing'}"
+            return self._finish(Outcome.LOST, f"{reason}; after its revert it {state}")
         return self._finish(
             Outcome.REVERTED, f"{reason}; serves {report.reference or 'nothing, as before'}", changed=True
         )
+
+    def _already(self, report: Report) -> Step:
+        if report.status == "failing":
+            listed = ", ".join(reason.code for reason in report.troubles)
+            return self._finish(Outcome.REFUSED, f"serves {report.reference} already, and is failing: {listed}")
+        return self._finish(Outcome.ALREADY, f"serves {report.reference}")
+
+    def _settled_report(self, before: str | None) -> Report:
+        """A report that names a model, if one was served before: a server that crashed is back within seconds."""
+        for _ in range(SERVER_BACK_S):
+            report = self._report()
+            if report.model is not None or before is None:
+                break
+            self._clock.sleep(1)
+        return report
 
     def _finish(self, outcome: Outcome, reason: str, *, changed: bool = False) -> Step:
         self._journal.append(events.HostFinished(at=timestamp(), host=self.host, outcome=outcome, reason=reason))

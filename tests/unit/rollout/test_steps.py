@@ -240,15 +240,45 @@ def test_a_revert_that_does_not_take_is_said(steps: HostSteps, journal: Journal,
     device.broken["revert"] = Completed(0, "{}", "")
     steps.revert("slow")
     assert outcome(journal) is Outcome.LOST
-    assert "still serves assistant@1.1.0" in journal.state().hosts["a"].reason
+    assert "after its revert it serves assistant@1.1.0" in journal.state().hosts["a"].reason
 
 
 def test_a_first_installation_has_nothing_to_go_back_to(steps: HostSteps, journal: Journal, device: FakeDevice) -> None:
     device.serves = None
     device.answer = Judgement(verdict=Verdict.FAIL, reason="it said nothing", final=True)
     turn(steps)
-    assert device.serves is None
-    assert journal.state().hosts["a"].reason.endswith("serves nothing, as before")
+    assert outcome(journal) is Outcome.KEPT
+    assert journal.state().stopped is not None
+    assert not any(call.startswith("revert") for call in device.calls)
+
+
+def test_what_serves_the_release_and_fails_is_not_already_well(
+    steps: HostSteps, journal: Journal, device: FakeDevice
+) -> None:
+    device.serves, device.status, device.reasons = NEW, "failing", ["model_failed"]
+    assert turn(steps).msg == f"refused: serves {NEW} already, and is failing: model_failed"
+
+
+def test_a_server_that_crashed_is_waited_for(steps: HostSteps, journal: Journal, device: FakeDevice, ticking) -> None:
+    steps.preflight()
+    steps.activate()
+    device.serves = None  # what the device command says while the server is down
+    steps._clock = Clock(ticking.monotonic, lambda seconds: setattr(device, "serves", NEW))
+    steps.revert("it crashed")
+    assert device.serves == OLD
+    assert outcome(journal) is Outcome.REVERTED
+
+
+def test_a_server_that_stays_down_is_lost_not_reverted(
+    steps: HostSteps, journal: Journal, device: FakeDevice, ticking
+) -> None:
+    steps.preflight()
+    steps.activate()
+    device.serves = None
+    steps.revert("it crashed")
+    assert outcome(journal) is Outcome.LOST
+    assert "serves nothing, not assistant@1.0.0" in journal.state().hosts["a"].reason
+    assert ticking.now >= 20
 
 
 def test_a_full_disk_is_refused_before_anything_is_touched(
