@@ -101,7 +101,6 @@ class _Builder:
                     present % index, TensorProto.FLOAT, ["batch_size", config.kv_heads, after, config.head_size]
                 )
         self.one = graph.constant("one", np.array([1], dtype=np.int64))
-        self.zero = graph.constant("zero", np.array([0], dtype=np.int64))
         lengths = graph.node("ReduceSum", ["attention_mask", self.one], "mask/lengths", keepdims=0)
         self.last = graph.node("Sub", [lengths, self.one], "mask/last")
         self.seqlens = graph.node("Cast", [self.last], "mask/seqlens_k", to=TensorProto.INT32)
@@ -142,7 +141,7 @@ class _Builder:
             return looked_up
         end = self.graph.constant("embed/end", np.array([matrix.columns], dtype=np.int64))
         axis = self.graph.constant("embed/axis", np.array([2], dtype=np.int64))
-        return self.graph.node("Slice", [looked_up, self.zero, end, axis], "embed/unpadded")
+        return self.graph.node("Slice", [looked_up, self.zero(), end, axis], "embed/unpadded")
 
     def layer(self, index: int, hidden: str, pending: str | None) -> tuple[str, str]:
         """Add decoder layer ``index``; return the residual stream and the projection still to be added to it."""
@@ -207,10 +206,13 @@ class _Builder:
         length = graph.node("Shape", ["input_ids"], "last/length", start=1, end=2)
         past = graph.node("Sub", [self.total, length], "last/past")
         row = graph.node("Sub", [self.last, past], "last/row")
-        row = graph.node("Max", [row, self.zero], "last/row_from_zero")
+        row = graph.node("Max", [row, self.zero()], "last/row_from_zero")
         indices = graph.node("Unsqueeze", [row, self.one], "last/indices")
         picked = graph.node("GatherND", [normed, indices], "last/picked", batch_dims=1)
         return graph.node("Unsqueeze", [picked, self.one], "last/hidden")
+
+    def zero(self) -> str:
+        return self.graph.constant("zero", np.array([0], dtype=np.int64))
 
     def norm(self, name: str, gamma: Weights, hidden: str, pending: str | None) -> tuple[str, str]:
         """RMS norm of ``hidden`` (plus ``pending``); return the normed values and the sum."""
