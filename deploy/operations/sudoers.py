@@ -25,9 +25,15 @@ def sudoers(path: str, content: str) -> Iterator[StringCommand]:
     ) == ("root", "root", 440):
         host.noop(f"{path} is as it should be")
         return
-    candidate = host.get_temp_filename(path)
-    lines = " ".join(shlex.quote(line) for line in wanted)
-    yield StringCommand(
-        f"umask 077; printf '%s\\n' {lines} > {candidate} && visudo -qcf {candidate}"
-        f" && install -o root -g root -m 0440 {candidate} {path}; status=$?; rm -f {candidate}; exit $status"
+    yield StringCommand(install(path, wanted, candidate=host.get_temp_filename(path)))
+
+
+def install(path: str, lines: list[str], *, candidate: str) -> str:
+    """Return the shell command: write ``candidate``, let visudo judge it, put it in place; it is gone at the end."""
+    quoted = " ".join(shlex.quote(line) for line in lines)
+    candidate = shlex.quote(candidate)
+    return (
+        f"umask 077; printf '%s\\n' {quoted} > {candidate} && visudo -qcf {candidate}"
+        f" && install -o root -g root -m 0440 {candidate} {shlex.quote(path)}"
+        f"; status=$?; rm -f {candidate}; exit $status"
     )
