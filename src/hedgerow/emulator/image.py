@@ -57,7 +57,7 @@ PACKAGES = (
 )
 
 # Downloaded, not installed: the roles install them, and four hosts at once need not fetch each four times.
-ARCHIVES = ("chrony", "mender-client", "nginx", "prometheus-node-exporter", "python3-venv", "rsync", "zstd")
+ARCHIVES = ("mender-client", "nginx", "prometheus-node-exporter", "python3-pip-whl", "rsync", "zstd")
 
 # A privileged systemd would reach through to the machine's devices, modules and binfmt entries; a container has
 # neither a getty nor a first boot of systemd's own; and nothing may fetch packages behind a test's back.
@@ -103,7 +103,7 @@ systemctl enable ssh.service emulated-pi.service
 : >/etc/machine-id
 rm -f /var/lib/dbus/machine-id
 apt-get clean
-apt-get --yes --download-only --option APT::Install-Recommends=true install {archives}
+apt-get --yes --quiet=2 --download-only --no-install-recommends install {archives}
 """
 
 
@@ -175,7 +175,7 @@ class Images:
         if not missing:
             return False
         with self._lock():
-            base = f"{REPOSITORY}:{self.digest}-none"
+            base = f"{REPOSITORY}:{self.digest}-base"
             if not self._exists(base):
                 archive = self.build()
                 self._say(f"importing {archive.name} into podman")
@@ -265,7 +265,7 @@ class Images:
         ours = f"{REPOSITORY}:{self.digest}-"
         others = [name for name in names if name.startswith(f"{REPOSITORY}:") and not name.startswith(ours)]
         # Variants are layers on the base and go first.
-        for name in sorted(others, key=lambda name: name.endswith("-none")):
+        for name in sorted(others, key=lambda name: name.endswith("-base")):
             self._podman.run("rmi", name, check=False)
 
     def _exists(self, tag: str) -> bool:

@@ -1,7 +1,8 @@
 """Stand-in Debian packages for what only Raspberry Pi's archive has: names, versions and relations are the real ones.
 
-With them a role asks dpkg for the HAT's software stack, pins it and holds it as on a real board. They carry the
-guest programs of ``guest/hat-stack`` and nothing of Hailo's. Names: facts §3.2; versions: what the archive ships.
+With them a role asks dpkg for the kernel and the HAT's software stack, pins and holds them as on a real board. They
+carry the guest programs of ``guest/hat-stack``, and nothing of Hailo's and no kernel. Names: facts §1.4 and §3.2;
+versions: what the archive ships (whether the kernel's have an epoch is not verified).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from hedgerow.emulator.board import KERNEL_RELEASE
 from hedgerow.errors import MachineError
 
 _SOURCES = Path(__file__).parent / "guest" / "hat-stack"
@@ -41,6 +43,14 @@ class StandIn:
         }
         return "".join(f"{key}: {value}\n" for key, value in fields.items())
 
+
+_KERNEL_VERSION = KERNEL_RELEASE.partition("+")[0] + "-1+rpt1"
+KERNEL = (
+    StandIn(f"linux-image-{KERNEL_RELEASE}", _KERNEL_VERSION),
+    StandIn("linux-image-rpi-2712", _KERNEL_VERSION, {"Depends": f"linux-image-{KERNEL_RELEASE}"}),
+    StandIn(f"linux-headers-{KERNEL_RELEASE}", _KERNEL_VERSION),
+    StandIn("linux-headers-rpi-2712", _KERNEL_VERSION, {"Depends": f"linux-headers-{KERNEL_RELEASE}"}),
+)
 
 _DKMS = StandIn("dkms", "3.2.2-1~deb13u1", files={"usr/sbin/dkms": ("dkms", 0o755)})
 _PYTHON = "usr/lib/python3/dist-packages/hailo_platform/__init__.py"
@@ -80,7 +90,11 @@ HAILO_8 = (
 )
 
 # By image variant: which packages a host with that HAT has from its first boot.
-STACKS: Mapping[str, tuple[StandIn, ...]] = {"none": (), "h10": HAILO_10H, "h8": HAILO_8}
+STACKS: Mapping[str, tuple[StandIn, ...]] = {
+    "none": KERNEL,
+    "h10": (*KERNEL, *HAILO_10H),
+    "h8": (*KERNEL, *HAILO_8),
+}
 VARIANTS: Mapping[str, str] = {"none": "none", "hat-plus-2": "h10", "hat-plus-13": "h8", "hat-plus-26": "h8"}
 
 
