@@ -1,0 +1,112 @@
+"""Run ``hedgerow-device`` or ``hedgerow registry`` in a fresh process, and kill it with -9 before its n-th step.
+
+A step is anything that another process could notice: a file opened for writing, renamed, linked, removed, a folder
+made, a lock taken, a connection opened. Python's audit hooks announce each before it happens, so the product has no
+crash points of its own.
+
+One process imports everything once and forks for every order, which is why hundreds of kills are cheap. It speaks JSON
+lines: ``{"program", "argv", "kill_at", "boottime_offset_s", "environment"}`` in, ``{"code", "stdout", "stderr",
+"steps"}`` out; ``code`` is -9 for a process that was killed.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import signal
+import sys
+import tempfile
+import time
+
+STEPS = {
+    "fcntl.flock",
+    "os.chmod",
+    "os.link",
+    "os.mkdir",
+    "os.remove",
+    "os.rename",
+    "os.rmdir",
+    "os.symlink",
+    "os.truncate",
+    "socket.connect",
+}
+PROGRAMS = {"hedgerow-device": "hedgerow.device.cli", "hedgerow": "hedgerow.cli"}
+WARM = (
+    "hedgerow.device.activation",
+    "hedgerow.device.cli",
+    "hedgerow.registry.fetch",
+    "hedgerow.registry.publish",
+    "hedgerow.registry.source",
+    "hedgerow.commands.registry",
+)
+
+
+def is_step(event: str, arguments: tuple[object, ...]) -> bool:
+    if event == "open":
+        _, mode, flags = arguments
+        writes = isinstance(flags, int) and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+        return bool(writes) or (isinstance(mode, str) and any(letter in mode for letter in "wax+"))
+    return event in STEPS
+
+
+def child(order: dict, steps_fd: int) -> None:
+    steps = 0
+    kill_at = order.get("kill_at")
+    counting = True
+
+    def hook(event: str, arguments: tuple[object, ...]) -> None:
+        nonlocal steps
+        if counting and is_step(event, arguments):
+            steps += 1
+            if steps == kill_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    offset = order.get("boottime_offset_s", 0)
+    if offset:
+        original = time.clock_gettime
+        time.clock_gettime = lambda clock: original(clock) + (offset if clock == time.CLOCK_BOOTTIME else 0)
+    os.environ.update(order.get("environment", {}))
+    module = importlib.import_module(PROGRAMS[order["program"]])
+    sys.argv = [order["program"], *order["argv"]]
+    sys.addaudithook(hook)
+    try:
+        module.main()
+        code = 0
+    except SystemExit as done:
+        code = done.code if isinstance(done.code, int) else 1
+    counting = False
+    os.write(steps_fd, str(steps).encode())
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def run(order: dict) -> dict:
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err, tempfile.TemporaryFile() as steps:
+        pid = os.fork()
+        if pid == 0:
+            os.dup2(out.fileno(), 1)
+            os.dup2(err.fileno(), 2)
+            try:
+                child(order, steps.fileno())
+            finally:
+                os._exit(70)
+        _, status = os.waitpid(pid, 0)
+        answer = {"code": os.waitstatus_to_exitcode(status)}
+        for name, file in (("stdout", out), ("stderr", err), ("steps", steps)):
+            file.seek(0)
+            answer[name] = file.read().decode()
+        answer["steps"] = int(answer["steps"] or 0)
+        return answer
+
+
+def main() -> None:
+    for name in WARM:
+        importlib.import_module(name)
+    for line in sys.stdin:
+        print(json.dumps(run(json.loads(line))), flush=True)  # noqa: T201 - the protocol
+
+
+if __name__ == "__main__":
+    main()
