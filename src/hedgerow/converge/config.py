@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import yaml
 
+from hedgerow import configfile
 from hedgerow.errors import UsageError
 
 
@@ -23,7 +24,7 @@ def render(values: Mapping[str, Any], struct: str, header: str) -> str:
     # Ansible's strings are a class of their own, which neither msgspec nor PyYAML takes for text.
     plain: dict[str, Any] = json.loads(json.dumps(dict(values)))
     try:
-        msgspec.convert(plain, getattr(importlib.import_module(module), name))
+        configfile.convert(plain, getattr(importlib.import_module(module), name))
     except msgspec.ValidationError as error:
         raise UsageError(
             f"{name} does not accept this configuration: {error}",

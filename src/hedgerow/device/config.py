@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
+from hedgerow import configfile
 from hedgerow.errors import UsageError
 
 DEFAULT_PATH = Path("/etc/hedgerow/device.yml")
@@ -51,7 +52,7 @@ def load(path: Path) -> DeviceConfig:
         UsageError: no such file, or a key or value that is not allowed, named with its path.
     """
     try:
-        return msgspec.yaml.decode(path.read_bytes(), type=DeviceConfig)
+        return configfile.decode(path.read_bytes(), DeviceConfig)
     except OSError as error:
         raise UsageError(
             f"the configuration cannot be read: {error.strerror}",

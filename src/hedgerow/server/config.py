@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
+from hedgerow import configfile
 from hedgerow.errors import UsageError
 
 LOOPBACK_HTTP = "127.0.0.1:8000"
@@ -101,7 +102,7 @@ def load(path: Path) -> ServerConfig:
         UsageError: no such file, or a key or value that is not allowed, named with its path.
     """
     try:
-        return msgspec.yaml.decode(path.read_bytes(), type=ServerConfig)
+        return configfile.decode(path.read_bytes(), ServerConfig)
     except OSError as error:
         raise UsageError(f"the configuration cannot be read: {error.strerror}", where=str(path)) from error
     except msgspec.DecodeError as error:
