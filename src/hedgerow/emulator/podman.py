@@ -73,9 +73,9 @@ graphroot = "{storage}/storage"
 runroot = "{run}/storage"
 """
 
-# Inside the new namespace. Netavark and aardvark-dns keep their state in /run/containers, whatever is configured:
-# without this the user's containers and ours would share a name server.
-_OWN_RUN = "mkdir -p /run/containers && mount --bind {run}/containers /run/containers"
+# Inside the new namespace. These keep state below /run, whatever is configured: netavark and aardvark-dns in
+# "containers", crun in "crun". Shared with the user's podman, both would serve the same names and ids.
+_OWN_RUN = ("containers", "crun")
 # Replace the machine's version 1 tree by a pure version 2 one.
 _PURE_CGROUP2 = "umount -R -l /sys/fs/cgroup && mount -t cgroup2 cgroup2 /sys/fs/cgroup"
 
@@ -190,8 +190,10 @@ class Podman:
         _machine("mount", "--bind", self.run_dir, self.run_dir)
         _machine("mount", "--make-private", self.run_dir)
         self._namespace.touch()
-        (self.run_dir / "containers").mkdir()
-        inside = [_OWN_RUN.format(run=self.run_dir)]
+        inside = []
+        for name in _OWN_RUN:
+            (self.run_dir / name).mkdir()
+            inside.append(f"mkdir -p /run/{name} && mount --bind {self.run_dir}/{name} /run/{name}")
         if machine.cgroup is not CgroupMode.V2:
             inside.append(_PURE_CGROUP2)
         # slave: what is mounted on the machine later is seen inside, nothing goes the other way.
@@ -199,6 +201,7 @@ class Podman:
 
     def _dismantle(self) -> None:
         self._end_orphans()
+        self._remove_bridges()
         for point in (self._namespace, self.run_dir):
             while _is_mount(point):
                 _machine("umount", "--lazy", point)
@@ -218,6 +221,20 @@ class Podman:
                     os.kill(int(pid), signal.SIGKILL)
             except (FileNotFoundError, ProcessLookupError):
                 continue
+
+    def _remove_bridges(self) -> None:
+        """Remove bridges of our networks that no teardown removed: those of containers that were killed."""
+        for file in (self.storage / "networks").glob("*.json"):
+            network = json.loads(file.read_text(encoding="utf-8"))
+            interface = str(network["network_interface"])
+            gateways = {subnet.get("gateway") for subnet in network["subnets"]}
+            shown = subprocess.run(
+                ["ip", "-json", "-4", "address", "show", "dev", interface], capture_output=True, text=True, check=False
+            )
+            addresses = json.loads(shown.stdout or "[]") if shown.returncode == 0 else []
+            # The name alone could be a bridge of the user's podman by now.
+            if any(info["local"] in gateways for entry in addresses for info in entry["addr_info"]):
+                _machine("ip", "link", "delete", interface)
 
     def _is_current(self) -> bool:
         try:
