@@ -30,7 +30,8 @@ written), ``force: false`` (an existing file stays as it is) and ``when`` (false
 the entry were not there).
 
 Returns ``changed`` and ``changed_paths``; a handler or task that belongs to one
-file says ``when: "'/path' in _role_result_files.changed_paths"``. ``--check`` and
+file says ``when: "'/path' in _role_result_files.changed_paths"``. ``settled`` (path →
+time of its last change) has what this run left alone; ``hedgerow_unit`` takes it. ``--check`` and
 ``--diff`` work; ``diff: false`` on the task keeps contents out of the output.
 The host's part, and what it promises, is ``hedgerow.device.files``.
 """
@@ -80,7 +81,7 @@ class ActionModule(ActionBase):
                 diff=bool(self._task.diff),
             )
         except HedgerowError as error:
-            return result | {"failed": True, "changed_paths": [], "msg": str(error)}
+            return result | {"failed": True, "changed_paths": [], "settled": {}, "msg": str(error)}
         return result | answer
 
     def _entry(self, entry: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:

@@ -5,10 +5,15 @@
         name: hedgerow-server.service
         state: started
         enabled: true
+        newer_than: "{{ _inference_runtime_result_files.settled }}"
 
 The options are those of ``systemd_service``, which does the work. What
 ``hedgerow_facts`` has read already decides whether there is any: a unit that is as
 wanted costs no visit. ``state: restarted`` and ``reloaded`` (handlers) always go.
+
+``newer_than`` (path → time) restarts a unit that runs since before one of these files
+was written. A run that is cut off between a file and its handler would leave the old
+process for ever: the next run finds the file as wanted and notifies nobody.
 
 In check mode a unit that does not exist yet, because its package or file would have come
 in this run, counts as changed; ``systemd_service`` fails there.
@@ -39,6 +44,10 @@ class ActionModule(ActionBase):
         if units is None:
             raise AnsibleActionFail("hedgerow_unit: no hedgerow_facts; let the play begin with the role preflight")
         unit = units.get(args["name"])
+        if older_than(
+            unit, args.pop("newer_than", {}), now=variables["ansible_facts"]["hedgerow_facts"]["state"]["time"]
+        ):
+            args["state"] = "restarted"
         if as_wanted(unit, state=args.get("state"), enabled=args.get("enabled")):
             return result | {"changed": False, "name": args["name"]}
         if self._task.check_mode and unit is None:
@@ -50,7 +59,18 @@ class ActionModule(ActionBase):
         return result | answer
 
 
-def as_wanted(unit: dict[str, str] | None, *, state: str | None, enabled: bool | None) -> bool:
+def older_than(unit: dict[str, Any] | None, files: dict[str, float], *, now: float) -> bool:
+    """Whether the unit runs since before one of ``files`` was written.
+
+    Times to come are passed over: a Pi without a clock battery may have written a
+    file before it knew the time, and would be restarted by every run.
+    """
+    since = (unit or {}).get("since")
+    # systemctl tells whole seconds.
+    return since is not None and any(since + 1 <= changed <= now for changed in files.values())
+
+
+def as_wanted(unit: dict[str, Any] | None, *, state: str | None, enabled: bool | None) -> bool:
     """Whether what was read already satisfies ``state`` and ``enabled``.
 
     ``unit`` is None where systemd does not know it: wanted stopped and disabled, it is as wanted.

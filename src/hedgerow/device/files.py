@@ -51,7 +51,8 @@ def place(files: list[dict[str, Any]], *, check: bool = False, diff: bool = Fals
     ``validate`` is a command with ``%s`` for the staged file. ``replace`` False
     leaves an existing file alone.
 
-    Returns ``{"changed": bool, "changed_paths": [str], "diff": [...]}``.
+    Returns ``{"changed": bool, "changed_paths": [str], "settled": {path: time}, "diff": [...]}``; ``settled`` has the
+    files and links that were left alone and when each last changed (seconds since the epoch).
 
     Raises:
         PlaceError: a path is of another kind, a user is unknown, a validator refuses, the disk is full.
@@ -64,7 +65,17 @@ def place(files: list[dict[str, Any]], *, check: bool = False, diff: bool = Fals
             _write(items, pending)
     except OSError as error:
         raise PlaceError(error.strerror or str(error), where=error.filename2 or error.filename) from error
-    return {"changed": bool(pending), "changed_paths": [item.path for item in pending], "diff": diffs}
+    settled = {
+        item.path: item.status.st_ctime
+        for item in items
+        if item not in pending and item.status is not None and item.kind in {"file", "link"}
+    }
+    return {
+        "changed": bool(pending),
+        "changed_paths": [item.path for item in pending],
+        "settled": settled,
+        "diff": diffs,
+    }
 
 
 class _Item:

@@ -2,7 +2,7 @@
 
 The standard library alone: the controller sends this file's source to a host
 that may have no Hedgerow yet (``hedgerow.remote_script``). It reads, it never
-writes, and it starts three programs: ``dpkg-query`` and twice ``systemctl``.
+writes, and it starts four programs: ``dpkg-query`` and thrice ``systemctl``.
 Never an ``apt`` one: opening apt's cache costs a Pi most of a second.
 
 ``hedgerow.device.hardware`` reads the board and its kernel; this reads the system
@@ -33,7 +33,7 @@ def read() -> dict[str, Any]:
     """Read everything roles ask for, once. All values are JSON; a missing thing is None or empty.
 
     ``packages`` maps name → installed version. ``units`` maps unit → ``{"active", "enabled"}`` as systemctl
-    words them. Sizes are MiB, ``time`` is seconds since the epoch.
+    words them, services that run also ``since``. Times are seconds since the epoch, sizes MiB.
     """
     packages, holds = parse_packages(_output("dpkg-query", "-W", "-f", "${Package}\\t${Status}\\t${Version}\\n"))
     return {
@@ -55,12 +55,17 @@ def read() -> dict[str, Any]:
         "units": parse_units(
             _output("systemctl", "list-unit-files", "--no-legend", "--no-pager", "--plain"),
             _output("systemctl", "list-units", "--all", "--no-legend", "--no-pager", "--plain"),
+            _output("systemctl", "show", "--timestamp=unix", "--property=Id,ActiveEnterTimestamp", "*.service"),
         ),
         "users": sorted(user.pw_name for user in pwd.getpwall()),
         "groups": sorted(group.gr_name for group in grp.getgrall()),
         "apparmor": _apparmor(),
         "disk_free_mb": {place: _free_mb(place) for place in ("/", "/var/lib", "/boot/firmware")},
-        "runtime": {"current": _link(RUNTIME / "current"), "installed": _finished_runtimes(RUNTIME)},
+        "runtime": {
+            "current": _link(RUNTIME / "current"),
+            "switched": _changed(RUNTIME / "current"),
+            "installed": _finished_runtimes(RUNTIME),
+        },
         "models": {
             folder.name: {"current": _link(folder / "current"), "previous": _link(folder / "previous")}
             for folder in _folders(MODELS)
@@ -89,9 +94,9 @@ def parse_packages(text: str) -> tuple[dict[str, str], list[str]]:
     return packages, holds
 
 
-def parse_units(unit_files: str, units: str) -> dict[str, dict[str, str]]:
-    """Unit → ``{"enabled": …, "active": …}`` of the two systemctl listings."""
-    found: dict[str, dict[str, str]] = {}
+def parse_units(unit_files: str, units: str, times: str = "") -> dict[str, dict[str, Any]]:
+    """Unit → ``{"enabled": …, "active": …, "since": …}`` of the two systemctl listings and of its properties."""
+    found: dict[str, dict[str, Any]] = {}
     for line in unit_files.splitlines():
         name, enabled = line.split()[:2]
         found[name] = {"enabled": enabled, "active": "inactive"}
@@ -101,6 +106,11 @@ def parse_units(unit_files: str, units: str) -> dict[str, dict[str, str]]:
         if len(fields) < 4 or fields[1] == "not-found":  # noqa: PLR2004 - the four columns named above
             continue
         found.setdefault(fields[0], {"enabled": "transient", "active": "inactive"})["active"] = fields[2]
+    for block in times.split("\n\n"):
+        values = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
+        unit = found.get(values.get("Id", ""))
+        if unit is not None and unit["active"] == "active" and values["ActiveEnterTimestamp"].startswith("@"):
+            unit["since"] = int(values["ActiveEnterTimestamp"][1:])
     return found
 
 
@@ -186,6 +196,14 @@ def _link(path: Path) -> str | None:
     """The last part of a link's target: the version it points at."""
     try:
         return path.readlink().name
+    except OSError:
+        return None
+
+
+def _changed(path: Path) -> float | None:
+    """When a file or link was last replaced."""
+    try:
+        return path.lstat().st_ctime
     except OSError:
         return None
 

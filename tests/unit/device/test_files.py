@@ -37,7 +37,14 @@ def test_writes_what_is_missing_and_nothing_the_second_time(tmp_path: Path) -> N
     assert stat.S_IMODE((tmp_path / "deep/er/a").stat().st_mode) == 0o600
     assert stat.S_IMODE((tmp_path / "deep").stat().st_mode) == 0o755
     assert stat.S_IMODE((tmp_path / "d").stat().st_mode) == 0o750
-    assert place(wanted) == {"changed": False, "changed_paths": [], "diff": []}
+    again = place(wanted)
+    assert (again["changed"], again["changed_paths"], again["diff"]) == (False, [], [])
+
+
+def test_what_was_left_alone_tells_when_it_last_changed(tmp_path: Path) -> None:
+    assert place([entry(tmp_path / "a")])["settled"] == {}
+    again = place([entry(tmp_path / "a"), entry(tmp_path / "b")])
+    assert again["settled"] == {str(tmp_path / "a"): (tmp_path / "a").stat().st_ctime}
 
 
 def test_an_unchanged_file_keeps_its_inode(tmp_path: Path) -> None:

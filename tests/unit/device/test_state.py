@@ -39,6 +39,20 @@ def test_units_join_both_listings() -> None:
     }
 
 
+def test_services_that_run_have_a_time() -> None:
+    units = state.parse_units(
+        "a.service enabled enabled\nb.service enabled enabled\nc.service enabled enabled\n",
+        "a.service loaded active running A\nb.service loaded failed failed B\nc.service loaded active exited C\n",
+        "Id=a.service\nActiveEnterTimestamp=@1795234824\n\nId=b.service\nActiveEnterTimestamp=@1\n\n"
+        "Id=c.service\nActiveEnterTimestamp=\n\nId=unknown.service\nActiveEnterTimestamp=@2\n",
+    )
+    assert {name: unit.get("since") for name, unit in units.items()} == {
+        "a.service": 1795234824,
+        "b.service": None,
+        "c.service": None,
+    }
+
+
 def test_os_release_keys() -> None:
     text = 'PRETTY_NAME="Debian GNU/Linux 13 (trixie)"\nVERSION_CODENAME=trixie\nHOME_URL="x"\n'
     assert state.parse_os_release(text) == {

@@ -11,6 +11,19 @@ FAILED = {"active": "failed", "enabled": "enabled"}
 
 
 @pytest.mark.parametrize(
+    "since,changed,expected",
+    [(100, 200.0, True), (200, 100.0, False), (100, 100.9, False), (100, 9999.0, False), (None, 200.0, False)],
+)
+def test_a_unit_older_than_its_files_is_restarted(
+    plugin: Callable[[str], ModuleType], *, since: int | None, changed: float, expected: bool
+) -> None:
+    unit = RUNS | ({} if since is None else {"since": since})
+    module = plugin("action/hedgerow_unit")
+    assert module.older_than(unit, {"/etc/a": 1.0, "/etc/b": changed}, now=1000.0) is expected
+    assert not module.older_than(None, {"/etc/a": 1.0}, now=1000.0)
+
+
+@pytest.mark.parametrize(
     "unit,state,enabled,expected",
     [
         (RUNS, "started", True, True),
