@@ -28,7 +28,7 @@ def demo(inventory: Path) -> None:
     root = paths.repository_root()
     started = time.monotonic()
     run = runner.Runner(cwd=root, log_dir=paths.var_dir() / "demo" / "logs")
-    bundle_dir = paths.cache_dir() / "bundles" / f"{steps.BUNDLE_NAME}-{steps.BUNDLE_VERSION}"
+    bundle_dir = paths.var_dir() / "demo" / f"{steps.BUNDLE_NAME}-{steps.BUNDLE_VERSION}"
     run.run(steps.build(inventory, bundle_dir))
     total = time.monotonic() - started
     runner.write_timings(paths.var_dir() / "demo" / "timings.json", run.timings, total)

@@ -155,12 +155,22 @@ def import_gguf(
     return place
 
 
+def _same_bundle(place: Path, output: Path) -> bool:
+    """Whether ``output`` is a whole copy of the bundle in ``place``."""
+    try:
+        return bundle.verify_files(output).sha256 == bundle.load(place).sha256
+    except HedgerowError:
+        return False
+
+
 def export(place: Path, output: Path) -> Path:
-    """Copy a bundle to ``output``, which must not exist or be an empty folder; return ``output``.
+    """Copy a bundle to ``output``, which must not exist, be empty, or hold this very bundle; return ``output``.
 
     Raises:
         UsageError: there is something else.
     """
+    if _same_bundle(place, output):
+        return output
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UsageError(
             "the output folder is not empty", where=str(output), next_step="name another one, or remove it"
