@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import click
@@ -41,7 +42,8 @@ def table(*, path: Path, limit: str | None, as_json: bool) -> int:
     if as_json:
         print_json([msgspec.to_builtins(row) for row in rows])
     else:
-        print_table(f"fleet {found.fleet}", tables.COLUMNS, [tables.cells(row) for row in rows])
+        now = datetime.now(UTC)
+        print_table(f"fleet {found.fleet}", tables.COLUMNS, [tables.cells(row, now) for row in rows])
     return int(ExitCode.OK if all(row.ok for row in rows) else ExitCode.FAILED)
 
 
@@ -100,4 +102,4 @@ def _remark(answer: asking.Answer) -> None:
         err.print(f"  [red]{answer.host}: {answer.problem}[/red]", highlight=False)
         return
     speed = "" if answer.tokens_per_s is None else f", {answer.tokens_per_s:.1f} tokens/s"
-    out.print(f"  [dim]first token after {answer.ttft_ms:.0f} ms{speed}[/dim]", highlight=False)
+    out.print(f"  [dim]{answer.tokens} tokens, the first after {answer.ttft_ms:.0f} ms{speed}[/dim]", highlight=False)

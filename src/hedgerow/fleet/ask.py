@@ -13,6 +13,9 @@ from hedgerow.fleet.endpoint import ChatPiece, DeviceClient, Endpoint
 TIMEOUT_S = 60.0
 """Longest wait for the next piece. A queue of other users' questions may stand before the first one."""
 
+SPEED_FROM_TOKENS = 16
+"""Fewer come so close together that a single late packet would make the figure."""
+
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
     """A host's answer.
@@ -70,6 +73,12 @@ def summarize(host: str, pieces: Sequence[ChatPiece], *, problem: str | None = N
         text="".join(piece.text for piece in spoken),
         tokens=tokens,
         ttft_ms=round(spoken[0].at_s * 1000, 1) if spoken else None,
-        tokens_per_s=round((tokens - 1) / seconds, 1) if tokens is not None and tokens > 1 and seconds > 0 else None,
+        tokens_per_s=_speed(tokens, seconds),
         problem=problem,
     )
+
+
+def _speed(tokens: int | None, seconds: float) -> float | None:
+    if tokens is None or tokens < SPEED_FROM_TOKENS or seconds <= 0:
+        return None
+    return round((tokens - 1) / seconds, 1)

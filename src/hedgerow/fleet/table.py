@@ -5,7 +5,7 @@ from __future__ import annotations
 import ssl
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -16,9 +16,8 @@ from hedgerow.fleet.endpoint import DeviceClient, Endpoint, Report
 PARALLEL = 32
 """Hosts asked at once: enough to hide a few that time out, few enough for a controller's sockets."""
 
-COLUMNS = (
-    "host", "board", "HAT", "model", "tokens/s", "first token ms", "board °C", "HAT °C", "certificate until", "health",
-)  # fmt: skip
+COLUMNS = ("host", "board", "HAT", "model", "tokens/s", "TTFT ms", "°C", "cert", "health")
+"""TTFT: time to the first token, 95th percentile of the server's window. cert: how long the certificate is good."""
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,22 +75,26 @@ def from_report(host: str, report: Report, certificate_expires: datetime | None)
     )
 
 
-def cells(row: Row) -> tuple[Any, ...]:
+def cells(row: Row, now: datetime) -> tuple[Any, ...]:
     """The row's fields as people read them, in the order of ``COLUMNS``."""
-    expires = None if row.certificate_expires is None else f"{row.certificate_expires:%Y-%m-%d %H:%M}Z"
     health = "; ".join([row.health, *row.reasons]) if row.problem is None else f"{row.health}: {row.problem}"
     return (
         row.host,
-        row.board,
+        None if row.board is None else row.board.removeprefix("Raspberry ").replace(" Model B Rev", " rev"),
         row.hat,
         row.model,
         _rounded(row.tokens_per_s),
         _rounded(row.ttft_p95_ms, 0),
         _rounded(row.temperature_c),
-        _rounded(row.hat_temperature_c),
-        expires,
+        None if row.certificate_expires is None else _left(row.certificate_expires - now),
         health,
     )
+
+
+def _left(time: timedelta) -> str:
+    if time >= timedelta(days=2):
+        return f"{time.days} d"
+    return f"{time / timedelta(hours=1):.0f} h"
 
 
 def _rounded(value: float | None, digits: int = 1) -> str | None:

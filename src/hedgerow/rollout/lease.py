@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import pwd
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -108,5 +109,5 @@ def leave(folder: Path, *, pid: int) -> None:
 
 
 def whoami() -> str:
-    """``user@machine``, for messages and journals."""
-    return f"{os.environ.get('SUDO_USER') or os.environ.get('USER') or os.getuid()}@{socket.gethostname()}"
+    """``user@machine``, for messages and journals; the person behind sudo, if there is one."""
+    return f"{os.environ.get('SUDO_USER') or pwd.getpwuid(os.getuid()).pw_name}@{socket.gethostname()}"

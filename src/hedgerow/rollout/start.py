@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
-
-import ansible_runner
 
 from hedgerow import paths
 from hedgerow.errors import ExitCode
@@ -27,19 +26,17 @@ def arguments(inventory: Path, bundle: str, *, policy: Path | None, limit: str |
 
 
 def start(inventory: Path, bundle: str, *, policy: Path | None, limit: str | None, check: bool) -> int:
-    """Run it in view; return Ansible's exit code. Ctrl-C reaches it, and its journal goes on where it was."""
+    """Run it in view; return its exit code. Ctrl-C reaches it as well, and the same command goes on from there."""
     root = paths.repository_root()
-    _, _, code = ansible_runner.run_command(
-        executable_cmd=str(Path(sys.executable).with_name("ansible-playbook")),
-        cmdline_args=arguments(inventory, bundle, policy=policy, limit=limit, check=check),
-        host_cwd=str(root),
-        envvars={**os.environ, "ANSIBLE_CONFIG": str(root / "ansible.cfg")},
-        runner_mode="subprocess",
-        input_fd=sys.stdin,
-        output_fd=sys.stdout,
-        error_fd=sys.stderr,
-    )
-    return int(code)
+    program = str(Path(sys.executable).with_name("ansible-playbook"))
+    command = [program, *arguments(inventory, bundle, policy=policy, limit=limit, check=check)]
+    process = subprocess.Popen(command, cwd=root, env=os.environ | {"ANSIBLE_CONFIG": str(root / "ansible.cfg")})
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        # It got the same signal and is about to end; without it this process would leave it behind.
+        process.wait()
+        raise
 
 
 def exit_code(ansible: int, rollouts: Path, before: set[str]) -> ExitCode:

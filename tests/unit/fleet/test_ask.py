@@ -70,13 +70,19 @@ def test_an_endless_line_without_newlines_is_one_answer(pi) -> None:
 
 
 def test_speed_counts_what_came_after_the_first_token() -> None:
-    pieces = [ChatPiece("a", 0.5), ChatPiece("b", 1.0), ChatPiece("c", 1.5), ChatPiece("", 1.6, tokens=5)]
+    pieces = [ChatPiece("a", 0.5), ChatPiece("b", 1.0), ChatPiece("c", 1.5), ChatPiece("", 1.6, tokens=21)]
     answer = summarize("pi", pieces)
-    assert (answer.ttft_ms, answer.tokens, answer.tokens_per_s) == (500.0, 5, 4.0)
+    assert (answer.ttft_ms, answer.tokens, answer.tokens_per_s) == (500.0, 21, 20.0)
 
 
 def test_a_server_that_counts_nothing_is_counted_by_pieces() -> None:
-    assert summarize("pi", [ChatPiece("a", 0.5), ChatPiece("b", 1.0)]).tokens_per_s == 2.0
+    answer = summarize("pi", [ChatPiece("a", 0.5 + number / 10) for number in range(31)])
+    assert (answer.tokens, answer.tokens_per_s) == (31, 10.0)
+
+
+def test_a_short_answer_has_no_speed() -> None:
+    pieces = [ChatPiece("a", 0.5), ChatPiece("b", 0.501), ChatPiece("", 0.6, tokens=15)]
+    assert summarize("pi", pieces).tokens_per_s is None
 
 
 def test_one_token_has_no_speed() -> None:

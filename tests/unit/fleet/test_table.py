@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from click.testing import CliRunner
@@ -33,18 +34,16 @@ def test_every_host_is_a_row_in_order(make_pi) -> None:
 
 def test_cells_stand_under_their_columns(pi) -> None:
     row = table.collect([pi.endpoint], access.context(FLEET, Profile.MONITOR))[0]
-    cells = dict(zip(table.COLUMNS, table.cells(row), strict=True))
-    expires = cells.pop("certificate until")
-    assert expires == f"{row.certificate_expires:%Y-%m-%d %H:%M}Z"
-    assert cells == {
+    now = row.certificate_expires - timedelta(days=29, hours=3)
+    assert dict(zip(table.COLUMNS, table.cells(row, now), strict=True)) == {
         "host": "pi-1",
-        "board": "Raspberry Pi 5 Model B Rev 1.1",
+        "board": "Pi 5 rev 1.1",
         "HAT": "hat-plus-2",
         "model": "assistant@1.0.0",
         "tokens/s": "11.5",
-        "first token ms": "240",
-        "board °C": "48.2",
-        "HAT °C": "44.0",
+        "TTFT ms": "240",
+        "°C": "48.2",
+        "cert": "29 d",
         "health": "ok",
     }
 
@@ -52,7 +51,15 @@ def test_cells_stand_under_their_columns(pi) -> None:
 def test_reasons_stand_beside_the_health(pi) -> None:
     pi.report(OFF)
     row = table.collect([pi.endpoint], access.context(FLEET, Profile.MONITOR))[0]
-    assert table.cells(row)[-1] == "degraded; board at 81 °C"
+    assert table.cells(row, datetime.now(UTC))[-1] == "degraded; board at 81 °C"
+
+
+def test_the_last_days_of_a_certificate_are_told_in_hours() -> None:
+    ends = datetime(2026, 11, 21, 12, tzinfo=UTC)
+    row = table.Row(host="a", health="ok", certificate_expires=ends)
+    assert table.cells(row, ends - timedelta(days=2))[-2] == "2 d"
+    assert table.cells(row, ends - timedelta(hours=30))[-2] == "30 h"
+    assert table.cells(row, ends + timedelta(hours=5))[-2] == "-5 h"
 
 
 @pytest.fixture
