@@ -25,6 +25,7 @@ from cryptography.x509.oid import NameOID
 
 from hedgerow.device import links
 from hedgerow.device.config import DeviceConfig, TlsPaths
+from hedgerow.device.transition import Pending
 from hedgerow.identity.ca import FleetCA
 from hedgerow.identity.profiles import DeviceNames, Profile
 from hedgerow.registry import bundle as bundles
@@ -214,7 +215,7 @@ class Device:
         return links.target(self.home, links.PREVIOUS)
 
     @property
-    def pending(self) -> links.Pending | None:
+    def pending(self) -> Pending | None:
         return links.read_pending(self.config.activation_dir)
 
     @property
@@ -281,7 +282,7 @@ class ServerDouble:
         if self.serving is not None:
             bundles.verify_files(self.device.home / self.serving)
 
-    def answer(self, route: str, body: dict[str, str]) -> tuple[int, dict[str, Any]]:
+    def answer(self, route: str, body: dict[str, str]) -> tuple[int, dict[str, Any]]:  # noqa: PLR0911 - one a route
         version = body.get("version")
         if route == "prepare":
             if version in self.unfit:
@@ -291,7 +292,7 @@ class ServerDouble:
             self.prepared = version
             return 200, {"load_s": 0.01, "golden": {"passed": 1, "failed": 0}}
         if route == "switch":
-            if version != self.serving and version != self.prepared:
+            if version not in {self.serving, self.prepared}:
                 return 400, {"error": f"{version} was not prepared"}
             before = None if version == self.serving else self.serving
             if version != self.serving:

@@ -105,7 +105,7 @@ def main() -> None:
     for name in WARM:
         importlib.import_module(name)
     for line in sys.stdin:
-        print(json.dumps(run(json.loads(line))), flush=True)  # noqa: T201 - the protocol
+        print(json.dumps(run(json.loads(line))), flush=True)
 
 
 if __name__ == "__main__":

@@ -34,7 +34,8 @@ def test_an_upgrade_keeps_the_version_before(served, command, server, device):
     assert command("confirm", "assistant@1.1.0").json["changed"] is False
 
 
-def test_only_one_activation_at_a_time(served, command, registry, make_bundle, device, gateway):
+@pytest.mark.usefixtures("served")
+def test_only_one_activation_at_a_time(command, registry, make_bundle, device, gateway):
     registry.publish(make_bundle("1.2.0"))
     command("activate", "assistant@1.1.0")
     gateway.asked.clear()

@@ -10,7 +10,7 @@ from hedgerow.device.config import DeviceConfig
 from hedgerow.server.config import ServerConfig
 
 
-class Nested(msgspec.Struct, forbid_unknown_fields=True):
+class Nested(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     folder: Path = Path("/there")
 
 
@@ -27,7 +27,7 @@ def test_text_becomes_a_path_at_any_depth():
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    "text, says",
     [
         (b"name: x\nnested: {folder: 1}\n", r"`Path`, got `int` - at `\$.nested.folder`"),
         (b"name: x\nfolder: /y\n", "unknown field `folder`"),

@@ -1,26 +1,16 @@
 """Change what a device serves: activate, confirm, revert. Transactional: kill it anywhere.
 
-The truth is on disk: the server loads ``current`` when it starts, so the rename of that link is the moment of change.
-
-Order of an activation, and what a cut after each step leaves:
-
-1. verify the files, load beside, answer golden inputs: nothing has changed.
-2. write ``pending.json``: ``current`` still is the old version; the next command removes the file.
-3. point ``previous`` at the old version, then ``current`` at the new: a restart serves the new; the deadline runs.
-4. have the server switch: as 3, without the restart.
-
-Recovery, done first by every command: a pending activation whose ``to`` is not ``current`` never happened, and is
-forgotten, and the server told to serve ``current`` if it does not. A revert goes the same way back: ``current`` is
-pointed at the old version, the server switches, ``pending.json`` goes last. A server that is down is no obstacle to a
-revert: it loads ``current`` when it starts.
-
-One command at a time holds the lock; another waits ``LOCK_WAIT_S``, then says who has it.
+- The truth is on disk: the server loads ``current`` when it starts, so the rename of that link is the moment of change.
+- A version is verified byte by byte, loaded beside the one in service and has answered its golden inputs before
+  anything changes. Until then a failure leaves no trace.
+- ``transition`` says in which order the steps go and how each cut ends; every command first brings an earlier one that
+  was cut off to its end. A server that restarts in between loads ``current``: the old version or the new, never a part.
+- A server that is down stops an activation and is no obstacle to a revert: what is reverted may be why it is down.
+- One command at a time holds the lock; another waits ``LOCK_WAIT_S``, then says who has it.
 """
 
 from __future__ import annotations
 
-import fcntl
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -28,15 +18,19 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import msgspec
+
+from hedgerow import filelock
 from hedgerow.device import events, links
 from hedgerow.device.control import Server, ServerDownError
-from hedgerow.device.links import CURRENT, PREVIOUS, Pending
+from hedgerow.device.links import CURRENT, PREVIOUS
+from hedgerow.device.transition import Pending, Recovery, overdue, recovery
 from hedgerow.errors import DeviceError, RefusedError
 from hedgerow.registry import bundle as bundles
 from hedgerow.registry.reference import Reference
 
+# Longer than the steps of any other command but the loading of a model, which may take minutes.
 LOCK_WAIT_S = 30.0
-_LOCK_POLL_S = 0.1
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -61,13 +55,6 @@ class Clock:
     boot_id: Callable[[], str] = lambda: _BOOT_ID.read_text(encoding="ascii").strip()
 
 
-def overdue(pending: Pending, *, now: datetime, boottime_s: float, boot_id: str) -> bool:
-    """Whether nobody confirmed in time. Within one boot the clock since boot decides: it cannot be set."""
-    if pending.boot_id == boot_id:
-        return boottime_s >= pending.deadline_boottime_s
-    return now >= pending.deadline
-
-
 class Activation:
     """Commands over one device's models. ``server`` is told, the disk decides."""
 
@@ -77,198 +64,233 @@ class Activation:
         self._server = server
         self._clock = clock or Clock()
 
+    def check_free(self, reference: Reference) -> None:
+        """Look, without waiting, whether ``activate`` would be refused: what is worth knowing before a download.
+
+        Raises:
+            RefusedError: another activation is pending.
+        """
+        pending = links.read_pending(self._state_dir)
+        if recovery(pending, self._current(pending.name if pending else "")) is Recovery.FINISH:
+            self._refuse_other(pending, reference)
+
     def activate(self, reference: Reference, *, confirm_within_s: int) -> Outcome:
         """Serve a version that is on this device; nothing changes if it is served already.
 
         Raises:
             RefusedError: another activation is pending.
-            PublisherError: a file is not what the manifest says.
+            UsageError, PublisherError: it is not on this device, or a file is not what the manifest says.
             DeviceError: the server is down, or a golden input is answered wrongly; the old version stays in service.
         """
         with self._locked():
-            self._recover()
             name, version = reference.name, reference.version
             home = self._models_dir / name
-            current = links.target(home, CURRENT)
             pending = links.read_pending(self._state_dir)
-            if pending is not None and (pending.name, pending.to) != (name, version):
-                raise RefusedError(
-                    f"{pending.name}@{pending.to} waits to be confirmed until {pending.deadline:%H:%M:%S} UTC",
-                    where=str(self._state_dir / links.PENDING),
-                    next_step=f"hedgerow-device confirm {pending.name}@{pending.to}, or hedgerow-device revert",
-                )
+            self._refuse_other(pending, reference)
+            current, previous = self._current(name), links.target(home, PREVIOUS)
             if current == version:
                 self._serve(name, version)
                 deadline = None if pending is None else pending.deadline
-                return Outcome(
-                    name, version, links.target(home, PREVIOUS), deadline, note="it serves already", changed=False
-                )
+                return Outcome(name, version, previous, deadline, note="it serves already")
             bundles.verify_files(home / version)
             self._server.prepare(name, version)
-            previous = links.target(home, PREVIOUS)
+            pending = self._pending(name, current, version, previous, within_s=confirm_within_s)
             try:
-                deadline = self._switch(name, current, version, confirm_within_s)
+                links.write_pending(self._state_dir, pending)
+                self._point(name, CURRENT, version)
+                self._server.switch(name, version)
+                self._point(name, PREVIOUS, current)
             except BaseException:
-                self._undo(name, current, previous)
+                self._undo(pending)
                 raise
-            self._log(
-                "activated", f"{name}@{version}", f"from {current or 'nothing'}, confirm by {deadline:%H:%M:%S} UTC"
-            )
-            return Outcome(name, version, current, deadline, changed=True)
+            until = f"from {current or 'nothing'}, to be confirmed by {pending.deadline:%Y-%m-%d %H:%M:%S} UTC"
+            self._log("activated", pending.reference, until)
+            return Outcome(name, version, current, pending.deadline, changed=True)
 
     def confirm(self, reference: Reference) -> Outcome:
         """End the deadline.
 
         Raises:
-            RefusedError: another version serves.
+            RefusedError: another version is active.
         """
         with self._locked():
-            self._recover()
             home = self._models_dir / reference.name
-            current, previous = links.target(home, CURRENT), links.target(home, PREVIOUS)
+            current, previous = self._current(reference.name), links.target(home, PREVIOUS)
             if current != reference.version:
                 raise RefusedError(
                     f"{reference} cannot be confirmed: {current or 'nothing'} is active",
                     where=str(home),
-                    next_step="hedgerow-device report shows why; events are in events.jsonl",
+                    next_step=f"see why in {self._state_dir / events.FILE_NAME}, or: hedgerow-device report",
                 )
-            if links.read_pending(self._state_dir) is None:
-                return Outcome(reference.name, current, previous, note="it was confirmed already", changed=False)
+            pending = links.read_pending(self._state_dir)
+            if pending is None or pending.name != reference.name:
+                return Outcome(reference.name, current, previous, note="it was confirmed already")
             links.remove_pending(self._state_dir)
             self._log("confirmed", str(reference), None)
             return Outcome(reference.name, current, previous, changed=True)
 
-    def revert(self, name: str, *, reason: str, if_overdue: bool = False) -> Outcome:
-        """Go back to the version before; with ``if_overdue`` only where nobody confirmed in time.
+    def revert(self, name: str, *, reason: str) -> Outcome:
+        """Go back to the version before: of the pending activation, else of ``name``.
 
         Raises:
             RefusedError: there is no version to go back to.
             DeviceError: the version before cannot be served.
         """
         with self._locked():
-            self._recover()
             pending = links.read_pending(self._state_dir)
-            if pending is not None:
-                name = pending.name
-            home = self._models_dir / name
-            current = links.target(home, CURRENT)
-            if if_overdue:
-                if pending is None or not self._overdue(pending):
-                    return Outcome(
-                        name, current, links.target(home, PREVIOUS), note="no deadline has passed", changed=False
-                    )
-                reason = f"nobody confirmed by {pending.deadline:%Y-%m-%d %H:%M:%S} UTC"
-            back = pending.from_ if pending is not None else links.target(home, PREVIOUS)
-            if back is None:
-                return self._nothing_before(name, current, pending, if_overdue=if_overdue)
+            if pending is None:
+                current, back = self._current(name), links.target(self._models_dir / name, PREVIOUS)
+                if current is None or back is None:
+                    raise _nothing_before(self._models_dir / name, name)
+                # What is left behind is not what a second revert should return to.
+                pending = self._pending(name, back, current, None, within_s=0)
+            elif pending.from_ is None:
+                raise _nothing_before(self._models_dir / pending.name, pending.name)
+            return self._go_back(pending, reason)
+
+    def revert_if_overdue(self, name: str) -> Outcome:
+        """Go back where nobody confirmed in time. A first activation is kept: unconfirmed serves better than nothing.
+
+        Raises:
+            DeviceError: the version before cannot be served.
+        """
+        with self._locked():
+            pending = links.read_pending(self._state_dir)
+            if pending is None or not self._overdue(pending):
+                name = name if pending is None else pending.name
+                previous = links.target(self._models_dir / name, PREVIOUS)
+                deadline = None if pending is None else pending.deadline
+                return Outcome(name, self._current(name), previous, deadline, note="no deadline has passed")
+            if pending.from_ is None:
+                links.remove_pending(self._state_dir)
+                note = "nobody confirmed it in time; kept, because there is no version before"
+                self._log("kept", pending.reference, note)
+                return Outcome(pending.name, pending.to, None, note=note, changed=True)
+            return self._go_back(pending, f"nobody confirmed by {pending.deadline:%Y-%m-%d %H:%M:%S} UTC")
+
+    def _go_back(self, pending: Pending, reason: str) -> Outcome:
+        name, back = pending.name, pending.from_
+        if back is not None:
+            with suppress(ServerDownError):
+                self._prepare(name, back)
+        links.write_pending(self._state_dir, msgspec.structs.replace(pending, reverting=reason))
+        return self._finish_revert(pending, reason)
+
+    def _finish_revert(self, pending: Pending, reason: str) -> Outcome:
+        """The steps of a revert after its pending file says so; also for one that was cut off."""
+        name, back = pending.name, pending.from_
+        self._point(name, CURRENT, back)
+        if back is not None:
             try:
-                self._server.prepare(name, back)
-                links.point(home, CURRENT, back)
-                self._server.switch(name, back)
-            except ServerDownError:
-                # The version that is left may be what brings the server down: the disk must go back all the same.
-                links.point(home, CURRENT, back)
-                reason += "; the server is down and will load it when it starts"
-            # What was left is not what a second revert should return to.
-            links.point(home, PREVIOUS, None)
-            links.remove_pending(self._state_dir)
-            self._log("reverted", f"{name}@{back}", reason)
-            return Outcome(name, back, None, note=reason, changed=True)
-
-    def _switch(self, name: str, current: str | None, version: str, confirm_within_s: int) -> datetime:
-        home = self._models_dir / name
-        now = self._clock.now()
-        pending = Pending(
-            name=name,
-            from_=current,
-            to=version,
-            since=now,
-            deadline=now + timedelta(seconds=confirm_within_s),
-            boot_id=self._clock.boot_id(),
-            deadline_boottime_s=self._clock.boottime_s() + confirm_within_s,
-        )
-        links.write_pending(self._state_dir, pending)
-        links.point(home, PREVIOUS, current)
-        links.point(home, CURRENT, version)
-        self._server.switch(name, version)
-        return pending.deadline
-
-    def _undo(self, name: str, current: str | None, previous: str | None) -> None:
-        """After a failure between 2 and 4: everything as it was, and the server with it if it answers."""
-        home = self._models_dir / name
-        links.point(home, CURRENT, current)
-        links.point(home, PREVIOUS, previous)
+                self._serve(name, back)
+            except DeviceError as error:
+                reason += f"; the server will load it when it starts ({error.what})"
+        self._point(name, PREVIOUS, pending.previous)
         links.remove_pending(self._state_dir)
-        with suppress(DeviceError):
-            if current is not None:
-                self._serve(name, current)
+        self._log("reverted", pending.reference, f"to {back or 'nothing'}: {reason}")
+        return Outcome(name, back, pending.previous, note=reason, changed=True)
 
-    def _nothing_before(self, name: str, current: str | None, pending: Pending | None, *, if_overdue: bool) -> Outcome:
-        """A first activation has nothing to return to: an unconfirmed model serves better than none."""
-        if if_overdue and pending is not None:
-            links.remove_pending(self._state_dir)
-            self._log("kept", f"{name}@{current}", "nobody confirmed it in time, and there is no version before")
-            return Outcome(name, current, None, note="kept: there is no version before", changed=True)
-        raise RefusedError(
-            f"there is no version of {name} to go back to",
-            where=str(self._models_dir / name),
-            next_step=f"activate one: hedgerow-device activate {name}@VERSION",
-        )
+    def _undo(self, pending: Pending) -> None:
+        """After a failure among the steps of an activation: everything as it was, the server too if it answers."""
+        self._point(pending.name, CURRENT, pending.from_)
+        self._point(pending.name, PREVIOUS, pending.previous)
+        links.remove_pending(self._state_dir)
+        self._forget_prepared(pending)
 
     def _recover(self) -> None:
-        """Bring a command that was cut off to an end (see the module's text)."""
+        """Bring a command that was cut off to its end."""
         pending = links.read_pending(self._state_dir)
-        if pending is None:
+        todo = recovery(pending, self._current(pending.name if pending else ""))
+        if pending is None or todo is Recovery.NOTHING:
             return
-        if links.target(self._models_dir / pending.name, CURRENT) != pending.to:
+        if todo is Recovery.FORGET:
             links.remove_pending(self._state_dir)
-            self._log(
-                "forgotten",
-                f"{pending.name}@{pending.to}",
-                "it was cut off before it took effect, or while it was reverted",
-            )
-            current = links.target(self._models_dir / pending.name, CURRENT)
-            if current is not None:
-                with suppress(ServerDownError):
-                    self._serve(pending.name, current)
+            self._log("forgotten", pending.reference, "the activation was cut off before it took effect")
+            self._forget_prepared(pending)
+        elif todo is Recovery.REVERT:
+            self._finish_revert(pending, pending.reverting or "")
+        else:
+            with suppress(DeviceError):  # the deadline runs, so a version that does not load will go
+                self._serve(pending.name, pending.to)
+            self._point(pending.name, PREVIOUS, pending.from_)
 
     def _serve(self, name: str, version: str) -> None:
-        """Have the server serve what ``current`` says, if a cut kept it from hearing of it."""
-        if self._server.serving() != version:
-            self._server.prepare(name, version)
-            self._server.switch(name, version)
+        """Have the server serve what ``current`` says, unless it does."""
+        self._prepare(name, version)
+        self._server.switch(name, version)
+
+    def _prepare(self, name: str, version: str) -> None:
+        """Have the server load a version, unless that or nothing else is loaded."""
+        status, wanted = self._server.status(), Reference(name, version)
+        if status.serving != wanted:
+            if status.prepared != wanted:
+                self._server.prepare(name, version)
+        elif status.prepared is not None:
+            self._server.discard(name, status.prepared.version)
+
+    def _forget_prepared(self, pending: Pending) -> None:
+        with suppress(DeviceError):
+            if pending.from_ is None:
+                self._server.discard(pending.name, pending.to)
+            else:
+                self._serve(pending.name, pending.from_)
+
+    def _pending(self, name: str, from_: str | None, to: str, previous: str | None, *, within_s: int) -> Pending:
+        now = self._clock.now()
+        return Pending(
+            name=name,
+            from_=from_,
+            to=to,
+            since=now,
+            deadline=now + timedelta(seconds=within_s),
+            boot_id=self._clock.boot_id(),
+            deadline_boottime_s=self._clock.boottime_s() + within_s,
+            previous=previous,
+        )
+
+    def _refuse_other(self, pending: Pending | None, reference: Reference) -> None:
+        if pending is not None and pending.reference != str(reference):
+            raise RefusedError(
+                f"{pending.reference} waits to be confirmed until {pending.deadline:%H:%M:%S} UTC: one at a time",
+                where=str(self._state_dir / links.PENDING),
+                next_step=f"hedgerow-device confirm {pending.reference}, or hedgerow-device revert",
+            )
+
+    def _current(self, name: str) -> str | None:
+        return links.target(self._models_dir / name, CURRENT)
+
+    def _point(self, name: str, link: str, version: str | None) -> None:
+        home = self._models_dir / name
+        if links.target(home, link) != version:
+            links.point(home, link, version)
 
     def _overdue(self, pending: Pending) -> bool:
         clock = self._clock
         return overdue(pending, now=clock.now(), boottime_s=clock.boottime_s(), boot_id=clock.boot_id())
 
     def _log(self, event: str, model: str, reason: str | None) -> None:
-        events.append(self._state_dir, events.Event(self._clock.now(), event, model, reason))
+        with suppress(OSError):  # a full disk keeps a line from the log, and must not undo what it tells of
+            events.append(self._state_dir, events.Event(self._clock.now(), event, model, reason))
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        self._state_dir.mkdir(parents=True, exist_ok=True)
-        path = self._state_dir / "lock"
-        with path.open("a+", encoding="utf-8") as file:
-            deadline = time.monotonic() + LOCK_WAIT_S
-            while not _try_lock(file.fileno()):
-                if time.monotonic() > deadline:
-                    file.seek(0)
-                    raise DeviceError(
-                        f"another hedgerow-device is at work: process {file.read().strip() or 'unknown'}",
-                        where=str(path),
-                        next_step="wait until it has finished, then run the command again",
-                    )
-                time.sleep(_LOCK_POLL_S)
-            file.truncate(0)
-            file.write(f"{os.getpid()}\n")
-            file.flush()
-            yield
+        try:
+            self._state_dir.mkdir(parents=True, exist_ok=True)
+            lock = self._state_dir / "lock"
+            with filelock.exclusive(lock, wait_s=LOCK_WAIT_S, work="changing what this device serves"):
+                self._recover()
+                yield
+        except OSError as error:
+            raise DeviceError(
+                f"the disk does not take a change: {error.strerror or error}",
+                where=str(error.filename or self._state_dir),
+                next_step="see df and dmesg; what was served before still is, and the same command tries again",
+            ) from error
 
 
-def _try_lock(fd: int) -> bool:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+def _nothing_before(home: Path, name: str) -> RefusedError:
+    return RefusedError(
+        f"there is no version of {name} to go back to",
+        where=str(home),
+        next_step=f"activate one: hedgerow-device activate {name}@VERSION",
+    )

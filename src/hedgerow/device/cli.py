@@ -15,7 +15,8 @@ from hedgerow.device import config as configs
 from hedgerow.device.activation import Activation, Outcome
 from hedgerow.device.config import DeviceConfig
 from hedgerow.device.control import ControlSocket
-from hedgerow.errors import DeviceError, ExitCode
+from hedgerow.errors import DeviceError, ExitCode, HedgerowError, PublisherError, UsageError
+from hedgerow.registry import bundle as bundles
 from hedgerow.registry.reference import Reference
 
 config_option = click.option(
@@ -51,7 +52,12 @@ def stage(*, bundle: str, registry_url: str | None, path: Path, as_json: bool) -
     reference = Reference.parse(bundle)
     new_bytes = _stage(config, reference, registry_url)
     _print(
-        {"changed": new_bytes > 0, "bundle": str(reference), "new_bytes": new_bytes},
+        {
+            "changed": new_bytes > 0,
+            "model": _shown(config, reference.name, reference.version),
+            "previous": None,
+            "new_bytes": new_bytes,
+        },
         f"{reference} is on this device, {new_bytes / 1e6:.1f} MB of it new",
         as_json=as_json,
     )
@@ -70,10 +76,11 @@ def activate(*, bundle: str, confirm_within: int | None, registry_url: str | Non
     config = configs.load(path)
     reference = Reference.parse(bundle)
     activation = _activation(config)
-    if not _serves(config, reference):
+    activation.check_free(reference)
+    if not _is_whole(config, reference):
         _stage(config, reference, registry_url)
     seconds = config.confirm_within_s if confirm_within is None else confirm_within
-    _print_outcome(activation.activate(reference, confirm_within_s=seconds), as_json=as_json)
+    _print_outcome(config, activation.activate(reference, confirm_within_s=seconds), as_json=as_json)
 
 
 @cli.command()
@@ -82,7 +89,8 @@ def activate(*, bundle: str, confirm_within: int | None, registry_url: str | Non
 @json_option
 def confirm(*, bundle: str, path: Path, as_json: bool) -> None:
     """Keep NAME@VERSION: its deadline ends."""
-    _print_outcome(_activation(configs.load(path)).confirm(Reference.parse(bundle)), as_json=as_json)
+    config = configs.load(path)
+    _print_outcome(config, _activation(config).confirm(Reference.parse(bundle)), as_json=as_json)
 
 
 @cli.command()
@@ -93,9 +101,13 @@ def confirm(*, bundle: str, path: Path, as_json: bool) -> None:
 def revert(*, if_overdue: bool, reason: str, path: Path, as_json: bool) -> None:
     """Serve the version before."""
     config = configs.load(path)
-    outcome = _activation(config).revert(config.serving_model, reason=reason, if_overdue=if_overdue)
+    activation = _activation(config)
+    if if_overdue:
+        outcome = activation.revert_if_overdue(config.serving_model)
+    else:
+        outcome = activation.revert(config.serving_model, reason=reason)
     if outcome.changed or not if_overdue or as_json:
-        _print_outcome(outcome, as_json=as_json)
+        _print_outcome(config, outcome, as_json=as_json)
 
 
 @cli.command()
@@ -133,10 +145,16 @@ def _activation(config: DeviceConfig) -> Activation:
     return Activation(config.models_dir, config.activation_dir, ControlSocket(config.control_socket))
 
 
-def _serves(config: DeviceConfig, reference: Reference) -> bool:
-    from hedgerow.device import links
+def _is_whole(config: DeviceConfig, reference: Reference) -> bool:
+    """Whether the version is on this device, every byte of it.
 
-    return links.target(config.models_dir / reference.name, links.CURRENT) == reference.version
+    Then it was vouched for when it came, and no registry is needed: a version never changes.
+    """
+    try:
+        bundles.verify_files(config.models_dir / reference.name / reference.version)
+    except (UsageError, PublisherError):
+        return False
+    return True
 
 
 def _stage(config: DeviceConfig, reference: Reference, registry_url: str | None) -> int:
@@ -155,8 +173,9 @@ def _stage(config: DeviceConfig, reference: Reference, registry_url: str | None)
 def _report_without_server(config: DeviceConfig) -> dict[str, Any]:
     from datetime import UTC, datetime
 
-    from hedgerow.device import hardware, health
+    from hedgerow.device import hardware, health, links
 
+    pending = links.read_pending(config.activation_dir)
     observed = health.Observation(
         host=config.host,
         serial=config.serial,
@@ -164,19 +183,28 @@ def _report_without_server(config: DeviceConfig) -> dict[str, Any]:
         serving=health.Serving(window_s=0),
         hardware=hardware.read(disk_paths=(str(config.models_dir),)),
         server_down=True,
+        confirm_deadline=None if pending is None else pending.deadline,
     )
     built: dict[str, Any] = msgspec.to_builtins(health.build(observed, datetime.now(UTC)), str_keys=True)
     return built
 
 
-def _print_outcome(outcome: Outcome, *, as_json: bool) -> None:
-    def version(text: str | None) -> dict[str, str] | None:
-        return None if text is None else {"name": outcome.name, "version": text}
+def _shown(config: DeviceConfig, name: str, version: str | None) -> dict[str, str | None] | None:
+    """A version as JSON shows it; ``sha256`` is the bundle's identity, None if its manifest cannot be read."""
+    if version is None:
+        return None
+    try:
+        sha256 = bundles.load(config.models_dir / name / version).sha256
+    except HedgerowError:
+        sha256 = None
+    return {"name": name, "version": version, "sha256": sha256}
 
+
+def _print_outcome(config: DeviceConfig, outcome: Outcome, *, as_json: bool) -> None:
     value = {
         "changed": outcome.changed,
-        "model": version(outcome.version),
-        "previous": version(outcome.previous),
+        "model": _shown(config, outcome.name, outcome.version),
+        "previous": _shown(config, outcome.name, outcome.previous),
         "deadline": None if outcome.deadline is None else outcome.deadline.isoformat(),
         "note": outcome.note,
     }

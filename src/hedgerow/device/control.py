@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import http.client
 import socket
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
 
 from hedgerow.errors import DeviceError
+from hedgerow.registry.reference import Reference
 
 # Loading a large model from an SD card and answering its golden inputs takes minutes on a busy Pi.
 TIMEOUT_S = 600.0
@@ -21,6 +23,14 @@ _START = "systemctl status hedgerow-server, journalctl -u hedgerow-server"
 
 class ServerDownError(DeviceError):
     """The server does not answer; it loads what ``current`` names when it starts again."""
+
+
+@dataclass(frozen=True)
+class Status:
+    """What the server has loaded; None where there is nothing."""
+
+    serving: Reference | None
+    prepared: Reference | None
 
 
 class Server(Protocol):
@@ -40,8 +50,12 @@ class Server(Protocol):
     def discard(self, name: str, version: str) -> None:
         """Forget the prepared version."""
 
-    def serving(self) -> str | None:
-        """The version in service; None if there is none."""
+    def status(self) -> Status:
+        """What is in service, and what stands beside it.
+
+        Raises:
+            ServerDownError: nobody answers.
+        """
 
 
 class ControlSocket:
@@ -59,9 +73,9 @@ class ControlSocket:
     def discard(self, name: str, version: str) -> None:
         self._ask("POST", "/control/v1/discard", {"name": name, "version": version})
 
-    def serving(self) -> str | None:
-        status = self._ask("GET", "/control/v1/status", None)
-        return None if status["serving"] is None else str(status["serving"]["version"])
+    def status(self) -> Status:
+        answer = self._ask("GET", "/control/v1/status", None)
+        return Status(*(_reference(answer[key]) for key in ("serving", "prepared")))
 
     def report(self) -> dict[str, Any]:
         """The health report."""
@@ -95,6 +109,10 @@ class ControlSocket:
         if status != _OK:
             raise DeviceError(f"the server answered HTTP {status}: {answer}", where=path, next_step=_START)
         return answer
+
+
+def _reference(shown: dict[str, Any] | None) -> Reference | None:
+    return None if shown is None else Reference(str(shown["name"]), str(shown["version"]))
 
 
 class _UnixConnection(http.client.HTTPConnection):

@@ -28,8 +28,10 @@ def append(folder: Path, event: Event) -> None:
     path = folder / FILE_NAME
     if path.exists() and path.stat().st_size > MAX_BYTES:
         path.replace(path.with_suffix(".1.jsonl"))
-    with path.open("ab") as file:
-        file.write(msgspec.json.encode(event) + b"\n")
+    with path.open("a+b") as file:
+        # A power cut may have torn the last line; it must not take the next one with it.
+        torn = file.tell() > 0 and os.pread(file.fileno(), 1, file.tell() - 1) != b"\n"
+        file.write((b"\n" if torn else b"") + msgspec.json.encode(event) + b"\n")
         file.flush()
         os.fsync(file.fileno())
 

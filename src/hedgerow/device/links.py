@@ -1,39 +1,19 @@
-"""The state of one model on disk: two links and a pending file. Reading and writing them, each in one step.
-
-``current`` and ``previous`` point at version folders beside them; ``pending.json`` says that an activation waits for
-its confirmation.
-"""
+"""What ``transition`` describes, on disk: two links beside the versions, and ``pending.json``; each changes at once."""
 
 from __future__ import annotations
 
 import contextlib
-from datetime import datetime
 from pathlib import Path
 
 import msgspec
 
 from hedgerow import atomic
+from hedgerow.device.transition import Pending
 from hedgerow.errors import DeviceError
 
 CURRENT = "current"
 PREVIOUS = "previous"
 PENDING = "pending.json"
-
-
-class Pending(msgspec.Struct, frozen=True, rename={"from_": "from"}):
-    """An activation that nobody has confirmed: ``from_`` None is a first activation.
-
-    ``deadline`` is UTC; ``boot_id`` and ``deadline_boottime_s`` (seconds on the clock that runs since boot) hold
-    against a wall clock that jumps.
-    """
-
-    name: str
-    from_: str | None
-    to: str
-    since: datetime
-    deadline: datetime
-    boot_id: str
-    deadline_boottime_s: float
 
 
 def target(home: Path, link: str) -> str | None:
@@ -47,7 +27,7 @@ def point(home: Path, link: str, version: str | None) -> None:
     if version is None:
         with contextlib.suppress(FileNotFoundError):
             (home / link).unlink()
-        atomic.fsync_dir(home)
+            atomic.fsync_dir(home)
     else:
         atomic.symlink(version, home / link)
 
@@ -72,8 +52,7 @@ def read_pending(folder: Path) -> Pending | None:
 
 
 def write_pending(folder: Path, pending: Pending) -> None:
-    """Note a pending activation, flushed to disk."""
-    # The server reads the deadline for its health report.
+    """Note a pending activation, flushed to disk. Readable for all: the server shows the deadline in its report."""
     atomic.write_bytes(folder / PENDING, msgspec.json.encode(pending), mode=0o644)
 
 
