@@ -78,5 +78,5 @@ def _cells(row: Row) -> tuple[Any, ...]:
         ", ".join(row.throttled) or "no",
         None if row.uptime_s is None else timedelta(seconds=row.uptime_s),
         "\n".join(f"{name} {version}" for name, version in row.models.items()) or None,
-        "\n".join(row.differs) or "as the inventory says",
+        "\n".join(row.differs) or None,
     )
