@@ -7,6 +7,7 @@ and honours NO_COLOR. Data goes to stdout; progress and remarks go to stderr.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -14,8 +15,17 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-out = Console()
-err = Console(stderr=True)
+# Rich takes 80 columns where there is no terminal; logs and CI are wider than that.
+_LOG_WIDTH = 130
+
+
+def _console(*, stderr: bool) -> Console:
+    console = Console(stderr=stderr)
+    return console if console.is_terminal or "COLUMNS" in os.environ else Console(stderr=stderr, width=_LOG_WIDTH)
+
+
+out = _console(stderr=False)
+err = _console(stderr=True)
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
 
