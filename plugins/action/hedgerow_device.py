@@ -19,7 +19,7 @@ from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 
 from hedgerow.errors import HedgerowError
-from hedgerow.rollout.remote import Completed, command_line, parse_answer, parse_report
+from hedgerow.rollout.remote import NO_TERMINAL, Completed, command_line, parse_answer, parse_report
 
 
 class ActionModule(ActionBase):
@@ -49,5 +49,6 @@ class ActionModule(ActionBase):
 
     def _run(self, words: Sequence[str]) -> Completed:
         timeout_s = int(self._task.args.get("timeout_s", 60))
-        done = self._low_level_execute_command(command_line([*words, "--json"], timeout_s=timeout_s))
+        command = command_line([*words, "--json"], timeout_s=timeout_s)
+        done = self._low_level_execute_command(command, in_data=NO_TERMINAL)
         return Completed(code=int(done["rc"]), stdout=str(done["stdout"]), stderr=str(done["stderr"]))

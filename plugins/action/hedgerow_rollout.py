@@ -31,7 +31,7 @@ from hedgerow.rollout.events import FAILED, Outcome
 from hedgerow.rollout.gates import HttpsWatcher
 from hedgerow.rollout.journal import Journal
 from hedgerow.rollout.prepare import plain
-from hedgerow.rollout.remote import Completed, command_line
+from hedgerow.rollout.remote import NO_TERMINAL, Completed, command_line
 from hedgerow.rollout.steps import HostSteps, Step
 
 _STEPS = ("preflight", "activate", "gate", "confirm", "revert", "outcome")
@@ -70,7 +70,7 @@ class ActionModule(ActionBase):
 
     def _device(self, arguments: Sequence[str], *, timeout_s: int) -> Completed:
         try:
-            done = self._low_level_execute_command(command_line(arguments, timeout_s=timeout_s))
+            done = self._low_level_execute_command(command_line(arguments, timeout_s=timeout_s), in_data=NO_TERMINAL)
         except AnsibleConnectionFailure as error:
             raise NetworkError(f"cannot be reached: {error}") from error
         return Completed(code=int(done["rc"]), stdout=str(done["stdout"]), stderr=str(done["stderr"]))

@@ -14,6 +14,9 @@ from hedgerow.fleet.endpoint import Report, decode_report
 PROGRAM = "/opt/hedgerow/runtime/current/bin/hedgerow-device"
 """By its full path: root's PATH under sudo is the host's own affair."""
 
+NO_TERMINAL = b"\n"
+"""Standard input of the command. Without one Ansible's ssh asks for a terminal, which merges stderr into stdout."""
+
 TIMED_OUT = frozenset({124, 137})
 """Exit codes of timeout(1) after it ended a command with TERM, or with KILL."""
 

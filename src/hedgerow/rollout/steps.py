@@ -96,7 +96,7 @@ class HostSteps:
         except NetworkError as error:
             return self._finish(Outcome.UNREACHABLE, error.what)
         except DeviceError as error:
-            return self._finish(Outcome.REFUSED, str(error))
+            return self._finish(Outcome.REFUSED, error.what)
         if self._serves(report) and report.pending is None:
             return self._already(report)
         lack = self._lack(report)
@@ -120,7 +120,7 @@ class HostSteps:
         try:
             answer = self._run(arguments, timeout_s=self._policy.activate_within_s)
         except (NetworkError, DeviceError) as error:
-            return Step(failed=True, msg=f"activation failed: {error}")
+            return Step(failed=True, msg=f"activation failed: {error.what}")
         seconds = round(self._clock.monotonic() - started, 3)
         self._journal.append(events.HostActivated(at=timestamp(), host=self.host, seconds=seconds))
         return Step(changed=bool(answer.get("changed")), msg=f"activated in {seconds:.1f} s, to be confirmed")
@@ -164,7 +164,7 @@ class HostSteps:
         try:
             self._run(["confirm", self._release.bundle])
         except (NetworkError, DeviceError) as error:
-            return Step(failed=True, msg=f"confirmation failed: {error}")
+            return Step(failed=True, msg=f"confirmation failed: {error.what}")
         return self._finish(Outcome.CONFIRMED, self._state().hosts[self.host].reason or "passed its gate")
 
     def revert(self, reason: str) -> Step:
