@@ -35,7 +35,8 @@ def _speaking(function: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return function(*arguments, **keywords)
         except HedgerowError as error:
-            raise AnsibleFilterError(str(error)) from error
+            # Ansible prints a chain of causes link by link: ours says everything in one.
+            raise AnsibleFilterError(str(error)) from None
 
     return wrapped
 
