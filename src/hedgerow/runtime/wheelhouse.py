@@ -36,6 +36,8 @@ from hedgerow.runtime.version import runtime_version
 
 # 1980-02-01: zip files know no earlier day than 1980-01-01, and a day's margin keeps time zones out of it.
 SOURCE_DATE_EPOCH = "318211200"
+# Archives kept for each target: 60 MiB each, and an edit makes a new one. The older ones may still be in transfer.
+KEEP = 4
 MANIFEST = "manifest.json"
 REQUIREMENTS = "requirements.txt"
 
@@ -92,6 +94,7 @@ def build(target: Target, root: Path | None = None) -> tuple[Wheelhouse, bool]:
                 wheels=len(wheels),
             )
             atomic.write_bytes(work / "wheelhouse.json", msgspec.json.encode(house))
+        _prune(folder, target)
     return house, True
 
 
@@ -103,6 +106,15 @@ def _read(folder: Path) -> Wheelhouse | None:
     # var/ may have been moved since: the archive is where the description is.
     archive = folder / Path(house.archive).name
     return msgspec.structs.replace(house, archive=str(archive)) if archive.is_file() else None
+
+
+def _prune(newest: Path, target: Target) -> None:
+    """Remove all but the ``KEEP`` newest archives of the target; any of them can be built again."""
+    finished = [path.parent for path in newest.parent.glob(f"*-{target.name}/wheelhouse.json")]
+    finished.sort(key=lambda folder: folder.stat().st_mtime)
+    for folder in [folder for folder in finished if folder != newest][: -(KEEP - 1)]:
+        shutil.rmtree(folder, ignore_errors=True)
+        (folder.parent / f".{folder.name}.lock").unlink(missing_ok=True)
 
 
 def _dependencies(locked: Sequence[lock.Locked], target: Target, cache: Path) -> list[Path]:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import tarfile
 import threading
 from pathlib import Path
@@ -149,6 +150,19 @@ def test_pips_failure_says_whose_move_it_is(
     )
     with pytest.raises(error, match="cp313-aarch64"):
         wheelhouse._pip_download(tmp_path / "r.txt", TARGET, tmp_path)
+
+
+def test_old_archives_of_the_target_go(tree: Path, built: list[str], tmp_path: Path) -> None:
+    other, _ = wheelhouse.build(Target("3.13", "x86_64"), tree)
+    houses = []
+    for number in range(wheelhouse.KEEP + 2):
+        (tree / "src/hedgerow/part/code.py").write_text(f"x = {number}\n# {'y' * number}")
+        houses.append(wheelhouse.build(TARGET, tree)[0])
+        os.utime(Path(houses[-1].archive).parent, (number, number))
+    there = [Path(house.archive).is_file() for house in houses]
+    assert there == [False, False] + [True] * wheelhouse.KEEP
+    assert Path(other.archive).is_file()
+    assert built.count("download cp313-aarch64: dep==1.0") == 1
 
 
 def test_the_manifest_comes_first(tree: Path, built: list[str]) -> None:
