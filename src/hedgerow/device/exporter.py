@@ -16,6 +16,7 @@ import socketserver
 import ssl
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -149,25 +150,28 @@ def serve(device: Device, *, port: int = PORT) -> None:
     """Serve until SIGTERM. Certificate and key come from ``$CREDENTIALS_DIRECTORY``, else from the identity folder."""
     board = Board()
     credentials = Path(os.environ.get("CREDENTIALS_DIRECTORY", IDENTITY))
-    stopping = threading.Event()
 
     def stop(*_: Any) -> None:
-        stopping.set()
+        # Not an Event that the main thread waits for: its lock may be held by the very wait that is interrupted.
+        raise SystemExit(0)
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
     with listen(device, credentials=credentials, board=board, port=port) as server:
         threading.Thread(target=server.serve_forever, name="serve", daemon=True).start()
-        threading.Thread(target=_keep_asking, args=(board, stopping), name="hat", daemon=True).start()
+        threading.Thread(target=_keep_asking, args=(board,), name="hat", daemon=True).start()
         _notify("READY=1")
-        stopping.wait()
-        server.shutdown()
+        try:
+            while True:
+                signal.pause()
+        finally:
+            server.shutdown()
 
 
-def _keep_asking(board: Board, stopping: threading.Event) -> None:
-    while not stopping.is_set():
+def _keep_asking(board: Board) -> None:
+    while True:
         board.refresh()
-        stopping.wait(HAT_INTERVAL_S)
+        time.sleep(HAT_INTERVAL_S)
 
 
 def _notify(message: str) -> None:

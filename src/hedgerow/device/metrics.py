@@ -20,7 +20,7 @@ from prometheus_client.registry import Collector
 from hedgerow.device import hardware, state
 
 APPARMOR_PROFILES = Path("/sys/kernel/security/apparmor/profiles")
-FIRMWARE_INTERVAL_S = 10.0
+FIRMWARE_INTERVAL_S = 5.0
 
 
 class Board:

@@ -234,10 +234,10 @@ def test_programs_are_not_started_for_every_scrape(monkeypatch):
     monkeypatch.setattr(metrics.hardware, "read_firmware", lambda: calls.append(1) or FIRMWARE)
     board = metrics.Board(clock=lambda: now[0])
     board.firmware()
-    now[0] = 9.9
+    now[0] = 4.9
     board.firmware()
     assert len(calls) == 1
-    now[0] = 10.0
+    now[0] = 5.0
     board.firmware()
     assert len(calls) == 2
 
@@ -289,6 +289,9 @@ def test_it_serves_until_terminated_and_tells_systemd(fleet, tmp_path):
             "HEDGEROW_HARDWARE_ROOT": str(tmp_path),
         }
         with subprocess.Popen([sys.executable, "-c", program], env=environment, stderr=subprocess.PIPE) as process:
-            assert systemd.recv(100) == b"READY=1"
-            process.terminate()
-            assert process.wait(timeout=10) == 0, process.stderr.read()
+            try:
+                assert systemd.recv(100) == b"READY=1"
+                process.terminate()
+                assert process.wait(timeout=20) == 0, process.stderr.read()
+            finally:
+                process.kill()

@@ -1,4 +1,7 @@
+from pathlib import Path
+
 import pytest
+import yaml
 
 from hedgerow.errors import UsageError
 from hedgerow.identity.profiles import DeviceNames, Peer, Profile, Right, check_client_name, peer
@@ -18,6 +21,20 @@ MAY = {
 @pytest.mark.parametrize("right", Right)
 def test_a_profile_may_exactly_what_the_contract_says(profile, right):
     assert Peer("meadow", profile, "x", "orchard").may(right, site="orchard") == (right in MAY[profile])
+
+
+@pytest.mark.parametrize(
+    "role,key,right",
+    [
+        ("registry_mirror", "_registry_mirror_readers", Right.READ_REGISTRY),
+        ("node_exporter", "_node_exporter_profiles", Right.OBSERVE),
+    ],
+)
+def test_servers_that_are_not_ours_are_configured_by_the_same_table(role, key, right):
+    """A gateway is left out where it is: its right ends at its own site, so node_exporter names it by host."""
+    wanted = {profile.value for profile, rights in MAY.items() if right in rights and profile is not Profile.GATEWAY}
+    text = (Path(__file__).parents[3] / "roles" / role / "vars" / "main.yml").read_text()
+    assert set(yaml.safe_load(text)[key]) == wanted
 
 
 def test_a_gateway_observes_its_own_site_only():
