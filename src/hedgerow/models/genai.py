@@ -87,7 +87,9 @@ class Generator:
     def prompt(self, messages: Sequence[Message]) -> list[int]:
         """Token ids of a conversation in the bundle's chat template, ready for the assistant's turn."""
         conversation = json.dumps([{"role": message.role, "content": message.content} for message in messages])
-        text = self._tokenizer.apply_chat_template(conversation, add_generation_prompt=True)
+        return self.encode(self._tokenizer.apply_chat_template(conversation, add_generation_prompt=True))
+
+    def encode(self, text: str) -> list[int]:
         return [int(token) for token in self._tokenizer.encode(text)]
 
     def greedy(self, prompt: Sequence[int], *, max_tokens: int, margin: float = 0.0) -> Answer:
