@@ -150,7 +150,11 @@ def import_gguf(
     with _full_disk_is_an_error(cache), _temporary_folder(place) as folder:
         _build(request, folder, progress)
         _make_durable(folder)
-        folder.rename(place)
+        try:
+            folder.rename(place)
+        except OSError:
+            if not _is_whole(place):  # else another import of the same was faster
+                raise
     atomic.fsync_dir(cache)
     return place
 

@@ -153,6 +153,24 @@ def test_export_copies_and_never_overwrites(request_, tmp_path):
     place = import_gguf(request_, cache=tmp_path / "cache")
     output = export(place, tmp_path / "out" / "bundle")
     assert bundle.verify_files(output).sha256 == bundle.load(place).sha256
+    assert export(place, output) == output
+    other = import_gguf(replace(request_, version="1.3.0"), cache=tmp_path / "cache")
     with pytest.raises(UsageError, match="not empty"):
-        export(place, output)
+        export(other, output)
+    assert bundle.load(output).manifest.version == "1.2.0"
     assert left_in(output.parent) == ["bundle"]
+
+
+def test_of_two_imports_at_once_the_second_takes_the_firsts_bundle(request_, tmp_path, monkeypatch):
+    cache = tmp_path / "cache"
+    build = importer._build
+
+    def overtaken(*arguments):
+        monkeypatch.setattr(importer, "_build", build)
+        import_gguf(request_, cache=cache)
+        build(*arguments)
+
+    monkeypatch.setattr(importer, "_build", overtaken)
+    place = import_gguf(request_, cache=cache)
+    assert left_in(cache) == [place.name]
+    bundle.verify_files(place)
