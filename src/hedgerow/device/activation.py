@@ -278,6 +278,7 @@ class Activation:
             self._state_dir.mkdir(parents=True, exist_ok=True)
             lock = self._state_dir / "lock"
             with filelock.exclusive(lock, wait_s=LOCK_WAIT_S, work="changing what this device serves"):
+                links.sweep(self._models_dir, self._state_dir)
                 self._recover()
                 yield
         except OSError as error:

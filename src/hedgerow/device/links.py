@@ -32,6 +32,16 @@ def point(home: Path, link: str, version: str | None) -> None:
         atomic.symlink(version, home / link)
 
 
+def sweep(models_dir: Path, folder: Path) -> None:
+    """Remove the temporary names that a kill left of ``point`` and ``write_pending``; the caller holds the lock."""
+    for path in (
+        *folder.glob(f".{PENDING}.*"),
+        *models_dir.glob(f"*/.{CURRENT}.*"),
+        *models_dir.glob(f"*/.{PREVIOUS}.*"),
+    ):
+        path.unlink(missing_ok=True)
+
+
 def read_pending(folder: Path) -> Pending | None:
     """The pending activation.
 

@@ -13,20 +13,21 @@ Whatever goes wrong, the staging folder is removed; one that a power cut left is
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from tuf.api.exceptions import DownloadError, DownloadLengthMismatchError, RepositoryError
+from tuf.api.metadata import Metadata, Root
+from tuf.api.serialization import DeserializationError
 from tuf.ngclient import Updater, UpdaterConfig
 
-from hedgerow import atomic
+from hedgerow import atomic, filelock
 from hedgerow.errors import DeviceError, HedgerowError, NetworkError, PublisherError, RefusedError, UsageError
 from hedgerow.registry import bundle as bundles
 from hedgerow.registry import manifest as manifests
@@ -36,9 +37,13 @@ from hedgerow.registry.reference import Reference
 from hedgerow.registry.source import MetadataFetcher, Source
 
 STAGING_PREFIX = ".staging-"
+_MANIFEST_PREFIX = ".manifest-"
 # Left free beside the bundle, so that logs and a rollback's bookkeeping never starve. MB.
 DEFAULT_RESERVE_MB = 64
+# A second command waits this long for a fetch that runs, then says who has it.
+LOCK_WAIT_S = 30.0
 _MB = 1 << 20
+_FOLDER_MODE = 0o755
 
 
 @dataclass(frozen=True)
@@ -66,13 +71,14 @@ def fetch(
         NetworkError: the registry cannot be reached; worth another try.
         DeviceError: no space, or the disk fails.
     """
-    data = trusted_manifest(source, reference, trust_dir=trust_dir)
-    manifest = manifests.decode(data, where=reference.target)
-    if manifest.reference != str(reference):
-        raise RefusedError(f"{reference.target} describes {manifest.reference}", where=source.url)
     home = models_dir / reference.name
     final = home / reference.version
-    with _only_one(home):
+    with _naming_disk(home), _only_one(trust_dir):
+        data = trusted_manifest(source, reference, trust_dir=trust_dir)
+        manifest = manifests.decode(data, where=reference.target)
+        if manifest.reference != str(reference):
+            raise RefusedError(f"{reference.target} describes {manifest.reference}", where=source.url)
+        _make_folder(home)
         _remove_stale(home)
         present = _verified(final, data)
         if present is not None:
@@ -80,15 +86,11 @@ def fetch(
         _check_space(home, manifest, reserve_mb)
         staging = Path(tempfile.mkdtemp(dir=home, prefix=f"{STAGING_PREFIX}{reference.version}-"))
         try:
-            with _naming_disk(home):
-                for file in manifest.files:
-                    _fetch_file(source, file, staging, on_bytes)
-                atomic.write_bytes(staging / manifests.FILE_NAME, data)
-                staging.chmod(0o755)
-                if final.exists():  # damaged, or of another manifest: it was not verified above
-                    shutil.rmtree(final)
-                staging.rename(final)
-                atomic.fsync_dir(home)
+            for file in manifest.files:
+                _fetch_file(source, file, staging, on_bytes)
+            atomic.write_bytes(staging / manifests.FILE_NAME, data)
+            _flush_folders(staging)
+            _place(staging, final)
         except BaseException:
             shutil.rmtree(staging, ignore_errors=True)
             raise
@@ -103,10 +105,7 @@ def trusted_manifest(source: Source, reference: Reference, *, trust_dir: Path) -
         NetworkError: the registry cannot be reached.
         UsageError: this device has no root of trust.
     """
-    if not (trust_dir / "root.json").exists():
-        raise UsageError(
-            "this device has no root of trust", where=str(trust_dir), next_step="converge the role model_store"
-        )
+    root = _anchor(trust_dir)
     config = UpdaterConfig(prefix_targets_with_hash=False, targets_max_length=manifests.MAX_MANIFEST_BYTES * 2)
     try:
         updater = Updater(
@@ -115,7 +114,7 @@ def trusted_manifest(source: Source, reference: Reference, *, trust_dir: Path) -
             target_base_url=f"{source.url}/targets/",
             fetcher=MetadataFetcher(source),
             config=config,
-            bootstrap=None,
+            bootstrap=root,
         )
         updater.refresh()
         target = updater.get_targetinfo(reference.target)
@@ -127,7 +126,7 @@ def trusted_manifest(source: Source, reference: Reference, *, trust_dir: Path) -
             )
         if target.length > manifests.MAX_MANIFEST_BYTES:
             raise RefusedError(f"the manifest of {reference} is too large: {target.length} bytes", where=source.url)
-        with tempfile.NamedTemporaryFile(dir=trust_dir, prefix=".manifest-") as temporary:
+        with tempfile.NamedTemporaryFile(dir=trust_dir, prefix=_MANIFEST_PREFIX) as temporary:
             return Path(updater.download_target(target, temporary.name)).read_bytes()
     except DownloadLengthMismatchError as error:
         raise RefusedError(
@@ -138,7 +137,11 @@ def trusted_manifest(source: Source, reference: Reference, *, trust_dir: Path) -
     except DownloadError as error:
         if isinstance(error.__cause__, HedgerowError):
             raise error.__cause__ from error
-        raise NetworkError(f"the registry cannot be read: {error}", where=source.url) from error
+        raise NetworkError(
+            f"the registry cannot be read: {error}",
+            where=source.url,
+            next_step="bring the registry to the gateway: playbooks/publish.yml",
+        ) from error
     except RepositoryError as error:
         raise RefusedError(
             f"the registry's signatures do not vouch for {reference}: {error}",
@@ -149,7 +152,7 @@ def trusted_manifest(source: Source, reference: Reference, *, trust_dir: Path) -
 
 def _fetch_file(source: Source, file: File, staging: Path, on_bytes: Callable[[int], None] | None) -> None:
     path = staging / file.path
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _make_folder(path.parent)
     hasher = hashlib.sha256()
     size = 0
     blob = f"targets/blobs/{file.sha256}"
@@ -217,14 +220,65 @@ def _remove_stale(home: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
+def _make_folder(path: Path) -> None:
+    """Make missing folders so that the server's user can read them, whatever the umask is."""
+    for folder in (*reversed(path.parents), path):
+        if not folder.exists():
+            folder.mkdir()
+            folder.chmod(_FOLDER_MODE)
+
+
+def _flush_folders(staging: Path) -> None:
+    """Make every name in the bundle durable before the one that makes it appear."""
+    staging.chmod(_FOLDER_MODE)
+    for folder, _, _ in os.walk(staging):
+        atomic.fsync_dir(Path(folder))
+
+
+def _place(staging: Path, final: Path) -> None:
+    """Let the version appear; a damaged one makes way in one rename, so that the gap is as short as can be."""
+    if final.exists():
+        final.rename(staging.with_name(f"{staging.name}-damaged"))
+    staging.rename(final)
+    atomic.fsync_dir(final.parent)
+    _remove_stale(final.parent)
+
+
+def _anchor(trust_dir: Path) -> bytes:
+    """The root metadata that trust starts from: the newest that this device has verified, or the role has placed.
+
+    python-tuf's client replaces ``root.json`` in two steps, and a power cut between them leaves none, or an empty one:
+    then the roots that it has verified before, newest first, are as good.
+
+    Raises:
+        UsageError: there is none.
+    """
+    known = sorted((trust_dir / "root_history").glob("*.root.json"), key=lambda path: -int(path.name.partition(".")[0]))
+    for path in (trust_dir / "root.json", *known):
+        with suppress(FileNotFoundError, DeserializationError):
+            data = path.read_bytes()
+            Metadata[Root].from_bytes(data)
+            return data
+    raise _no_anchor(trust_dir)
+
+
+def _no_anchor(trust_dir: Path) -> UsageError:
+    return UsageError(
+        "this device has no root of trust",
+        where=str(trust_dir),
+        next_step="ansible-playbook playbooks/site.yml --tags model_store",
+    )
+
+
 @contextmanager
-def _only_one(home: Path) -> Iterator[None]:
-    """One fetch a model at a time; a second one waits, then finds the work done."""
-    with _naming_disk(home):
-        home.mkdir(parents=True, exist_ok=True)
-        lock = (home / ".lock").open("w", encoding="utf-8")
-    with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+def _only_one(trust_dir: Path) -> Iterator[None]:
+    """One fetch at a time on this device: python-tuf's client must have its folder to itself."""
+    if not trust_dir.is_dir():
+        raise _no_anchor(trust_dir)
+    with filelock.exclusive(trust_dir / "lock", wait_s=LOCK_WAIT_S, work="fetching to this device"):
+        # What a kill left: our own, and python-tuf's client's, which has no name of its own for them.
+        for path in (*trust_dir.glob(f"{_MANIFEST_PREFIX}*"), *trust_dir.glob(f"{tempfile.gettempprefix()}*")):
+            path.unlink(missing_ok=True)
         yield
 
 
