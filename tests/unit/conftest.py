@@ -45,8 +45,7 @@ class FakePi:
         self.answers: dict[str, Answer | Callable[[], Answer]] = {}
         self.seen: list[tuple[str, str, object, dict[str, object]]] = []
         self.report(REPORT)
-        self._server = ThreadingHTTPServer(address, self._handler())
-        self._server.daemon_threads = True
+        self._server = _Server(address, self._handler())
         self._server.socket = _context(folder, ca, name, number).wrap_socket(
             self._server.socket, server_side=True, do_handshake_on_connect=False
         )
@@ -93,6 +92,13 @@ class FakePi:
                 """Stay quiet."""
 
         return Handler
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A refused handshake is what some tests are about."""
 
 
 def _context(folder: Path, ca: FleetCA, name: str, number: int) -> ssl.SSLContext:

@@ -213,15 +213,15 @@ class DeviceClient:
     def _network_error(self, error: httpx.TransportError) -> NetworkError:
         reason = str(error) or type(error).__name__
         return NetworkError(
-            f"{self.endpoint.host} cannot be reached: {reason}",
-            where=f"{self.endpoint.url} as {self.endpoint.server_name}",
+            f"cannot be reached: {reason}",
+            where=f"{self.endpoint.host}, {self.endpoint.url} as {self.endpoint.server_name}",
             next_step=f"is it on, and does its server run? ansible {self.endpoint.host} -m ansible.builtin.ping",
         )
 
     def _refusal(self, method: str, path: str, response: httpx.Response) -> DeviceError:
         return DeviceError(
-            f"{self.endpoint.host} answered {method} {path} with HTTP {response.status_code}",
-            where=response.text[:300],
+            f"{method} {path} was answered with HTTP {response.status_code}",
+            where=f"{self.endpoint.host}: {response.text[:300]}",
             next_step=f"on {self.endpoint.host}: journalctl -u hedgerow-server",
         )
 
@@ -245,7 +245,7 @@ def _chat_piece(line: str, started: float, *, where: str) -> ChatPiece | None:
     try:
         document = msgspec.json.decode(data)
         if "error" in document:
-            raise DeviceError(f"{where} broke off its answer: {document['error']}", where=where)
+            raise DeviceError(f"it broke off its answer: {document['error']}", where=where)
         choices = document.get("choices") or [{}]
         text = (choices[0].get("delta") or {}).get("content") or ""
         tokens = (document.get("usage") or {}).get("completion_tokens")
