@@ -1,0 +1,283 @@
+"""Prove the whole path: figures, faults and bad inputs, one table, non-zero where one falls short.
+
+    make prove-slice                       everything: about half an hour on two cores
+    .venv/bin/python bench/prove_slice.py --only faults
+    .venv/bin/python bench/prove_slice.py --yardstick DIR   (bench/README.md says how to make the yardstick)
+
+The figures come from a fresh clone in a temporary folder, with nothing cached: what a new user gets. The embedded
+default's fleet must not be running elsewhere on this machine, because both want its addresses.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hedgerow import output
+
+ROOT = Path(__file__).resolve().parent.parent
+PIS = 3
+HOSTS = 4
+ANSWER = "The capital of France is Paris."
+# Where a warm run is interrupted, in seconds: while it looks, while it converges, while it releases.
+INTERRUPTS_S = (3.0, 12.0, 22.0)
+
+# claim → tests that show it; every one must pass and none may be skipped.
+FAULTS: dict[str, tuple[str, ...]] = {}
+
+
+@dataclass
+class Row:
+    """One claim with its bar and what was measured; ``ok`` None is "not measured", with the reason in ``measured``."""
+
+    claim: str
+    bar: str
+    measured: str
+    ok: bool | None
+
+
+@dataclass
+class Proof:
+    """All rows so far, printed as they come."""
+
+    rows: list[Row] = field(default_factory=list)
+
+    def add(self, claim: str, bar: str, measured: str, *, ok: bool | None) -> None:
+        self.rows.append(Row(claim, bar, measured, ok))
+        output.step(f"{VERDICTS[ok]}: {claim}: {measured}")
+
+
+VERDICTS = {True: "ok", False: "SHORT", None: "not measured"}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", choices=("figures", "faults"), help="one half of the proof")
+    parser.add_argument("--yardstick", type=Path, help="output folder of onnxruntime-genai's own model builder")
+    parser.add_argument("--json", action="store_true", dest="as_json")
+    arguments = parser.parse_args()
+    proof = Proof()
+    if arguments.only in {None, "faults"}:
+        prove_faults(proof)
+    if arguments.only in {None, "figures"}:
+        with fresh_clone() as clone:
+            prove_figures(proof, clone, arguments.yardstick)
+    short = any(row.ok is False for row in proof.rows)
+    if arguments.as_json:
+        output.print_json({"machine": machine(), "rows": [asdict(row) for row in proof.rows], "ok": not short})
+    else:
+        rows = [(row.claim, row.bar, row.measured, VERDICTS[row.ok]) for row in proof.rows]
+        output.print_table(f"The whole path, on {machine()}", ("claim", "bar", "measured", "verdict"), rows)
+    return 1 if short else 0
+
+
+def machine() -> str:
+    """What the figures were measured on."""
+    cpuinfo = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    model = re.search(r"model name\s*: (.*)", cpuinfo)
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    load = "/".join(f"{value:.1f}" for value in os.getloadavg())
+    return f"{len(os.sched_getaffinity(0))} cores ({model[1] if model else 'unknown'}), {memory:.0f} GiB, load {load}"
+
+
+# ── figures ─────────────────────────────────────────────────────────────────
+
+
+@contextmanager
+def fresh_clone() -> Iterator[Path]:
+    """A clone of HEAD with nothing cached; cleaned up with its own ``make clean``, which is itself a claim."""
+    run(["git", "diff", "--quiet", "HEAD"], ROOT, why="commit first: the clone holds what is committed")
+    run([str(ROOT / ".venv/bin/hedgerow"), "emulate", "down", "-i", "inventory/emulated"], ROOT)
+    with tempfile.TemporaryDirectory(prefix="hedgerow-prove-", ignore_cleanup_errors=True) as folder:
+        clone = Path(folder) / "hedgerow"
+        run(["git", "clone", "--quiet", str(ROOT), str(clone)], ROOT)
+        try:
+            yield clone
+        finally:
+            if clone.exists():
+                subprocess.run(["make", "clean"], cwd=clone, check=False, capture_output=True)
+
+
+def prove_figures(proof: Proof, clone: Path, yardstick: Path | None) -> None:
+    """Cold, warm and interrupted demos, a converge, the server, the model, and what cleaning leaves."""
+    wall, text, code = timed_demo(clone)
+    proof.add("make demo, cold", "≤ 600 s", f"{wall:.0f} s, exit code {code}", ok=code == 0 and wall <= 600)
+    if code != 0:
+        output.err.print(text[-4000:], markup=False, highlight=False)
+        return
+    boot = json.loads((clone / "var/demo/timings.json").read_text())["steps_s"]["boot"]
+    proof.add("four hosts booted", "≤ 20 s", f"{boot:.1f} s", ok=boot <= 20)
+    answered = len(re.findall(re.escape(ANSWER), text))
+    proof.add(f"every Pi answers “{ANSWER}”", f"{PIS} Pis", f"{answered} Pis", ok=answered == PIS)
+    prove_interrupts(proof, clone)
+    wall, text, code = timed_demo(clone)
+    changed = [int(count) for count in re.findall(r"changed=(\d+)", text)]
+    proof.add("make demo, warm", "≤ 120 s", f"{wall:.0f} s, exit code {code}", ok=code == 0 and wall <= 120)
+    nothing = code == 0 and len(changed) >= HOSTS and not any(changed)
+    proof.add("a second make demo changes nothing", "changed=0 everywhere", f"changed={sum(changed)}", ok=nothing)
+    prove_converge(proof, clone)
+    prove_server(proof, clone)
+    prove_model(proof, clone, yardstick)
+    prove_clean(proof, clone)
+
+
+def timed_demo(clone: Path) -> tuple[float, str, int]:
+    """Run ``make demo``; seconds, output, exit code."""
+    started = time.monotonic()
+    done = subprocess.run(
+        ["make", "demo"], cwd=clone, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
+    )
+    return time.monotonic() - started, done.stdout, done.returncode
+
+
+def prove_interrupts(proof: Proof, clone: Path) -> None:
+    """Ctrl-C at several points: each run ends by itself, with nothing left running."""
+    codes = []
+    for seconds in INTERRUPTS_S:
+        process = subprocess.Popen(
+            ["make", "demo"], cwd=clone, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        try:
+            process.wait(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the whole foreground group
+        codes.append(process.wait(timeout=60))
+    ended = all(code != 0 for code in codes)
+    points = ", ".join(f"{seconds:.0f}" for seconds in INTERRUPTS_S)
+    proof.add("Ctrl-C, then make demo goes on", "the next run succeeds", f"interrupted after {points} s", ok=ended)
+
+
+def prove_converge(proof: Proof, clone: Path) -> None:
+    done = bench(clone, "bench/converge.py", "--runs", "3")
+    if done is None:
+        proof.add("a converge that changes nothing", "measured", "the benchmark failed", ok=False)
+        return
+    counts = done["executions_per_host"]
+    shown = ", ".join(f"{host} {count}" for host, count in sorted(counts.items()))
+    proof.add("module executions a host, no change", "≤ 60", shown, ok=max(counts.values()) <= 60)
+    low, high = done["wall_spread_s"]
+    measured = f"{done['ratio']} ×: {done['wall_s']} s ({low} to {high}), unit {done['unit_cpu_s']} CPU-s"
+    proof.add("its wall time over executions × unit CPU ÷ cores", "≤ 1.25 ×", measured, ok=done["ratio"] <= 1.25)
+
+
+def prove_server(proof: Proof, clone: Path) -> None:
+    done = bench(clone, "bench/server_overhead.py")
+    claim, bar = "server's tokens/s over a bare loop, ten pairs", "≥ 95 %"
+    if done is None:
+        proof.add(claim, bar, "the benchmark failed", ok=False)
+    else:
+        measured = f"{done['ratio']:.1%} ({done['server_tokens_per_s']:.0f} against {done['bare_tokens_per_s']:.0f})"
+        proof.add(claim, bar, measured, ok=done["ratio"] >= 0.95)
+
+
+def prove_model(proof: Proof, clone: Path, yardstick: Path | None) -> None:
+    claim, bar = "our import's tokens/s over the runtime's own builder", "≥ 95 %"
+    if yardstick is None:
+        proof.add(claim, bar, "no --yardstick: it needs PyTorch (bench/README.md has the figures)", ok=None)
+        return
+    done = subprocess.run(
+        [str(clone / ".venv/bin/python"), "bench/model_speed.py", "--yardstick", str(yardstick)],
+        cwd=clone, text=True, capture_output=True, check=False,
+    )  # fmt: skip
+    proof.add(claim, bar, " ".join(done.stdout.split()[-30:]), ok=done.returncode == 0)
+
+
+def prove_clean(proof: Proof, clone: Path) -> None:
+    """``make clean`` leaves no container, network, mount or file behind."""
+    run(["make", "clean"], clone)
+    left = [line for line in Path("/proc/mounts").read_text().splitlines() if str(clone) in line]
+    left += [path for path in ("var", ".venv") if (clone / path).exists()]
+    left += [link for link in subprocess.run(
+        ["ip", "-brief", "address", "show", "to", "10.77.0.0/24"], text=True, capture_output=True, check=True
+    ).stdout.splitlines() if link]  # fmt: skip
+    left += subprocess.run(
+        ["git", "status", "--porcelain", "--ignored"], cwd=clone, text=True, capture_output=True, check=True
+    ).stdout.splitlines()
+    proof.add("make clean leaves nothing behind", "0 things", f"{len(left)} things {left[:3] or ''}", ok=not left)
+
+
+def bench(clone: Path, script: str, *arguments: str) -> dict[str, Any] | None:
+    """Run one of our benchmarks; its JSON, None where it printed none."""
+    done = subprocess.run(
+        [str(clone / ".venv/bin/python"), script, *arguments, "--json"],
+        cwd=clone, text=True, capture_output=True, check=False,
+    )  # fmt: skip
+    try:
+        result: dict[str, Any] = json.loads(done.stdout)
+    except ValueError:
+        output.err.print((done.stdout + done.stderr)[-3000:], markup=False, highlight=False)
+        return None
+    return result
+
+
+# ── faults ──────────────────────────────────────────────────────────────────
+
+
+def prove_faults(proof: Proof) -> None:
+    """Run every test of ``FAULTS`` once, then a row a claim."""
+    names = sorted({name for tests in FAULTS.values() for name in tests})
+    fleet = [name for name in names if name.startswith(("tests/fleet", "tests/host"))]
+    results = {**pytest(sorted(set(names) - set(fleet))), **on_molecule_fleet(fleet)}
+    for claim, tests in FAULTS.items():
+        found = {test: outcome for name in tests for test, outcome in results.items() if test.startswith(name)}
+        failed = [test for test, outcome in found.items() if outcome != "passed"]
+        measured = f"{len(found) - len(failed)} of {len(found)} tests passed" + (f": {failed[:2]}" if failed else "")
+        proof.add(claim, "shown by tests", measured, ok=bool(found) and not failed)
+
+
+def on_molecule_fleet(names: list[str]) -> dict[str, str]:
+    """Boot and converge the Molecule fleet, run the tests on it, remove it."""
+    if not names:
+        return {}
+    molecule = str(ROOT / ".venv/bin/molecule")
+    env = {**os.environ, "PATH": f"{ROOT / '.venv/bin'}:{os.environ['PATH']}"}
+    try:
+        for action in ("create", "prepare", "converge"):
+            run([molecule, action, "-s", "site"], ROOT, env=env)
+        return pytest(names, HEDGEROW_TEST_INVENTORY=str(ROOT / "molecule/site/inventory"))
+    finally:
+        run([molecule, "destroy", "-s", "site"], ROOT, env=env)
+
+
+def pytest(names: list[str], **environment: str) -> dict[str, str]:
+    """Outcome of every test by ``file::name``."""
+    if not names:
+        return {}
+    with tempfile.NamedTemporaryFile(suffix=".xml") as report:
+        subprocess.run(
+            [sys.executable, "-m", "pytest", "-q", "-o", "junit_family=xunit1", f"--junitxml={report.name}", *names],
+            cwd=ROOT, env={**os.environ, **environment}, check=False, stdout=sys.stderr,
+        )  # fmt: skip
+        cases = ET.parse(report.name).getroot().iter("testcase")
+        return {f"{case.get('file')}::{case.get('name')}": _outcome(case) for case in cases}
+
+
+def _outcome(case: ET.Element) -> str:
+    for kind in ("failure", "error", "skipped"):
+        if case.find(kind) is not None:
+            return kind
+    return "passed"
+
+
+def run(command: list[str], cwd: Path, *, why: str | None = None, env: dict[str, str] | None = None) -> None:
+    """Run a command that must succeed."""
+    done = subprocess.run(command, cwd=cwd, text=True, capture_output=True, env=env, check=False)
+    if done.returncode != 0:
+        sys.exit(f"{' '.join(command)} failed{f' ({why})' if why else ''}:\n{(done.stdout + done.stderr)[-4000:]}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
