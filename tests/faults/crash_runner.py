@@ -1,11 +1,11 @@
-"""Run ``hedgerow-device`` or ``hedgerow registry`` in a fresh process, and kill it with -9 before its n-th step.
+"""Run ``hedgerow-device`` or a publisher in a fresh process, and kill it with -9 before its n-th step.
 
 A step is anything that another process could notice: a file opened for writing, renamed, linked, removed, a folder
 made, a lock taken, a connection opened. Python's audit hooks announce each before it happens, so the product has no
 crash points of its own.
 
 One process imports everything once and forks for every order, which is why hundreds of kills are cheap. It speaks JSON
-lines: ``{"program", "argv", "kill_at", "boottime_offset_s", "environment"}`` in, ``{"code", "stdout", "stderr",
+lines: ``{"program", "argv", "kill_at", "boottime_offset_s"}`` in, ``{"code", "stdout", "stderr",
 "steps"}`` out; ``code`` is -9 for a process that was killed.
 """
 
@@ -18,6 +18,7 @@ import signal
 import sys
 import tempfile
 import time
+from pathlib import Path
 
 STEPS = {
     "fcntl.flock",
@@ -31,15 +32,28 @@ STEPS = {
     "os.truncate",
     "socket.connect",
 }
-PROGRAMS = {"hedgerow-device": "hedgerow.device.cli", "hedgerow": "hedgerow.cli"}
 WARM = (
     "hedgerow.device.activation",
     "hedgerow.device.cli",
     "hedgerow.registry.fetch",
     "hedgerow.registry.publish",
     "hedgerow.registry.source",
-    "hedgerow.commands.registry",
 )
+
+
+def device() -> None:
+    importlib.import_module("hedgerow.device.cli").main()
+
+
+def publisher() -> None:
+    """``init``, ``publish BUNDLE`` or ``refresh``, without the inventory that ``hedgerow registry`` would ask."""
+    verb, store, signing, *rest = sys.argv[1:]
+    publish = importlib.import_module("hedgerow.registry.publish")
+    registry = publish.Registry(publish.FolderStore(Path(store)), Path(signing))
+    getattr(registry, verb)(*map(Path, rest))
+
+
+PROGRAMS = {"hedgerow-device": device, "publisher": publisher}
 
 
 def is_step(event: str, arguments: tuple[object, ...]) -> bool:
@@ -66,12 +80,10 @@ def child(order: dict, steps_fd: int) -> None:
     if offset:
         original = time.clock_gettime
         time.clock_gettime = lambda clock: original(clock) + (offset if clock == time.CLOCK_BOOTTIME else 0)
-    os.environ.update(order.get("environment", {}))
-    module = importlib.import_module(PROGRAMS[order["program"]])
     sys.argv = [order["program"], *order["argv"]]
     sys.addaudithook(hook)
     try:
-        module.main()
+        PROGRAMS[order["program"]]()
         code = 0
     except SystemExit as done:
         code = done.code if isinstance(done.code, int) else 1

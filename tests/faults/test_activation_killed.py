@@ -13,6 +13,9 @@ OLD, NEW = "1.0.0", "1.1.0"
 LATE = 3601.0  # the deadlines below are an hour
 
 
+pytestmark = pytest.mark.slow
+
+
 @dataclass
 class Snapshot:
     """The device as it was before the command, to go back to before every kill."""

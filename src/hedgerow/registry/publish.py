@@ -84,9 +84,11 @@ class Registry:
                     next_step="give the bundle a new version and build it again",
                 )
             new_bytes = self._put_blobs(bundle)
-            if known is None:
-                data = (folder / manifest.FILE_NAME).read_bytes()
+            data = (folder / manifest.FILE_NAME).read_bytes()
+            if self.store.get(f"{TARGETS}/{reference.target}") != data:
                 self.store.put(f"{TARGETS}/{reference.target}", data)
+                new_bytes += len(data)
+            if known is None:
                 roles.add(reference.target, data, self._now())
             self._renew(roles, role_keys)
         return Published(reference, bundle.sha256, known is None or new_bytes > 0, new_bytes)
@@ -120,8 +122,8 @@ class Registry:
         written = 0
         for file in bundle.manifest.files:
             path = f"{BLOBS}/{file.sha256}"
-            # Named by its hash and written whole: one of the right size is the right one.
-            if self.store.size(path) != file.size:
+            # Read, not believed: publishing again is how a damaged registry is mended.
+            if not self.store.holds(path, size=file.size, sha256=file.sha256):
                 self.store.put_file(path, bundle.directory / file.path)
                 written += file.size
         return written

@@ -16,8 +16,10 @@ from typing import Protocol
 
 from hedgerow import atomic
 from hedgerow.errors import MachineError, RefusedError
+from hedgerow.registry.bundle import hash_file
 
 _COPY_BLOCK = 1 << 20
+_LOCK = ".lock"
 
 
 class Store(Protocol):
@@ -32,8 +34,8 @@ class Store(Protocol):
     def put_file(self, path: str, source: Path) -> None:
         """Write or replace a file with the content of ``source``, in blocks."""
 
-    def size(self, path: str) -> int | None:
-        """Bytes; None where there is none."""
+    def holds(self, path: str, *, size: int, sha256: str) -> bool:
+        """Whether the file is there and has this content; a place that keeps checksums may answer from them."""
 
     def list(self, prefix: str) -> Iterator[str]:
         """Every path that begins with ``prefix``, sorted."""
@@ -80,11 +82,12 @@ class FolderStore:
                 raise
             atomic.fsync_dir(target.parent)
 
-    def size(self, path: str) -> int | None:
+    def holds(self, path: str, *, size: int, sha256: str) -> bool:
+        file = self.root / path
         try:
-            return (self.root / path).stat().st_size
+            return file.stat().st_size == size and hash_file(file) == sha256
         except FileNotFoundError:
-            return None
+            return False
 
     def list(self, prefix: str) -> Iterator[str]:
         for path in sorted(self.root.rglob("*")):
@@ -95,7 +98,7 @@ class FolderStore:
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         self.root.mkdir(parents=True, exist_ok=True)
-        with (self.root / ".lock").open("a+", encoding="utf-8") as file:
+        with (self.root / _LOCK).open("a+", encoding="utf-8") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
@@ -108,7 +111,14 @@ class FolderStore:
             file.truncate(0)
             file.write(f"{os.getpid()}\n")
             file.flush()
+            self._sweep()
             yield
+
+    def _sweep(self) -> None:
+        """Remove what a publisher that was killed left half-written: every hidden file is one."""
+        for path in self.root.rglob(".*"):
+            if path.is_file() and path.name != _LOCK:
+                path.unlink()
 
 
 @contextlib.contextmanager
