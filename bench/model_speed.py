@@ -3,6 +3,10 @@
 The same greedy generation for both: 64 prompt tokens, 192 new ones, end tokens held back. Runs are interleaved, the
 order turns round every time, and a ratio compares runs that followed each other directly.
 
+Where nothing else runs, one thread's tokens per CPU second are its tokens per second; where something does, only the
+former repeat (within 3 %). So one thread is judged by CPU time. Several threads spin while they wait, which CPU time
+counts: they are judged by wall time, and not at all on a busy machine.
+
     python bench/model_speed.py [--yardstick DIR] [--bundle DIR] [--threads 1,2] [--rounds 11] [--json]
 
 Exits 1 where the import answers wrongly or is slower than the bar.
@@ -12,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import sys
 import time
@@ -29,6 +34,7 @@ from hedgerow.registry.manifest import Message
 
 PROMPT_TOKENS, NEW_TOKENS = 64, 192
 BAR = 0.95
+MAX_LOAD = 0.5  # programs running beside this one, from the load average
 QUESTION, SENTENCE = "What is the capital of France?", "The capital of France is Paris."
 
 
@@ -56,11 +62,11 @@ def paired_ratios(ours: Sequence[float], theirs: Sequence[float]) -> Spread:
 
 @dataclass(frozen=True)
 class Run:
-    """One generation: tokens a second over all of it, milliseconds to the first token, CPU ms a token after it."""
+    """One generation: tokens a second over all of it, by the wall clock and by CPU time; milliseconds to the first."""
 
     tokens_per_s: float
+    tokens_per_cpu_s: float
     first_token_ms: float
-    cpu_ms_per_token: float
 
 
 def load(folder: Path, threads: int) -> og.Model:
@@ -75,10 +81,10 @@ def generate(model: og.Model, prompt: np.ndarray, new_tokens: int = NEW_TOKENS) 
     parameters = og.GeneratorParams(model)
     parameters.set_search_options(max_length=length, min_length=length, do_sample=False)
     generator = og.Generator(model, parameters)
-    start = time.perf_counter()
+    start, start_cpu = time.perf_counter(), time.process_time()
     generator.append_tokens(prompt)
     generator.generate_next_token()
-    first, first_cpu = time.perf_counter(), time.process_time()
+    first = time.perf_counter()
     made = 1
     while not generator.is_done():
         generator.generate_next_token()
@@ -86,7 +92,7 @@ def generate(model: og.Model, prompt: np.ndarray, new_tokens: int = NEW_TOKENS) 
     end, end_cpu = time.perf_counter(), time.process_time()
     if made != new_tokens:
         raise SystemExit(f"{made} tokens were generated, not {new_tokens}: the runs cannot be compared")
-    return Run(made / (end - start), (first - start) * 1e3, (end_cpu - first_cpu) * 1e3 / max(made - 1, 1))
+    return Run(made / (end - start), made / (end_cpu - start_cpu), (first - start) * 1e3)
 
 
 def measure(folders: list[Path], threads: int, rounds: int) -> list[list[Run]]:
@@ -105,12 +111,22 @@ def measure(folders: list[Path], threads: int, rounds: int) -> list[list[Run]]:
 
 def summarize(name: str, threads: int, runs: list[Run], yardstick: list[Run] | None) -> dict[str, Any]:
     row: dict[str, Any] = {"model": name, "threads": threads}
-    for field in ("tokens_per_s", "first_token_ms", "cpu_ms_per_token"):
+    for field in ("tokens_per_s", "tokens_per_cpu_s", "first_token_ms"):
         row[field] = Spread.of([getattr(run, field) for run in runs])
-    row["ratio"] = None
+    row["ratio"] = row["cpu_ratio"] = None
     if yardstick is not None:
         row["ratio"] = paired_ratios([run.tokens_per_s for run in runs], [run.tokens_per_s for run in yardstick])
+        mine, other = ([run.tokens_per_cpu_s for run in side] for side in (runs, yardstick))
+        row["cpu_ratio"] = paired_ratios(mine, other)
     return row
+
+
+def verdict(row: dict[str, Any], *, busy: bool) -> str:
+    """``ok`` or ``short`` of the bar; ``not judged`` without a yardstick or without a figure that means something."""
+    judged = row["cpu_ratio"] if row["threads"] == 1 else None if busy else row["ratio"]
+    if judged is None:
+        return "not judged"
+    return "ok" if judged.median >= BAR else "short"
 
 
 def answers(folder: Path) -> str:
@@ -129,20 +145,22 @@ def main() -> int:
     bundles = arguments.bundle or [import_recipe("smollm2")]
     folders = [*([arguments.yardstick] if arguments.yardstick else []), *bundles]
 
+    busy = os.getloadavg()[0] > MAX_LOAD
     rows: list[dict[str, Any]] = []
     for threads in arguments.threads:
         runs = measure(folders, threads, arguments.rounds)
         for folder, found in zip(folders, runs, strict=True):
             ours = folder in bundles
-            rows.append(summarize(folder.name, threads, found, runs[0] if arguments.yardstick and ours else None))
+            row = summarize(folder.name, threads, found, runs[0] if arguments.yardstick and ours else None)
+            rows.append(row | {"verdict": verdict(row, busy=busy)})
     said = {folder.name: answers(folder) for folder in folders}
     correct = all(SENTENCE in said[folder.name] for folder in bundles)
-    fast = all(row["ratio"] is None or row["ratio"].median >= BAR for row in rows)
+    fast = all(row["verdict"] != "short" for row in rows)
     report(rows, said, as_json=arguments.as_json)
-    if arguments.yardstick and not arguments.as_json:
-        print(
-            f"bar: {BAR:.2f} of the yardstick's tokens/s: {'ok' if fast else 'short'}; {'ok' if correct else 'wrong'}"
-        )
+    if not arguments.as_json:
+        load = " (the machine is busy)" if busy else ""
+        print(f"speed, bar {BAR:.2f} of the yardstick: {'ok' if fast else 'short'}{load}")
+        print(f"answer, bar {SENTENCE!r}: {'ok' if correct else 'short'}")
     return 0 if fast and correct else 1
 
 
@@ -152,11 +170,12 @@ def report(rows: list[dict[str, Any]], said: dict[str, str], *, as_json: bool) -
         print(json.dumps({"rows": plain, "answers": said}, indent=2))
         return
     for row in rows:
-        ratio = "" if row["ratio"] is None else f"  ratio {row['ratio']:.3f}"
         print(
             f"{row['model'][:34]:34} threads {row['threads']}  tokens/s {row['tokens_per_s']:.1f}"
-            f"  first token ms {row['first_token_ms']:.0f}  CPU ms/token {row['cpu_ms_per_token']:.2f}{ratio}"
+            f"  per CPU second {row['tokens_per_cpu_s']:.1f}  first token ms {row['first_token_ms']:.0f}"
         )
+        if row["ratio"] is not None:
+            print(f"{'':34} to yardstick {row['ratio']:.3f}  by CPU {row['cpu_ratio']:.3f}  {row['verdict']}")
     for name, text in said.items():
         print(f"{name[:34]:34} {QUESTION} → {text}")
 
