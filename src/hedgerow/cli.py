@@ -54,7 +54,7 @@ class LazyGroup(click.Group):
 @click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="hedgerow")
 def cli() -> None:
-    r"""Fleets of Raspberry Pi 5 + AI HAT+ 2, from one inventory.
+    """Fleets of Raspberry Pi 5 + AI HAT+ 2, from one inventory.
 
     \b
     Exit codes: 0 done, 1 failed, 2 wrong use, 3 refused by policy,
@@ -62,7 +62,7 @@ def cli() -> None:
 
     \b
     Shell completion: eval "$(_HEDGEROW_COMPLETE=bash_source hedgerow)"
-    """
+    """  # noqa: D301 - click's mark for a paragraph as it stands
 
 
 def run(command: click.Command, prog_name: str) -> int:

@@ -38,7 +38,7 @@ limit_option = click.option("--limit", metavar="PATTERN", help="Only these hosts
 
 @click.group()
 def emulate() -> None:
-    r"""Emulated Raspberry Pi 5 hosts on this machine.
+    """Emulated Raspberry Pi 5 hosts on this machine.
 
     \b
       hedgerow emulate check             what this machine lacks
@@ -46,7 +46,7 @@ def emulate() -> None:
       hedgerow emulate set pi-orchard-1 temperature_c=84 throttled=0x50005
       hedgerow emulate power pi-orchard-2 off
       hedgerow emulate down              leave nothing behind
-    """
+    """  # noqa: D301 - click's mark for a paragraph as it stands
 
 
 @emulate.command()

@@ -45,7 +45,7 @@ def import_(  # noqa: PLR0917 -- click passes them by name
     *,
     as_json: bool,
 ) -> None:
-    r"""Import SOURCE (smollm2), or a GGUF file, as an ONNX bundle for onnxruntime-genai.
+    """Import SOURCE (smollm2), or a GGUF file, as an ONNX bundle for onnxruntime-genai.
 
     \b
     Examples:
@@ -53,7 +53,7 @@ def import_(  # noqa: PLR0917 -- click passes them by name
       hedgerow model import --gguf tuned.gguf --name assistant --version 1.1.0
 
     The bundle lands in var/cache/bundles, named by a hash of all that went into it; a second run answers from there.
-    """
+    """  # noqa: D301 - click's mark for a paragraph as it stands
     if (source is None) == (gguf is None):
         raise UsageError(
             "name a known model or give --gguf FILE, one of the two", next_step="run: hedgerow model import smollm2"

@@ -19,12 +19,12 @@ from hedgerow.errors import UsageError
 )
 @click.option("--http", default="127.0.0.1:8000", show_default=True, help="With --repository: where to listen.")
 def serve(config: Path | None, repository: Path | None, http: str) -> None:
-    r"""Run the inference server.
+    """Run the inference server.
 
     \b
     On a device:      hedgerow serve --config /etc/hedgerow/server.yml
     On a workstation: hedgerow serve --repository models/ --http 127.0.0.1:8000
-    """
+    """  # noqa: D301 - click's mark for a paragraph as it stands
     from hedgerow.server import config as configs
     from hedgerow.server import run
 
