@@ -326,10 +326,8 @@ def _remove(podman: Podman, fleet: str) -> list[str]:
     if names:
         podman.run("rm", "--force", "--time=0", *names)
         removed += names
-    network_name = _network_name(fleet)
-    if podman.run("network", "exists", network_name, check=False).returncode == 0:
-        podman.run("network", "rm", "--force", network_name)
-        removed.append(network_name)
+    if podman.remove_network(_network_name(fleet)):
+        removed.append(_network_name(fleet))
     folder = paths.var_dir() / "emulator" / fleet
     if folder.exists():
         shutil.rmtree(folder)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import socket
+import subprocess
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -72,6 +73,7 @@ class EmulatedHost:
 
     def create(self, image: str, network: str, digest: str, authorized_key: str) -> None:
         self.board.create(live.defaults(self.host.hat, self.host.cooling), authorized_key)
+        self._podman.remove_half_made(self.name)
         self._podman.run(
             "create",
             f"--name={self.name}",
@@ -102,6 +104,8 @@ class EmulatedHost:
     def power_on(self) -> None:
         """Start the container; bits that count "since boot" begin anew."""
         self.board.write(live.after_power_on(self.board.read()))
+        # Another board may have answered at this address before; without this SSH would wait a minute for it.
+        subprocess.run(["ip", "neighbour", "flush", "to", self.host.address], check=True)
         self._podman.run("start", self.name)
 
     def power_off(self) -> None:

@@ -74,8 +74,8 @@ runroot = "{run}/storage"
 """
 
 # Inside the new namespace. These keep state below /run, whatever is configured: netavark and aardvark-dns in
-# "containers", crun in "crun". Shared with the user's podman, both would serve the same names and ids.
-_OWN_RUN = ("containers", "crun")
+# "containers", crun in "crun", podman in "netns". Shared with the user's podman, both would serve the same names.
+_OWN_RUN = ("containers", "crun", "netns")
 # Replace the machine's version 1 tree by a pure version 2 one.
 _PURE_CGROUP2 = "umount -R -l /sys/fs/cgroup && mount -t cgroup2 cgroup2 /sys/fs/cgroup"
 
@@ -110,29 +110,34 @@ class Podman:
     def run(
         self, *args: str | Path, check: bool = True, timeout: float | None = COMMAND_TIMEOUT_S
     ) -> subprocess.CompletedProcess[str]:
-        """Run ``podman *args`` quietly; a failure raises MachineError with podman's own last words."""
-        try:
-            done = subprocess.run(
-                self.command(*args),
-                env=self.environment(),
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                errors="replace",
-                timeout=timeout,
-                check=False,
-            )
-        except subprocess.TimeoutExpired as error:
+        """Run ``podman *args`` quietly; a failure raises MachineError with podman's own last words.
+
+        Podman is let finish whatever it began: one killed inside `start` leaves an address that nobody can take
+        again. So it gets a session of its own, out of reach of Ctrl-C, and outlives a killed ``hedgerow``.
+        """
+        command = self.command(*args)
+        pipe = subprocess.PIPE
+        with subprocess.Popen(
+            command, env=self.environment(), stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True,
+            errors="replace", start_new_session=True,
+        ) as process:  # fmt: skip
+            try:
+                stdout, stderr = process.communicate(timeout=timeout)
+            except subprocess.TimeoutExpired as error:
+                process.kill()
+                raise MachineError(
+                    f"podman {args[0]} did not finish within {timeout} s", where=" ".join(map(str, args))
+                ) from error
+            except KeyboardInterrupt:
+                process.wait()
+                raise
+        if check and process.returncode != 0:
             raise MachineError(
-                f"podman {args[0]} did not finish within {timeout:.0f} s", where=" ".join(map(str, args))
-            ) from error
-        if check and done.returncode != 0:
-            raise MachineError(
-                f"podman {args[0]} failed: {_last_words(done.stderr)}",
+                f"podman {args[0]} failed: {_last_words(stderr)}",
                 where=" ".join(map(str, args)),
                 next_step="hedgerow emulate check",
             )
-        return done
+        return subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
 
     def call(self, *args: str | Path) -> int:
         """Run ``podman *args`` on this process's own terminal and return its exit code."""
@@ -158,6 +163,22 @@ class Podman:
         """True while the namespace of this boot stands."""
         return self._is_current() and _is_mount(self._namespace)
 
+    def remove_network(self, name: str) -> bool:
+        """Remove a network and its bridge; False if there is none of that name."""
+        shown = self.run("network", "inspect", name, check=False)
+        if shown.returncode != 0:
+            return False
+        # The bridge first: once the network is forgotten nobody knows whose it was.
+        _remove_bridge(json.loads(shown.stdout)[0])
+        self.run("network", "rm", "--force", name)
+        return True
+
+    def remove_half_made(self, name: str) -> None:
+        """Remove what a killed ``podman create`` left of a container: a disk that podman's database does not know."""
+        known = self.run("container", "exists", name, check=False).returncode == 0
+        if not known and self.run("container", "exists", "--external", name, check=False).returncode == 0:
+            self.run("rm", "--force", name)
+
     def release(self, *, purge: bool = False) -> bool:
         """Take the environment's mounts down if no container is left and nobody else uses it; say whether.
 
@@ -166,8 +187,11 @@ class Podman:
         with self._lock("setup", fcntl.LOCK_EX):
             try:
                 with self._lock("use", fcntl.LOCK_EX | fcntl.LOCK_NB):
-                    if self.exists() and self.run("ps", "--all", "--quiet").stdout.strip():
-                        return False
+                    if self.exists():
+                        if self.run("ps", "--all", "--quiet").stdout.strip():
+                            return False
+                        for half in self.json("ps", "--all", "--external", "--format=json") or []:
+                            self.remove_half_made(half["Names"][0])
                     self._dismantle()
                     if purge:
                         shutil.rmtree(self.storage)
@@ -201,7 +225,8 @@ class Podman:
 
     def _dismantle(self) -> None:
         self._end_orphans()
-        self._remove_bridges()
+        for file in (self.storage / "networks").glob("*.json"):
+            _remove_bridge(json.loads(file.read_text(encoding="utf-8")))
         for point in (self._namespace, self.run_dir):
             while _is_mount(point):
                 _machine("umount", "--lazy", point)
@@ -221,20 +246,6 @@ class Podman:
                     os.kill(int(pid), signal.SIGKILL)
             except (FileNotFoundError, ProcessLookupError):
                 continue
-
-    def _remove_bridges(self) -> None:
-        """Remove bridges of our networks that no teardown removed: those of containers that were killed."""
-        for file in (self.storage / "networks").glob("*.json"):
-            network = json.loads(file.read_text(encoding="utf-8"))
-            interface = str(network["network_interface"])
-            gateways = {subnet.get("gateway") for subnet in network["subnets"]}
-            shown = subprocess.run(
-                ["ip", "-json", "-4", "address", "show", "dev", interface], capture_output=True, text=True, check=False
-            )
-            addresses = json.loads(shown.stdout or "[]") if shown.returncode == 0 else []
-            # The name alone could be a bridge of the user's podman by now.
-            if any(info["local"] in gateways for entry in addresses for info in entry["addr_info"]):
-                _machine("ip", "link", "delete", interface)
 
     def _is_current(self) -> bool:
         try:
@@ -259,6 +270,19 @@ def _machine(*args: str | Path) -> None:
             where=" ".join(map(str, args)),
             next_step="hedgerow emulate check",
         )
+
+
+def _remove_bridge(network: dict[str, Any]) -> None:
+    """Remove the bridge of a network without containers that no teardown removed, because something was killed."""
+    interface = str(network["network_interface"])
+    gateways = {subnet.get("gateway") for subnet in network["subnets"]}
+    shown = subprocess.run(
+        ["ip", "-json", "-4", "address", "show", "dev", interface], capture_output=True, text=True, check=False
+    )
+    addresses = json.loads(shown.stdout or "[]") if shown.returncode == 0 else []
+    # The name alone could be a bridge of the user's podman by now.
+    if any(info["local"] in gateways for entry in addresses for info in entry["addr_info"]):
+        _machine("ip", "link", "delete", interface)
 
 
 def _is_mount(point: Path) -> bool:

@@ -1,0 +1,148 @@
+"""A converged fleet (HEDGEROW_TEST_INVENTORY names it, as Molecule does) and what a controller does to it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hedgerow import inventory as inventories
+from hedgerow import ssh
+from hedgerow.inventory import Inventory
+from hedgerow.registry import manifest as manifests
+from hedgerow.registry.manifest import (
+    File,
+    GoldenTensor,
+    GoldenTensors,
+    Manifest,
+    Provenance,
+    Requires,
+    Source,
+    Tensor,
+)
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+class Controller:
+    """Commands as an operator types them, on one fleet."""
+
+    def __init__(self, inventory: Inventory, folder: Path) -> None:
+        self.inventory = inventory
+        self.folder = folder
+        self.pis = [host.name for host in inventory.pis]
+
+    def hedgerow(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return self._run("hedgerow", *arguments, "-i", str(self.inventory.path))
+
+    def play(self, playbook: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return self._run("ansible-playbook", "-i", str(self.inventory.path), f"playbooks/{playbook}", *arguments)
+
+    def start(self, playbook: str, *arguments: str, log: Path) -> subprocess.Popen[bytes]:
+        """A playbook in a process group of its own, to be killed."""
+        command = [_tool("ansible-playbook"), "-i", str(self.inventory.path), f"playbooks/{playbook}", *arguments]
+        with log.open("wb") as file:
+            return subprocess.Popen(
+                command, cwd=REPOSITORY, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+            )
+
+    def on(self, host: str, command: str, *, stdin: bytes = b"") -> subprocess.CompletedProcess[str]:
+        """A shell line on a host, as root."""
+        found = self.inventory.hosts[host]
+        quoted = command.replace("'", "'\\''")
+        return ssh.run(self.inventory, found, f"sudo sh -c '{quoted}'", stdin=stdin, timeout_s=120)
+
+    def table(self) -> dict[str, dict[str, Any]]:
+        return {row["host"]: row for row in json.loads(self.hedgerow("fleet", "table", "--json").stdout)}
+
+    def serves(self) -> dict[str, str | None]:
+        return {name: row["model"] for name, row in self.table().items()}
+
+    def publish(self, version: str, *, golden: float | None = None) -> str:
+        """Publish a model that adds a number of its version; ``golden`` is the number it claims to add."""
+        name = str(self.inventory.vars["serving_model"])
+        added = float(version.rpartition(".")[2])
+        folder = self.folder / version
+        folder.mkdir()
+        data = _adds(added)
+        (folder / "model.onnx").write_bytes(data)
+        claimed = added if golden is None else golden
+        shape = {"name": "x", "dtype": "FP32", "shape": (-1,)}
+        manifest = Manifest(
+            schema=1,
+            name=name,
+            version=version,
+            format="onnx",
+            license="Apache-2.0",
+            files=(File("model.onnx", hashlib.sha256(data).hexdigest(), len(data)),),
+            requires=Requires(memory_mb=1),
+            provenance=Provenance(sources=(Source("a test"),), builder="a test", tools={}),
+            golden=(
+                GoldenTensors(
+                    inputs=(GoldenTensor("x", (2,), (1.0, 2.0)),),
+                    outputs=(GoldenTensor("y", (2,), (1.0 + claimed, 2.0 + claimed)),),
+                    atol=1e-6,
+                    rtol=0,
+                ),
+            ),
+            inputs=(Tensor(**shape),),
+            outputs=(Tensor(**(shape | {"name": "y"})),),
+        )
+        (folder / "manifest.json").write_bytes(manifests.encode(manifest))
+        for done in (self.hedgerow("registry", "publish", str(folder)), self.play("publish.yml")):
+            assert done.returncode == 0, done.stdout + done.stderr
+        return f"{name}@{version}"
+
+    def _run(self, tool: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [_tool(tool), *arguments], cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=600
+        )
+
+
+def _tool(name: str) -> str:
+    return str(Path(sys.executable).with_name(name))
+
+
+def _adds(number: float) -> bytes:
+    from onnx import TensorProto, helper
+
+    value = helper.make_tensor("number", TensorProto.FLOAT, [1], [number])
+    graph = helper.make_graph(
+        [helper.make_node("Add", ["x", "number"], ["y"])],
+        "adds",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n"])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n"])],
+        [value],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    data: bytes = model.SerializeToString()
+    return data
+
+
+def eventually(condition: Callable[[], bool], *, within_s: float) -> None:
+    """Wait until ``condition`` holds; fail if it does not in time."""
+    deadline = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {within_s} s"
+        time.sleep(0.2)
+
+
+@pytest.fixture(scope="session")
+def wait() -> Callable[..., None]:
+    return eventually
+
+
+@pytest.fixture(scope="module")
+def controller(tmp_path_factory: pytest.TempPathFactory) -> Controller:
+    path = os.environ.get("HEDGEROW_TEST_INVENTORY")
+    if path is None:
+        pytest.skip("HEDGEROW_TEST_INVENTORY names no converged fleet; `molecule verify -s site` does")
+    return Controller(inventories.load(Path(path)), tmp_path_factory.mktemp("bundles"))

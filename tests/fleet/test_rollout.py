@@ -1,0 +1,134 @@
+"""Rolling updates on a converged fleet of emulated hosts: the real device command, server, registry and TLS."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.fleet, pytest.mark.slow]
+
+GOOD, BETTER, HOT, CUT, LATE = "0.0.1", "0.0.2", "0.0.3", "0.0.4", "0.0.5"
+POLICY = {"soak": {"passes": 2, "interval_s": 0.5, "deadline_s": 10}, "confirm_within_s": 30}
+
+
+@pytest.fixture(scope="module")
+def site(controller):
+    """A fleet on which every Pi serves the good model."""
+    bundle = controller.publish(GOOD)
+    done = rollout(controller, bundle)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return controller
+
+
+def rollout(controller, bundle: str, **policy: object):
+    return controller.play("rollout.yml", *arguments(bundle, **policy))
+
+
+def arguments(bundle: str, **policy: object) -> list[str]:
+    return ["-e", json.dumps({"bundle": bundle, "rollout_policy": POLICY | policy})]
+
+
+def changed(done) -> set[str]:
+    return set(re.findall(r"^(\S+)\s+: ok=.*changed=[1-9]", done.stdout, re.MULTILINE))
+
+
+def test_a_good_release_reaches_all_and_a_second_run_changes_nothing(site) -> None:
+    bundle = site.publish(BETTER)
+    done = rollout(site, bundle)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert site.serves() == dict.fromkeys(site.pis, bundle)
+    assert changed(done) == set(site.pis)
+    again = rollout(site, bundle)
+    assert (again.returncode, changed(again)) == (0, set())
+
+
+def test_a_release_that_answers_wrongly_stops_at_the_first_host(site) -> None:
+    before = site.serves()
+    bundle = site.publish("0.0.66", golden=1.0)
+    done = rollout(site, bundle)
+    assert done.returncode == 2
+    assert "golden" in done.stdout
+    assert site.serves() == before
+    state = json.loads(site.hedgerow("rollout", "status", "--json").stdout)
+    assert (state["phase"], state["counts"]) == ("stopped", {"not_started": len(site.pis) - 1, "reverted": 1})
+
+
+def test_a_host_that_gets_hot_after_its_activation_goes_back(site, tmp_path: Path, wait) -> None:
+    before = site.serves()
+    bundle = site.publish(HOT)
+    plan = json.loads(site.hedgerow("rollout", "plan", bundle, "--json").stdout)
+    first = plan["waves"][0][0]
+    site.hedgerow("emulate", "set", first, "temperature_c=86")
+    try:
+        # Hot before its turn is no fault of the release …
+        passes = {"soak": {"passes": 4, "interval_s": 0.5, "deadline_s": 10}}
+        done = rollout(site, bundle, **passes)
+        assert done.returncode == 0, done.stdout + done.stderr
+        site.hedgerow("emulate", "set", first, "temperature_c=48")
+        older = site.publish("0.0.77")
+        log = tmp_path / "log"
+        order = json.loads(site.hedgerow("rollout", "plan", older, "--json").stdout)["waves"]
+        first = order[0][0]
+        process = site.start("rollout.yml", *arguments(older, **passes), log=log)
+        wait(lambda: "activated in" in log.read_text(), within_s=60)
+        site.hedgerow("emulate", "set", first, "temperature_c=86")
+        # … hot since its turn may well be one.
+        assert process.wait(timeout=120) == 2
+    finally:
+        for host in site.pis:
+            site.hedgerow("emulate", "set", host, "temperature_c=48")
+    assert "degraded since the release: hot" in log.read_text()
+    assert site.serves() == dict.fromkeys(before, bundle)
+
+
+def test_a_controller_that_vanishes_leaves_a_device_that_goes_back_and_a_rollout_that_goes_on(
+    site, tmp_path: Path, wait
+) -> None:
+    before = site.serves()
+    bundle = site.publish(CUT)
+    log = tmp_path / "log"
+    process = site.start("rollout.yml", *arguments(bundle), log=log)
+    wait(lambda: "activated in" in log.read_text(), within_s=60)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    state = json.loads(site.hedgerow("rollout", "status", "--json").stdout)
+    halfway = [name for name, host in state["hosts"].items() if host["started_at"] and not host["outcome"]]
+    assert (state["phase"], state["lease"], len(halfway)) == ("open", None, 1)
+    assert site.serves() == before | {halfway[0]: bundle}
+    wait(lambda: site.serves() == before, within_s=60)
+    done = rollout(site, bundle)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert site.serves() == dict.fromkeys(site.pis, bundle)
+    assert json.loads(site.hedgerow("rollout", "status", "--json").stdout)["id"] == state["id"]
+
+
+def test_a_host_that_is_off_is_counted_apart_and_updated_when_it_is_back(site, wait) -> None:
+    bundle = site.publish(LATE)
+    off = site.pis[0]
+    site.hedgerow("emulate", "power", off, "off")
+    try:
+        done = rollout(site, bundle)
+    finally:
+        site.hedgerow("emulate", "power", off, "on")
+    assert done.returncode == 4, done.stdout + done.stderr
+    assert f"{len(site.pis) - 1} confirmed, 1 unreachable" in done.stdout
+    wait(lambda: site.table()[off]["health"] == "ok", within_s=60)
+    assert rollout(site, bundle).returncode == 0
+    assert site.serves() == dict.fromkeys(site.pis, bundle)
+
+
+def test_one_host_is_rolled_back(site) -> None:
+    before = site.serves()
+    bundle = site.publish("0.0.88")
+    assert rollout(site, bundle).returncode == 0
+    done = site.play("rollback.yml", "-e", f"target={site.pis[0]}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert site.serves() == dict.fromkeys(site.pis, bundle) | {site.pis[0]: before[site.pis[0]]}
+    refused = site.play("rollback.yml", "-e", f"target={site.pis[0]}")
+    assert refused.returncode == 2
+    assert "no version" in refused.stdout
