@@ -83,7 +83,7 @@ def start(*, bundle: str, path: Path, policy_file: Path | None, limit: str | Non
     Exit code 4: it ended with hosts missing; the same command goes on.
     """
     rollouts = store.folder(inventories.load(path).fleet)
-    before = set(store.ids(rollouts))
+    before = store.sizes(rollouts)
     code = starting.start(path, bundle, policy=policy_file, limit=limit, check=check)
     return int(starting.exit_code(code, rollouts, before))
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from hedgerow import paths
 from hedgerow.errors import ExitCode
 from hedgerow.rollout import store
-from hedgerow.rollout.events import State
 
 
 def arguments(inventory: Path, bundle: str, *, policy: Path | None, limit: str | None, check: bool) -> list[str]:
@@ -39,13 +38,15 @@ def start(inventory: Path, bundle: str, *, policy: Path | None, limit: str | Non
         raise
 
 
-def exit_code(ansible: int, rollouts: Path, before: set[str]) -> ExitCode:
-    """What the run came to: Ansible knows that something failed, the journal knows whether it can be gone on with.
+def exit_code(ansible: int, rollouts: Path, before: dict[str, int]) -> ExitCode:
+    """What the run came to: Ansible knows that something failed, the journal whether it can be gone on with.
 
-    ``before``: the ids of the rollouts there were.
+    ``before`` is ``store.sizes`` of the time when the run began: a journal it did not write to is not its own.
     """
     if ansible == 0:
         return ExitCode.OK
-    fresh = [rollout for rollout in store.ids(rollouts) if rollout not in before] or store.ids(rollouts)[-1:]
-    state: State | None = store.read(rollouts, fresh[-1])[1] if fresh else None
-    return ExitCode.PARTIAL if state is not None and state.phase in {"open", "partial"} else ExitCode.FAILED
+    written = [rollout for rollout, size in store.sizes(rollouts).items() if before.get(rollout) != size]
+    if not written:
+        return ExitCode.FAILED
+    phase = store.read(rollouts, written[-1])[1].phase
+    return ExitCode.PARTIAL if phase in {"open", "partial"} else ExitCode.FAILED

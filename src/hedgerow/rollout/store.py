@@ -30,6 +30,11 @@ def ids(rollouts: Path) -> list[str]:
     return sorted(path.parent.name for path in rollouts.glob(f"*/{FILE}"))
 
 
+def sizes(rollouts: Path) -> dict[str, int]:
+    """Rollout id → bytes of its journal, oldest first."""
+    return {rollout: (rollouts / rollout / FILE).stat().st_size for rollout in ids(rollouts)}
+
+
 def read(rollouts: Path, rollout: str | None = None) -> tuple[str, State]:
     """The id and state of ``rollout``, or of the newest one.
 
