@@ -12,20 +12,27 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import click
-from rich.console import Console
+from rich.console import Console, ConsoleDimensions
 from rich.table import Table
 
 # Rich takes 80 columns where there is no terminal; logs and CI are wider than that.
-_LOG_WIDTH = 130
+_LOG_SIZE = ConsoleDimensions(130, 25)
 
 
-def _console(*, stderr: bool) -> Console:
-    console = Console(stderr=stderr)
-    return console if console.is_terminal or "COLUMNS" in os.environ else Console(stderr=stderr, width=_LOG_WIDTH)
+class _Console(Console):
+    """As rich's, with room in logs; ``COLUMNS`` still decides where it is set."""
+
+    @property
+    def size(self) -> ConsoleDimensions:
+        return super().size if self.is_terminal or "COLUMNS" in os.environ else _LOG_SIZE
+
+    @size.setter
+    def size(self, new_size: tuple[int, int]) -> None:
+        self._width, self._height = new_size
 
 
-out = _console(stderr=False)
-err = _console(stderr=True)
+out = _Console()
+err = _Console(stderr=True)
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
 
