@@ -92,7 +92,8 @@ class Runner:
             self._stop_all()
 
     def _environment(self, step: Step) -> dict[str, str]:
-        colour = {"ANSIBLE_FORCE_COLOR": "1", "FORCE_COLOR": "1"} if sys.stderr.isatty() else {}
+        shown = sys.stderr.isatty() and not step.background  # a log file is read without a terminal
+        colour = {"ANSIBLE_FORCE_COLOR": "1", "FORCE_COLOR": "1"} if shown else {}
         return {**os.environ, **colour, "PYTHONUNBUFFERED": "1", **step.environment}
 
     def _start(self, step: Step) -> None:
