@@ -56,14 +56,14 @@ def test_json_schema_accepts_what_is_encoded_and_refuses_a_bad_version():
 
 
 @pytest.mark.parametrize(
-    ("changes", "says"),
+    "changes, says",
     [
         ({"licence": "MIT"}, "unknown field `licence`"),
         ({"version": "1.0"}, "not a semantic version"),
         ({"version": "1.0.0\n"}, "not a semantic version"),
         ({"version": "1.0.0+build"}, "not a semantic version"),
         ({"version": "01.0.0"}, "not a semantic version"),
-        ({"version": "١.0.0"}, "not a semantic version"),
+        ({"version": "\N{ARABIC-INDIC DIGIT ONE}.0.0"}, "not a semantic version"),
         ({"name": "../up"}, "lower-case words"),
         ({"name": "a" * 64}, "lower-case words"),
         ({"files": []}, "length >= 1"),
@@ -105,9 +105,7 @@ def test_every_accepted_path_stays_inside(path):
 
 def test_a_file_cannot_be_a_folder_too():
     with pytest.raises(PublisherError, match="file and a folder"):
-        manifests.decode(
-            raw(files=[{"path": path, "sha256": "0" * 64, "size": 1} for path in ("a", "a/b")]), where="x"
-        )
+        manifests.decode(raw(files=[{"path": path, "sha256": "0" * 64, "size": 1} for path in ("a", "a/b")]), where="x")
 
 
 def test_a_newer_schema_is_told_apart_from_a_broken_manifest():
