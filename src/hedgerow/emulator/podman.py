@@ -233,18 +233,21 @@ class Podman:
         shutil.rmtree(self.run_dir, ignore_errors=True)
 
     def _end_orphans(self) -> None:
-        """Kill containers that an environment which lost its namespace left running; podman cannot see them."""
+        """Kill what an environment that lost its namespace left running, and podman can no longer see.
+
+        These are containers (children of conmon) and the name server, which would go on answering with old addresses.
+        """
+        storage, run = str(self.storage / "storage").encode(), f"{self.run_dir}/containers"
         for process in Path("/proc").glob("[0-9]*"):
             try:
-                command = (process / "cmdline").read_bytes().split(b"\0")
-                if not command[0].endswith(b"conmon") or str(self.storage / "storage").encode() not in b" ".join(
-                    command
-                ):
-                    continue
-                children = (process / "task" / process.name / "children").read_text(encoding="ascii").split()
-                for pid in [*children, process.name]:
-                    os.kill(int(pid), signal.SIGKILL)
-            except (FileNotFoundError, ProcessLookupError):
+                program = (process / "comm").read_text(encoding="utf-8", errors="replace").strip()
+                if program == "conmon" and storage in (process / "cmdline").read_bytes():
+                    children = (process / "task" / process.name / "children").read_text(encoding="ascii").split()
+                    for pid in [*children, process.name]:
+                        os.kill(int(pid), signal.SIGKILL)
+                elif program == "aardvark-dns" and run in (process / "mountinfo").read_text(encoding="utf-8"):
+                    os.kill(int(process.name), signal.SIGKILL)
+            except OSError:  # it ended meanwhile
                 continue
 
     def _is_current(self) -> bool:
