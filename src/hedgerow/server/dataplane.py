@@ -225,10 +225,8 @@ class DataPlane:
             loop = asyncio.get_running_loop()
             return model, await loop.run_in_executor(self._pool, backend.infer, inputs, outputs)
 
-    async def generate(
-        self, name: str, request: TextRequest, *, protocol: str
-    ) -> AsyncGenerator[tuple[Served, Piece], None]:
-        """Yield an answer's pieces; leaving early cancels it.
+    async def generate(self, name: str, request: TextRequest, *, protocol: str) -> AsyncGenerator[list[Piece], None]:
+        """Yield an answer's pieces, all that are ready at once; leaving early cancels it.
 
         Raises:
             NotFound, BadRequest, Overloaded: before the first piece.
@@ -239,9 +237,9 @@ class DataPlane:
                 raise BadRequest(f"model '{name}' takes tensors: POST /v2/models/{name}/infer", field="model")
             pieces = self._scheduler.generate(model, request)
             async with contextlib.aclosing(pieces):
-                async for piece in pieces:
-                    record.note(piece)
-                    yield model, piece
+                async for batch in pieces:
+                    record.note(batch[-1])
+                    yield batch
 
     @contextlib.contextmanager
     def _hold(self, name: str, version: str | None) -> Iterator[Served]:

@@ -26,6 +26,12 @@ class NotFound(ServingError):
     status = 404
 
 
+class Gone(ServingError):
+    """The caller has hung up; nobody reads the answer. The status is nginx's, for logs and metrics."""
+
+    status = 499
+
+
 class TooLarge(ServingError):
     """The request's body is larger than the limit."""
 

@@ -38,6 +38,8 @@ def _text(golden: GoldenText, backend: TextBackend) -> str | None:
     decoding = backend.begin(TextRequest(messages=messages, max_tokens=golden.max_tokens, temperature=0))
     pieces: list[str] = []
     try:
+        while not decoding.read():
+            pass
         while len(pieces) < golden.max_tokens and (text := decoding.step()) is not None:
             pieces.append(text)
     finally:

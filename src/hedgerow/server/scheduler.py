@@ -1,8 +1,11 @@
 """Several generations on one model: each makes a token in turn, on one thread.
 
-Generation is bound by memory bandwidth, so two at once on the same cores are no
-faster than two in turn; turns keep every stream moving and need no locks around
-the runtime. A new request joins after the current round.
+Generation is bound by memory bandwidth, so two at once on the same cores are no faster than two in turn; turns keep
+every stream moving and need no locks around the runtime. A prompt is read in turns too, where the backend can. A new
+request joins after the current round.
+
+A job holds its model until its decoding is closed, on this thread: a caller who has left lets go of nothing that is
+still in use.
 """
 
 from __future__ import annotations
@@ -13,9 +16,10 @@ import contextlib
 import threading
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from hedgerow.server.errors import Overloaded, ServingError
+from hedgerow.server.stop import StopFilter
 
 if TYPE_CHECKING:
     from hedgerow.server.backends import Decoding, TextBackend, TextRequest
@@ -37,10 +41,12 @@ class _Job:
     model: Served
     request: TextRequest
     loop: asyncio.AbstractEventLoop
-    wake: asyncio.Event
+    stop: StopFilter
+    held: contextlib.ExitStack
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
     decoding: Decoding | None = None
+    prompt_read: bool = False
     tokens: int = 0
-    held: str = ""
     cancelled: bool = False
     ready: collections.deque[Piece | BaseException] = field(default_factory=collections.deque)
     signalled: bool = False
@@ -64,31 +70,31 @@ class Scheduler:
         """Requests that wait for their turn to begin."""
         return len(self._waiting)
 
-    async def generate(self, model: Served, request: TextRequest) -> AsyncGenerator[Piece, None]:
-        """Yield an answer's pieces; leaving the iterator early cancels the generation at its next token.
+    @property
+    def active(self) -> int:
+        """Generations that take turns now."""
+        return len(self._active)
+
+    async def generate(self, model: Served, request: TextRequest) -> AsyncGenerator[list[Piece], None]:
+        """Yield an answer's pieces, all that are ready at once; leaving early cancels it before its next token.
 
         Raises:
             Overloaded: too many requests wait already.
             BadRequest: the prompt does not fit.
         """
-        job = _Job(model, request, asyncio.get_running_loop(), asyncio.Event())
-        with self._condition:
-            if len(self._waiting) >= self._queue_limit:
-                raise Overloaded(f"{len(self._waiting)} requests wait already")
-            self._waiting.append(job)
-            self._condition.notify()
+        job = self._enqueue(model, request)
         try:
             while True:
                 await job.wake.wait()
                 job.wake.clear()
                 job.signalled = False
-                while job.ready:
-                    piece = job.ready.popleft()
-                    if isinstance(piece, BaseException):
-                        raise piece
-                    yield piece
-                    if piece.finish is not None:
+                batch, failure = _take(job.ready)
+                if batch:
+                    yield batch
+                    if batch[-1].finish is not None:
                         return
+                if failure is not None:
+                    raise failure
         finally:
             job.cancelled = True
 
@@ -98,6 +104,21 @@ class Scheduler:
             self._closing = True
             self._condition.notify()
         self._thread.join()
+
+    def _enqueue(self, model: Served, request: TextRequest) -> _Job:
+        with self._condition:
+            if self._closing:
+                raise Overloaded("the server is stopping")
+            # Those whose callers have left make room.
+            waiting = sum(not job.cancelled for job in self._waiting)
+            if waiting >= self._queue_limit:
+                raise Overloaded(f"{waiting} requests wait already")
+            held = contextlib.ExitStack()
+            held.enter_context(model.hold())
+            job = _Job(model, request, asyncio.get_running_loop(), StopFilter(request.stop), held)
+            self._waiting.append(job)
+            self._condition.notify()
+        return job
 
     def _run(self) -> None:
         while True:
@@ -112,47 +133,41 @@ class Scheduler:
         for job in (*self._active, *self._waiting):
             self._end(job, Overloaded("the server is stopping"))
 
-    def _advance(self, job: _Job) -> bool:  # noqa: PLR0911 - one return an outcome
-        """One token for ``job``; False when it has ended."""
+    def _advance(self, job: _Job) -> bool:
+        """A turn for ``job``: a part of its prompt, or a token; False when it has ended."""
+        if job.cancelled:
+            return self._end(job, None)
         try:
-            if job.cancelled:
-                return self._end(job, None)
             if job.decoding is None:
-                backend: TextBackend = job.model.backend  # type: ignore[assignment] # the data plane checked
-                job.decoding = backend.begin(job.request)
+                job.decoding = cast("TextBackend", job.model.backend).begin(job.request)
+            if not job.prompt_read:
+                job.prompt_read = job.decoding.read()
+                return True
             text = job.decoding.step()
         except ServingError as error:
             return self._end(job, error)
         except Exception as error:  # noqa: BLE001 - the thread must outlive any one request
             return self._end(job, ServingError(f"generation failed: {error}"))
+        return self._token(job, job.decoding, text)
+
+    def _token(self, job: _Job, decoding: Decoding, text: str | None) -> bool:
         if text is None:
-            return self._finish(job, "length" if job.decoding.truncated else "stop")
+            return self._end(job, _piece(job, job.stop.rest(), "length" if decoding.truncated else "stop"))
         job.tokens += 1
-        text = job.held + text
-        stopped = _first(text, job.request.stop)
-        if stopped is not None:
-            job.held = text[:stopped]
-            return self._finish(job, "stop")
+        clear = job.stop.feed(text)
+        if job.stop.met:
+            return self._end(job, _piece(job, clear, "stop"))
         if job.tokens >= job.request.max_tokens:
-            job.held = text
-            return self._finish(job, "length")
-        keep = _may_begin_stop(text, job.request.stop)
-        job.held = text[len(text) - keep :]
+            return self._end(job, _piece(job, clear + job.stop.rest(), "length"))
         # A token without text (half a character) still counts as progress for the stream's statistics.
-        self._put(job, self._piece(job, text[: len(text) - keep], None))
+        self._put(job, _piece(job, clear, None))
         return True
-
-    def _finish(self, job: _Job, finish: str) -> bool:
-        return self._end(job, self._piece(job, job.held, finish))
-
-    def _piece(self, job: _Job, text: str, finish: str | None) -> Piece:
-        prompt = 0 if job.decoding is None else job.decoding.prompt_tokens
-        return Piece(text, job.tokens, prompt, finish)
 
     def _end(self, job: _Job, last: Piece | BaseException | None) -> bool:
         if job.decoding is not None:
             job.decoding.close()
             job.decoding = None
+        job.held.close()
         if last is not None:
             self._put(job, last)
         return False
@@ -166,17 +181,16 @@ class Scheduler:
                 job.loop.call_soon_threadsafe(job.wake.set)
 
 
-def _first(text: str, stops: tuple[str, ...]) -> int | None:
-    places = [place for stop in stops if (place := text.find(stop)) >= 0]
-    return min(places) if places else None
+def _take(ready: collections.deque[Piece | BaseException]) -> tuple[list[Piece], BaseException | None]:
+    """All pieces that are ready, and the error behind them if there is one."""
+    batch: list[Piece] = []
+    while ready:
+        item = ready.popleft()
+        if isinstance(item, BaseException):
+            return batch, item
+        batch.append(item)
+    return batch, None
 
 
-def _may_begin_stop(text: str, stops: tuple[str, ...]) -> int:
-    """How many characters at the end of ``text`` could be the beginning of a stop text."""
-    longest = 0
-    for stop in stops:
-        for length in range(min(len(stop) - 1, len(text)), longest, -1):
-            if text.endswith(stop[:length]):
-                longest = length
-                break
-    return longest
+def _piece(job: _Job, text: str, finish: str | None) -> Piece:
+    return Piece(text, job.tokens, 0 if job.decoding is None else job.decoding.prompt_tokens, finish)

@@ -1,8 +1,10 @@
 """Backends: what runs a model. One small interface, each backend imported when a model asks for it.
 
-A backend is either a ``TensorBackend`` (arrays in, arrays out) or a
-``TextBackend`` (a conversation in, tokens out). Both are loaded from a bundle's
-folder and closed once; nothing here knows of HTTP.
+A backend is either a ``TensorBackend`` (arrays in, arrays out) or a ``TextBackend`` (a conversation in, tokens out).
+Both are loaded from a bundle's folder and closed once; nothing here knows of HTTP.
+
+Both runtimes' wheels report to their maker unless told not to, from the moment they are imported; this package tells
+them before it imports either (docs/decisions/0005-server-stack.md has what was traced).
 """
 
 from __future__ import annotations
@@ -13,13 +15,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from hedgerow.server.errors import Unusable
+from hedgerow.server.errors import ServingError, Unusable
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     Arrays = Mapping[str, NDArray[np.generic]]
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 
 @dataclass(frozen=True)
@@ -62,10 +66,16 @@ class TensorBackend(Protocol):
 
 
 class Decoding(Protocol):
-    """One running generation; used from one thread. ``truncated``: the context was full before the answer ended."""
+    """One running generation; made, used and closed on one thread.
+
+    ``truncated``: the context was full before the answer ended.
+    """
 
     prompt_tokens: int
     truncated: bool
+
+    def read(self) -> bool:
+        """Read a part of the prompt; True once ``step`` may be called."""
 
     def step(self) -> str | None:
         """Generate one token and return its text (may be empty); None: the model has ended its answer."""
@@ -80,10 +90,10 @@ class TextBackend(Protocol):
     platform: str
 
     def begin(self, request: TextRequest) -> Decoding:
-        """Tokenize and read the prompt.
+        """Tokenize the prompt.
 
         Raises:
-            BadRequest: it does not fit the model's context.
+            BadRequest: it does not fit the model's context, or the chat template refuses it.
         """
 
     def close(self) -> None:
@@ -116,6 +126,8 @@ def load(folder: Path, *, threads: int | None = None) -> Backend:
             from hedgerow.server.backends.onnx import OnnxBackend
 
             return OnnxBackend(models[0], threads=count)
+    except ServingError:
+        raise
     except ImportError as error:
         raise Unusable(
             "load_failed", f"{error.name} is not installed: pip install 'hedgerow[device]' brings it"

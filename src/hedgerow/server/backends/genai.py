@@ -1,86 +1,105 @@
-"""onnxruntime-genai: a conversation in, tokens out."""
+"""onnxruntime-genai: a conversation in, tokens out.
+
+The package has two ways to generate, and each request takes the better one that can serve it:
+
+- ``Engine`` computes without Python's lock, so that health probes and other connections are answered meanwhile. It
+  wants logits of every position, and holds them all while it reads the prompt; it takes no seed on a processor.
+- ``Generator`` holds the lock, so it reads the prompt in parts. It takes every graph, any prompt, and a seed.
+
+Figures: docs/decisions/0005-server-stack.md.
+"""
 
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 
 import onnxruntime_genai as og
 
-from hedgerow.server.backends import TextRequest
-from hedgerow.server.errors import BadRequest
+from hedgerow.server.backends import Decoding, TextRequest
+from hedgerow.server.backends.genai_decoding import EngineDecoding, GeneratorDecoding, Sampling
+from hedgerow.server.errors import BadRequest, ServingError
+
+log = logging.getLogger("hedgerow.server.genai")
 
 # Spinning threads fight with whatever else runs on these cores (bench/README.md has the figures).
 _SESSION_OPTIONS = {"session.intra_op.allow_spinning": "0"}
+# What the engine may hold of logits while it reads a prompt: 1,365 tokens of a vocabulary of 49,152.
+_LOGITS_BYTES = 256 * 1024 * 1024
+_FLOAT_BYTES = 4
 
 
 class GenaiBackend:
-    """One model with its tokenizer; every generation has its own key-value cache."""
+    """One model with its tokenizer; every generation has its own key-value cache.
+
+    ``engine`` is whether this model's graph can be run by ``Engine``, found by trying.
+    """
 
     platform = "onnxruntime_genai"
 
     def __init__(self, folder: Path, *, threads: int) -> None:
+        og.disable_telemetry_events()
         config = og.Config(str(folder))
         options = {"intra_op_num_threads": threads, **_SESSION_OPTIONS}
         config.overlay(json.dumps({"model": {"decoder": {"session_options": options}}}))
         self._model = og.Model(config)
         self._tokenizer = og.Tokenizer(self._model)
-        described = json.loads((folder / "genai_config.json").read_text(encoding="utf-8"))
-        self._context = int(described["model"]["context_length"])
+        described = json.loads((folder / "genai_config.json").read_text(encoding="utf-8"))["model"]
+        self._context = int(described["context_length"])
+        self._vocabulary = int(described["vocab_size"])
+        self._ends = frozenset(int(token) for token in self._tokenizer.eos_token_ids)
+        self.engine = self._try_engine()
 
-    def begin(self, request: TextRequest) -> GenaiDecoding:
-        if request.messages is not None:
-            text = self._tokenizer.apply_chat_template(
-                json.dumps([dict(message) for message in request.messages]), add_generation_prompt=True
-            )
-        else:
-            text = request.prompt or ""
-        prompt = self._tokenizer.encode(text)
+    def begin(self, request: TextRequest) -> Decoding:
+        prompt = self._prompt(request)
         room = self._context - len(prompt)
         if room < 1:
             raise BadRequest(
                 f"the prompt has {len(prompt)} tokens; the model's context holds {self._context}", field="messages"
             )
-        return GenaiDecoding(self._model, self._tokenizer, prompt, request, room)
+        sampling = Sampling.of(request, self._vocabulary)
+        length = min(request.max_tokens, room)
+        stream = self._tokenizer.create_stream()
+        if self.engine and self._suits_engine(len(prompt), sampling):
+            return EngineDecoding(self._model, stream, prompt, length, sampling)
+        return GeneratorDecoding(self._model, stream, prompt, length, sampling, ends=self._ends)
 
     def close(self) -> None:
         del self._tokenizer
         del self._model
 
-
-class GenaiDecoding:
-    """One generation: ``step`` makes one token."""
-
-    def __init__(
-        self, model: og.Model, tokenizer: og.Tokenizer, prompt: list[int], request: TextRequest, room: int
-    ) -> None:
-        self.prompt_tokens = len(prompt)
-        self.truncated = False
-        parameters = og.GeneratorParams(model)
-        options: dict[str, bool | int | float] = {"max_length": len(prompt) + min(request.max_tokens, room)}
-        if request.temperature > 0:
-            # top_k 0 leaves the choice to top_p alone, as OpenAI's interface has no top_k.
-            options |= {"do_sample": True, "temperature": request.temperature, "top_p": request.top_p, "top_k": 0}
-            if request.seed is not None:
-                options["random_seed"] = request.seed
+    def _prompt(self, request: TextRequest) -> list[int]:
+        if request.messages is None:
+            text = request.prompt or ""
         else:
-            options["do_sample"] = False
-        parameters.set_search_options(**options)
-        self._generator = og.Generator(model, parameters)
-        self._stream = tokenizer.create_stream()
-        self._ends = frozenset(int(token) for token in tokenizer.eos_token_ids)
-        self._generator.append_tokens(prompt)
+            messages = json.dumps([dict(message) for message in request.messages])
+            try:
+                text = self._tokenizer.apply_chat_template(messages, add_generation_prompt=True)
+            except Exception as error:  # templates refuse what they do not know, such as two system messages
+                raise BadRequest(f"the chat template refuses these messages: {error}", field="messages") from error
+        prompt: list[int] = self._tokenizer.encode(text).tolist()
+        if not prompt:
+            raise BadRequest("the prompt is empty", field="messages")
+        return prompt
 
-    def step(self) -> str | None:
-        if self._generator.is_done():  # an end token has returned below already: what is left is the length
-            self.truncated = True
-            return None
-        self._generator.generate_next_token()
-        token = int(self._generator.get_next_tokens()[0])
-        if token in self._ends:
-            return None
-        return str(self._stream.decode(token))
+    def _suits_engine(self, prompt_tokens: int, sampling: Sampling | None) -> bool:
+        seeded = sampling is not None and sampling.seed is not None
+        return not seeded and prompt_tokens * self._vocabulary * _FLOAT_BYTES <= _LOGITS_BYTES
 
-    def close(self) -> None:
-        del self._stream
-        del self._generator
+    def _try_engine(self) -> bool:
+        """One token from a prompt of two: a graph with logits of the last position alone fails at once."""
+        if not hasattr(og, "TurnOptions"):
+            log.info("this onnxruntime-genai has no usable Engine; generating holds Python's lock")
+            return False
+        prompt = sorted(self._ends)[:1] * 2 or [0, 0]
+        try:
+            decoding = EngineDecoding(self._model, self._tokenizer.create_stream(), prompt, 1, None)
+            try:
+                decoding.step()
+            finally:
+                decoding.close()
+        except (RuntimeError, ServingError) as error:
+            log.info("its graph is not for Engine, so generating holds Python's lock: %s", error)
+            return False
+        return True

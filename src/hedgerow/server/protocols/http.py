@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from typing import Any, TypeVar
 
 import msgspec
@@ -13,7 +12,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from hedgerow.server.errors import BadRequest, Overloaded, ServingError, TooLarge
+from hedgerow.server.errors import BadRequest, Gone, Overloaded, ServingError, TooLarge
 
 T = TypeVar("T")
 JSON = "application/json"
@@ -76,6 +75,23 @@ def _field(message: str) -> str | None:
     return None if found is None else found[1] or found[2]
 
 
+async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """The result of ``work``, which ends at once when the caller hangs up. The body must have been read.
+
+    Raises:
+        Gone: the caller hung up.
+    """
+    working = asyncio.ensure_future(work)
+    leaving = asyncio.ensure_future(_disconnected(request.receive))
+    try:
+        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise Gone("the caller hung up")
+        return working.result()
+    finally:
+        await _end(working, leaving)
+
+
 class EventStream:
     """Server-sent events from an iterator of ready-made ``data`` lines; when the caller leaves, it ends at once."""
 
@@ -91,12 +107,7 @@ class EventStream:
         try:
             await asyncio.wait((sending, leaving), return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for task in (sending, leaving):
-                task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await leaving
-            with contextlib.suppress(asyncio.CancelledError):
-                await sending
+            await _end(sending, leaving)
 
     async def _send(self, send: Send) -> None:
         try:
@@ -105,6 +116,15 @@ class EventStream:
         finally:
             await self._events.aclose()  # type: ignore[attr-defined] # it is a generator
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _end(*tasks: asyncio.Future[Any]) -> None:
+    """Cancel what still runs, and wait until it has cleaned up."""
+    for task in tasks:
+        task.cancel()
+    for result in await asyncio.gather(*tasks, return_exceptions=True):
+        if isinstance(result, Exception) and not isinstance(result, ServingError | OSError):
+            raise result
 
 
 async def _disconnected(receive: Receive) -> None:

@@ -21,7 +21,7 @@ from starlette.types import Receive, Scope, Send
 
 from hedgerow.server.backends import TextRequest
 from hedgerow.server.errors import BadRequest, NotFound, ServingError
-from hedgerow.server.protocols.http import EventStream, body, decode, json_response, retry_headers
+from hedgerow.server.protocols.http import EventStream, body, decode, json_response, retry_headers, unless_gone
 
 if TYPE_CHECKING:
     from hedgerow.server.config import Limits
@@ -89,12 +89,12 @@ def routes(plane: DataPlane, limits: Limits) -> list[Route]:
     async def chat(request: Request) -> Any:
         asked = decode(await body(request, limit=limits.body_bytes), ChatRequest)
         pieces = plane.generate(asked.model, _text_request(asked, limits), protocol=PROTOCOL)
+        if not asked.stream:
+            return json_response(await unless_gone(request, _whole(asked.model, pieces)))
         # The first piece is awaited before the answer begins: until then an error still has a status code.
-        first = await anext(pieces)
-        if asked.stream:
-            usage = asked.stream_options is not None and asked.stream_options.include_usage
-            return _Streamed(EventStream(_events(asked.model, first, pieces, usage=usage)))
-        return json_response(await _whole(asked.model, first, pieces))
+        first = await unless_gone(request, anext(pieces))
+        usage = asked.stream_options is not None and asked.stream_options.include_usage
+        return _Streamed(EventStream(_events(asked.model, first, pieces, usage=usage)))
 
     return [
         Route("/v1/models", _guarded(models)),
@@ -154,19 +154,18 @@ def _text_request(asked: ChatRequest, limits: Limits) -> TextRequest:
     )
 
 
-async def _whole(model: str, first: tuple[Served, Piece], rest: AsyncIterator[tuple[Served, Piece]]) -> dict[str, Any]:
-    piece = first[1]
-    parts = [piece.text]
-    async for _, piece in rest:
-        parts.append(piece.text)
-    message = {"role": "assistant", "content": "".join(parts)}
-    choice = {"index": 0, "message": message, "finish_reason": piece.finish, "logprobs": None}
-    return {**_head(model, "chat.completion"), "choices": [choice], "usage": _usage(piece)}
+async def _whole(model: str, batches: AsyncGenerator[list[Piece], None]) -> dict[str, Any]:
+    async with contextlib.aclosing(batches):
+        pieces = [piece async for batch in batches for piece in batch]
+    message = {"role": "assistant", "content": "".join(piece.text for piece in pieces)}
+    choice = {"index": 0, "message": message, "finish_reason": pieces[-1].finish, "logprobs": None}
+    return {**_head(model, "chat.completion"), "choices": [choice], "usage": _usage(pieces[-1])}
 
 
 async def _events(
-    model: str, first: tuple[Served, Piece], rest: AsyncGenerator[tuple[Served, Piece], None], *, usage: bool
+    model: str, first: list[Piece], rest: AsyncGenerator[list[Piece], None], *, usage: bool
 ) -> AsyncIterator[bytes]:
+    """Ready-made events; what is ready together is sent together."""
     head = _head(model, "chat.completion.chunk")
     more = {"usage": None} if usage else {}
 
@@ -174,23 +173,27 @@ async def _events(
         choice = {"index": 0, "delta": delta, "finish_reason": finish, "logprobs": None}
         return _event({**head, "choices": [choice], **more})
 
+    def texts(batch: list[Piece]) -> bytes:
+        return b"".join(chunk({"content": piece.text}) for piece in batch if piece.text)
+
+    def end(last: Piece) -> bytes:
+        total = _event({**head, "choices": [], "usage": _usage(last)}) if usage else b""
+        return chunk({}, last.finish) + total + _DONE
+
     async with contextlib.aclosing(rest):
-        yield chunk({"role": "assistant", "content": ""})
-        piece = first[1]
-        if piece.text:
-            yield chunk({"content": piece.text})
+        batch = first
+        data = chunk({"role": "assistant", "content": ""})
         try:
-            async for _, piece in rest:
-                if piece.text:
-                    yield chunk({"content": piece.text})
+            while batch[-1].finish is None:
+                data += texts(batch)
+                if data:
+                    yield data
+                data, batch = b"", await anext(rest)
         except ServingError as error:
             # The status line is long gone: the stream itself must say that it broke.
             yield _event(error_body(error))
             return
-        yield chunk({}, piece.finish)
-        if usage:
-            yield _event({**head, "choices": [], "usage": _usage(piece)})
-        yield _DONE
+        yield data + texts(batch) + end(batch[-1])
 
 
 def _event(value: Any) -> bytes:
