@@ -102,8 +102,14 @@ class EmulatedFleet:
             images = self._images()
             images.ensure({host.host.hat for host in wanted})
             self._ensure_key()
-            network.ensure(self.podman, _network_name(self.name), self._network, inventory=self._inventory)
             existing = _containers(self.podman, self.name)
+            network.ensure(
+                self.podman,
+                _network_name(self.name),
+                self._network,
+                inventory=self._inventory,
+                in_use=any(is_running(entry) for entry in existing.values()),
+            )
             with concurrent.futures.ThreadPoolExecutor(max_workers=_PARALLEL) as pool:
                 futures = {
                     pool.submit(

@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 
-from hedgerow.emulator.podman import Podman
+from hedgerow.emulator.podman import Podman, has_ports
 from hedgerow.errors import MachineError, UsageError
 from hedgerow.inventory import Host, Inventory
 
@@ -44,33 +44,47 @@ def check_addresses(network: ipaddress.IPv4Network, hosts: Iterable[Host]) -> No
             )
 
 
-def ensure(podman: Podman, name: str, network: ipaddress.IPv4Network, *, inventory: Path) -> None:
-    """Make the bridge unless it is there; UsageError if it is there with other addresses."""
+def ensure(podman: Podman, name: str, network: ipaddress.IPv4Network, *, inventory: Path, in_use: bool) -> None:
+    """Make the network unless it is there; ``in_use`` says that hosts of this fleet run on it.
+
+    Raises:
+        UsageError: it is there with other addresses.
+        MachineError: something else on this machine has these addresses, perhaps the same fleet of another checkout.
+    """
     shown = podman.run("network", "inspect", name, check=False)
+    own: str | None = None
     if shown.returncode == 0:
-        present = json.loads(shown.stdout)[0]["subnets"][0]["subnet"]
-        if present != str(network):
+        present = json.loads(shown.stdout)[0]
+        subnet = present["subnets"][0]["subnet"]
+        if subnet != str(network):
             raise UsageError(
-                f"the fleet's network is {present} now, the inventory says {network}",
+                f"the fleet's network is {subnet} now, the inventory says {network}",
                 where=name,
                 next_step=f"hedgerow emulate down -i {inventory}, then up",
             )
-        return
+        bridge = str(present["network_interface"])
+        # Another checkout's podman may have given its bridge the same name and addresses: then hosts are on it.
+        own = bridge if in_use or not has_ports(bridge) else None
     listing = subprocess.run(["ip", "-json", "-4", "route"], capture_output=True, text=True, check=True).stdout
-    refuse_taken(network, json.loads(listing))
-    # The bridge's own name is left to podman: version 4.3 cannot be told one.
-    podman.run("network", "create", f"--subnet={network}", name)
+    refuse_taken(network, json.loads(listing), own=own)
+    if shown.returncode != 0:
+        # The bridge's own name is left to podman: version 4.3 cannot be told one.
+        podman.run("network", "create", f"--subnet={network}", name)
 
 
-def refuse_taken(network: ipaddress.IPv4Network, routes: list[dict[str, str]]) -> None:
-    """Raise MachineError if one of ``routes`` (``ip -json route``) overlaps: one would swallow the other's traffic."""
+def refuse_taken(network: ipaddress.IPv4Network, routes: list[dict[str, str]], *, own: str | None = None) -> None:
+    """Raise MachineError if one of ``routes`` (``ip -json route``) overlaps: one would swallow the other's traffic.
+
+    ``own`` is the interface whose route is the network's own.
+    """
     for route in routes:
-        if route["dst"] == "default":
+        if route["dst"] == "default" or route.get("dev") == own:
             continue
         taken = ipaddress.IPv4Network(route["dst"], strict=False)
         if taken.overlaps(network):
             raise MachineError(
                 f"{network} overlaps {taken}, which this machine reaches through {route.get('dev')}",
                 where="emulator_network",
-                next_step="choose another emulator_network (and ansible_host addresses) for this fleet",
+                next_step="take down the fleet that has it (perhaps from another checkout), or choose another "
+                "emulator_network, and ansible_host addresses, for this one",
             )

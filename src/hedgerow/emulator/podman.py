@@ -283,9 +283,15 @@ def _remove_bridge(network: dict[str, Any]) -> None:
         ["ip", "-json", "-4", "address", "show", "dev", interface], capture_output=True, text=True, check=False
     )
     addresses = json.loads(shown.stdout or "[]") if shown.returncode == 0 else []
-    # The name alone could be a bridge of the user's podman by now.
-    if any(info["local"] in gateways for entry in addresses for info in entry["addr_info"]):
+    # By now the name could be a bridge of another podman, even with the same addresses: then hosts are on it.
+    ours = any(info["local"] in gateways for entry in addresses for info in entry["addr_info"])
+    if ours and not has_ports(interface):
         _machine("ip", "link", "delete", interface)
+
+
+def has_ports(bridge: str) -> bool:
+    """True if any interface is attached to ``bridge``."""
+    return any(Path("/sys/class/net", bridge, "brif").glob("*"))
 
 
 def _is_mount(point: Path) -> bool:

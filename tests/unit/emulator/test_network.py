@@ -39,3 +39,10 @@ def test_a_taken_network_is_refused() -> None:
 
 def test_other_networks_do_not_matter() -> None:
     network.refuse_taken(NETWORK, [{"dst": "192.168.1.0/24", "dev": "eth0"}, {"dst": "192.168.1.1", "dev": "eth0"}])
+
+
+def test_the_networks_own_bridge_is_no_conflict() -> None:
+    routes = [{"dst": "10.77.0.0/24", "dev": "podman3"}]
+    network.refuse_taken(NETWORK, routes, own="podman3")
+    with pytest.raises(MachineError, match="another checkout"):
+        network.refuse_taken(NETWORK, routes, own=None)
