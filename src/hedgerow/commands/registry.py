@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -122,17 +122,24 @@ def list_bundles(*, path: Path, as_json: bool) -> None:
         [(each, m.format, f"{m.size / 1e6:.1f}", m.license) for each, m, _ in rows],
     )
     now = datetime.now(UTC)
-    out.print("metadata ends in " + ", ".join(f"{role}: {(at - now).days} d" for role, at in expiries.items()))
+    out.print("metadata ends: " + ", ".join(f"{role} {_until(at - now)}" for role, at in expiries.items()))
 
 
 @registry.command()
 @click.argument("bundle")
 @inventory_option
-def show(*, bundle: str, path: Path) -> None:
+@json_option
+def show(*, bundle: str, path: Path, as_json: bool) -> None:  # noqa: ARG001 - a manifest is JSON either way
     """Show the verified manifest of NAME@VERSION as JSON."""
     store = paths.fleet_dir(inventories.load(path).fleet) / "registry"
     manifest: Any = msgspec.to_builtins(trusted(store, Reference.parse(bundle))[0])
     print_json(manifest)
+
+
+def _until(span: timedelta) -> str:
+    if span < timedelta(0):
+        return "has ended"
+    return f"in {span.days} d" if span > timedelta(days=2) else f"in {span.total_seconds() / 3600:.0f} h"
 
 
 class _progress:  # noqa: N801 - used as a function

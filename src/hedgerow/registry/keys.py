@@ -27,14 +27,40 @@ _KEY_MODE = 0o600
 
 @dataclass(frozen=True)
 class RoleKeys:
-    """The keys of one role: ``threshold`` of ``signers`` must sign."""
+    """The keys of one role: ``threshold`` of them must sign. ``uris`` and ``public_keys`` belong together."""
 
+    role: str
+    folder: Path
     threshold: int
-    signers: tuple[Signer, ...]
+    uris: tuple[str, ...]
+    public_keys: tuple[Key, ...]
 
-    @property
-    def public_keys(self) -> tuple[Key, ...]:
-        return tuple(signer.public_key for signer in self.signers)
+    def signers(self) -> tuple[Signer, ...]:
+        """Open the private keys that are here; a key may be elsewhere (root's should be) until it is needed.
+
+        Raises:
+            UsageError: fewer than the threshold are here, or one is not what ``signers.json`` says.
+        """
+        opened = (self._open(uri, public) for uri, public in zip(self.uris, self.public_keys, strict=True))
+        found = tuple(signer for signer in opened if signer is not None)
+        if len(found) < self.threshold:
+            raise UsageError(
+                f"{self.role} needs {self.threshold} signature(s), and {len(found)} of its private keys are here",
+                where=str(self.folder),
+                next_step=f"bring back what {FILE_NAME} names for {self.role}, then run it again",
+            )
+        return found
+
+    def _open(self, uri: str, public: Key) -> Signer | None:
+        path = _path(self.folder, uri)
+        if path is None:
+            return Signer.from_priv_key_uri(uri, public)
+        if not path.exists():
+            return None
+        signer = _open_file(path)
+        if signer.public_key.keyid != public.keyid:
+            raise UsageError(f"the private key is not the one that {FILE_NAME} names", where=str(path))
+        return signer
 
 
 def create(folder: Path) -> None:
@@ -55,15 +81,15 @@ def create(folder: Path) -> None:
 
 
 def load(folder: Path) -> Mapping[str, RoleKeys]:
-    """Open every role's signers.
+    """Read who signs for each role; no private key is opened yet.
 
     Raises:
-        UsageError: there are none, or a key is missing or readable for others.
+        UsageError: there are none, or a private key is readable for others.
     """
     path = folder / FILE_NAME
     try:
         described = json.loads(path.read_text(encoding="utf-8"))
-        return {role: _load_role(folder, described[role]) for role in ROLES}
+        return {role: _load_role(folder, role, described[role]) for role in ROLES}
     except FileNotFoundError as error:
         raise UsageError(
             "the registry has no signing keys", where=str(error.filename or path), next_step="hedgerow registry init"
@@ -72,27 +98,23 @@ def load(folder: Path) -> Mapping[str, RoleKeys]:
         raise UsageError(f"the signing keys cannot be read: {error}", where=str(path)) from error
 
 
-def _load_role(folder: Path, described: Mapping[str, Any]) -> RoleKeys:
-    signers = tuple(_load_signer(folder, entry) for entry in described["keys"])
-    return RoleKeys(int(described["threshold"]), signers)
+def _load_role(folder: Path, role: str, described: Mapping[str, Any]) -> RoleKeys:
+    uris = tuple(str(entry["uri"]) for entry in described["keys"])
+    for path in filter(None, (_path(folder, uri) for uri in uris)):
+        if path.exists() and path.stat().st_mode & 0o077:
+            raise UsageError(
+                "a signing key can be read by others",
+                where=str(path),
+                next_step=f"chmod 600 {path}, and consider it stolen",
+            )
+    public_keys = tuple(Key.from_dict(entry["keyid"], dict(entry["key"])) for entry in described["keys"])
+    return RoleKeys(role, folder, int(described["threshold"]), uris, public_keys)
 
 
-def _load_signer(folder: Path, entry: Mapping[str, Any]) -> Signer:
-    public = Key.from_dict(entry["keyid"], dict(entry["key"]))
-    scheme, _, rest = entry["uri"].partition(":")
-    if scheme != _FILE_SCHEME:
-        return Signer.from_priv_key_uri(entry["uri"], public)
-    path = folder / rest
-    if path.stat().st_mode & 0o077:
-        raise UsageError(
-            "a signing key can be read by others",
-            where=str(path),
-            next_step=f"chmod 600 {path}, and consider it stolen",
-        )
-    signer = _open_file(path)
-    if signer.public_key.keyid != public.keyid:
-        raise UsageError("the private key is not the one that signers.json names", where=str(path))
-    return signer
+def _path(folder: Path, uri: str) -> Path | None:
+    """Where a private key in a file is; None for one that is no file of ours."""
+    scheme, _, rest = uri.partition(":")
+    return folder / rest if scheme == _FILE_SCHEME else None
 
 
 def _open_file(path: Path) -> CryptoSigner:

@@ -87,7 +87,7 @@ class Roles:
         metadata = {"root": self.root, "targets": self.targets, "snapshot": self.snapshot, "timestamp": self.timestamp}
         for role in self.changed:
             metadata[role].signatures.clear()
-            for signer in keys[role].signers:
+            for signer in keys[role].signers():
                 metadata[role].sign(signer, append=True)
 
     def files(self) -> list[tuple[str, bytes]]:

@@ -116,6 +116,11 @@ def test_refresh_signs_what_ends_soon(registry, make_bundle, clock):
     assert (registry.expiries()["timestamp"] - clock.now).days == 1
 
 
+def test_publishing_needs_no_root_key(registry, make_bundle, tmp_path):
+    (tmp_path / "signing" / "root.pem").rename(tmp_path / "in-a-safe.pem")
+    assert registry.publish(make_bundle()).changed is True
+
+
 def test_metadata_that_somebody_else_signed_is_not_built_upon(registry, make_bundle):
     registry.publish(make_bundle())
     path = "metadata/2.targets.json"
