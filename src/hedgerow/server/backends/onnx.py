@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnxruntime as ort
 
-from hedgerow.server.backends import Arrays, TensorSpec
+from hedgerow.server.backends import TensorSpec
 from hedgerow.server.errors import BadRequest
+
+if TYPE_CHECKING:
+    from hedgerow.server.backends import Arrays
 
 # ONNX Runtime's type names → Open Inference Protocol v2 (KServe, "Tensor Data Types").
 DATATYPES = {
