@@ -4,12 +4,13 @@
 |---|---|
 | `config` | what `/etc/hedgerow/server.yml` may say |
 | `dataplane` | all behaviour: models, inference, generation, swap |
-| `models` | one loaded model and the slot that it is served from |
+| `models`, `loading`, `golden` | one loaded model and its slot; loading it; golden inputs, answered before a switch |
 | `backends/` | ONNX Runtime, onnxruntime-genai; one small interface |
-| `golden` | golden inputs, answered before a switch |
-| `scheduler` | several generations sharing one model, a token each in turn |
+| `scheduler`, `stop` | several generations sharing one model, a token each in turn; stop texts |
+| `workers` | a bounded pool for tensor models |
+| `tensors` | the protocol's tensors, as JSON and as bytes |
 | `protocols/` | Open Inference Protocol v2, OpenAI chat, health, control: HTTP in and out, no behaviour |
 | `access`, `tls` | who may call which route; mutual TLS |
-| `observe`, `statistics`, `metrics` | what it reports of itself |
-| `run` | sockets, signals, one process |
+| `recording`, `statistics`, `metrics`, `observe`, `restarts` | what it reports of itself |
+| `run`, `sockets`, `connection`, `systemd`, `repository` | one process: sockets, signals, bounds, readiness |
 """

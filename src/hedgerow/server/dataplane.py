@@ -13,31 +13,29 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from hedgerow.device.health import Serving
-from hedgerow.errors import HedgerowError
-from hedgerow.registry import bundle as bundles
-from hedgerow.registry.manifest import FILE_NAME
-from hedgerow.server import backends, golden
+from hedgerow.server import loading
 from hedgerow.server.config import Limits
-from hedgerow.server.errors import BadRequest, NotFound, Overloaded, ServingError, Unusable
+from hedgerow.server.errors import BadRequest, NotFound, Overloaded, Unusable
 from hedgerow.server.metrics import Metrics
 from hedgerow.server.models import Served, Slot
+from hedgerow.server.recording import Record, Recorder
 from hedgerow.server.scheduler import Piece, Scheduler
-from hedgerow.server.statistics import Sample, Window
+from hedgerow.server.statistics import Window
+from hedgerow.server.workers import Workers
 
 if TYPE_CHECKING:
     from hedgerow.server.backends import Arrays, TensorBackend, TensorSpec, TextRequest
 
 CURRENT = "current"
-_PLAIN_VERSION = "1"
-# From here on the fault is the server's (RFC 9110, section 15.6).
-_SERVER_FAULT = 500
+# A model's own threads do the work of one call; the second keeps them busy between two.
+_INFER_THREADS = 2
+# A model whose last request will not end keeps the process no longer than this.
+_CLOSE_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -49,33 +47,50 @@ class Prepared:
 
 
 class DataPlane:
-    """Models below ``models_dir/<name>/<version>``, each name served from the version that ``current`` points at."""
+    """Models below ``models_dir/<name>/<version>``, each name served from the version that ``current`` points at.
 
-    def __init__(self, models_dir: Path, *, limits: Limits | None = None, threads: int | None = None) -> None:
+    ``model``: the one name that a device serves; None serves every folder that ``open_folder`` is told.
+    """
+
+    def __init__(
+        self,
+        models_dir: Path,
+        *,
+        model: str | None = None,
+        limits: Limits | None = None,
+        threads: int | None = None,
+    ) -> None:
         self._models_dir = models_dir
+        self._model = model
         self._limits = limits or Limits()
         self._threads = threads
-        self._slots: dict[str, Slot] = {}
+        self._slots: dict[str, Slot] = {} if model is None else {model: Slot(model)}
         self._errors: dict[str, str] = {}
         self._scheduler = Scheduler(active=self._limits.generations, queue=self._limits.queue)
-        self._pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="infer")
+        self._workers = Workers(threads=_INFER_THREADS, queue=self._limits.queue)
         self._change = asyncio.Lock()
         self.draining = False
         self.window = Window()
-        self.metrics = Metrics(lambda: self._scheduler.queue_depth)
+        self.metrics = Metrics(lambda: self.queue_depth)
+        self._recorder = Recorder(self.metrics, self.window)
 
     # ── what is served ──────────────────────────────────────────────────────
 
     @property
     def names(self) -> list[str]:
-        """Every name that has a slot."""
+        """Every name that is meant to be served here."""
         return sorted(self._slots)
+
+    @property
+    def queue_depth(self) -> int:
+        """Requests that wait for their turn."""
+        return self._scheduler.queue_depth + self._workers.queue_depth
 
     def ready(self, name: str | None = None) -> bool:
         """Whether requests are taken: for ``name``, else for every name (and there is one)."""
-        if self.draining or not self._slots:
+        if self.draining:
             return False
-        slots = [self._slots[name]] if name in self._slots else [] if name else list(self._slots.values())
+        slots = [slot for slot in self._slots.values() if name is None or slot.name == name]
         return bool(slots) and all(slot.serving is not None for slot in slots)
 
     def served(self, name: str, version: str | None = None) -> Served:
@@ -86,7 +101,7 @@ class DataPlane:
         """
         slot = self._slots.get(name)
         if slot is None or slot.serving is None:
-            known = ", ".join(self.names) or "none"
+            known = ", ".join(each.name for each in self._slots.values() if each.serving is not None) or "none"
             raise NotFound(f"model '{name}' is not served here; served: {known}")
         if version is not None and version != slot.serving.version:
             raise NotFound(f"model '{name}' is served in version {slot.serving.version}, not {version}")
@@ -103,22 +118,23 @@ class DataPlane:
 
     def serving_figures(self, *, restarts: int | None) -> Serving:
         """The health report's figures of the last minutes."""
-        return self.window.serving(time.monotonic(), queue=self._scheduler.queue_depth, restarts=restarts)
+        return self.window.serving(time.monotonic(), queue=self.queue_depth, restarts=restarts)
 
     # ── loading and swapping ────────────────────────────────────────────────
 
-    async def open_current(self, name: str) -> bool:
-        """Serve ``models_dir/<name>/current``; False where there is none. A model that fails is kept as ``error``."""
-        folder = self._models_dir / name / CURRENT
-        self._slots.setdefault(name, Slot(name))
+    async def open_current(self) -> bool:
+        """Serve what ``models_dir/<model>/current`` names; False where that is nothing, or cannot be (``error``)."""
+        if self._model is None:
+            raise RuntimeError("no model was named")
+        folder = self._models_dir / self._model / CURRENT
         if not folder.exists():
             return False
         try:
-            await self._open(name, folder.resolve(), check_golden=False)
-        except ServingError as error:
-            self._errors[name] = error.text
+            await self._open(self._model, folder.resolve(), check_golden=False)
+        except Unusable as error:
+            self._errors[self._model] = error.text
             return False
-        self._switch(name)
+        self._switch(self._model)
         return True
 
     async def open_folder(self, name: str, folder: Path) -> None:
@@ -136,10 +152,12 @@ class DataPlane:
 
         Raises:
             NotFound: it is not on this device.
-            Unusable: ``load_failed`` or ``golden_failed``; the version in service is untouched.
+            Unusable: ``other_model``, ``load_failed`` or ``golden_failed``; the version in service is untouched.
         """
+        if name not in self._slots:
+            raise Unusable("other_model", f"this server serves {' and '.join(self.names)}, not {name}")
         folder = self._models_dir / name / version
-        if not folder.is_dir() or "/" in name or "/" in version or version in {".", ".."}:
+        if "/" in version or version in {"", ".", ".."} or not folder.is_dir():
             raise NotFound(f"{name}@{version} is not on this device")
         async with self._change:
             return await self._open(name, folder, check_golden=True)
@@ -169,28 +187,9 @@ class DataPlane:
 
     async def _open(self, name: str, folder: Path, *, check_golden: bool) -> Prepared:
         started = time.monotonic()
-        model, tried = await asyncio.to_thread(self._load, name, folder, check_golden)
-        slot = self._slots.setdefault(name, Slot(name))
-        slot.prepare(model)
-        return Prepared(round(time.monotonic() - started, 3), tried)
-
-    def _load(self, name: str, folder: Path, check_golden: bool) -> tuple[Served, int]:  # noqa: FBT001
-        version, sha256, manifest = _PLAIN_VERSION, None, None
-        if (folder / FILE_NAME).is_file():
-            try:
-                bundle = bundles.load(folder)
-            except HedgerowError as error:
-                raise Unusable("load_failed", error.what) from error
-            version, sha256, manifest = bundle.manifest.version, bundle.sha256, bundle.manifest
-        backend = backends.load(folder, threads=self._threads)
-        tried = 0
-        if check_golden and manifest is not None:
-            wrong = golden.failures(manifest, backend)
-            if wrong:
-                backend.close()
-                raise Unusable("golden_failed", "; ".join(wrong))
-            tried = len(manifest.golden)
-        return Served(name, version, sha256, backend, datetime.now(UTC)), tried
+        loaded = await asyncio.to_thread(loading.load, name, folder, threads=self._threads, check_golden=check_golden)
+        self._slots[name].prepare(loaded.model)
+        return Prepared(round(time.monotonic() - started, 3), loaded.golden)
 
     def _switch(self, name: str) -> Served | None:
         before = self._slots[name].switch()
@@ -216,14 +215,19 @@ class DataPlane:
         Raises:
             NotFound, BadRequest, Overloaded.
         """
+
+        def work() -> Arrays:
+            # Held here as well: a caller who leaves lets go while the thread still computes.
+            with model.hold():
+                return backend.infer(inputs, outputs)
+
         with self._request(name, protocol) as record, self._hold(name, version) as model:
             record.version = model.version
             if not hasattr(model.backend, "infer"):
                 raise BadRequest(f"model '{name}' takes conversations: POST /v1/chat/completions")
             backend = cast("TensorBackend", model.backend)
             _check_names(backend, inputs, outputs)
-            loop = asyncio.get_running_loop()
-            return model, await loop.run_in_executor(self._pool, backend.infer, inputs, outputs)
+            return model, await self._workers.run(work)
 
     async def generate(self, name: str, request: TextRequest, *, protocol: str) -> AsyncGenerator[list[Piece], None]:
         """Yield an answer's pieces, all that are ready at once; leaving early cancels it.
@@ -241,6 +245,10 @@ class DataPlane:
                     record.note(batch[-1])
                     yield batch
 
+    def _request(self, name: str, protocol: str) -> contextlib.AbstractContextManager[Record]:
+        # A name that is not served would be an unbounded label.
+        return self._recorder.request(name if name in self._slots else "unknown", protocol)
+
     @contextlib.contextmanager
     def _hold(self, name: str, version: str | None) -> Iterator[Served]:
         if self.draining:
@@ -248,75 +256,12 @@ class DataPlane:
         with self.served(name, version).hold() as model:
             yield model
 
-    @contextlib.contextmanager
-    def _request(self, name: str, protocol: str) -> Iterator[_Record]:
-        """Count a request. A caller who goes away has not found an error."""
-        record = _Record(time.monotonic())
-        code = 200
-        self.metrics.inflight.inc()
-        try:
-            yield record
-        except ServingError as error:
-            code = error.status
-            raise
-        except (GeneratorExit, asyncio.CancelledError):
-            code = 499  # as nginx names a client that closed its request
-            raise
-        except BaseException:
-            code = 500
-            raise
-        finally:
-            self.metrics.inflight.dec()
-            # A name that is not served would be an unbounded label.
-            known = name if name in self._slots else "unknown"
-            self._finish(record, known, protocol, code)
-
-    def _finish(self, record: _Record, name: str, protocol: str, code: int) -> None:
-        now = time.monotonic()
-        self.metrics.requests.labels(name, record.version, protocol, code).inc()
-        self.metrics.duration.labels(name, protocol).observe(now - record.started)
-        if record.first is not None:
-            self.metrics.first_token.labels(name).observe(record.first - record.started)
-            self.metrics.tokens.labels(name, "prompt").inc(record.prompt_tokens)
-            self.metrics.tokens.labels(name, "generated").inc(record.tokens)
-        # Only what the server is to blame for counts against it.
-        self.window.add(
-            Sample(
-                at=now,
-                duration_s=now - record.started,
-                failed=code >= _SERVER_FAULT,
-                ttft_s=None if record.first is None else record.first - record.started,
-                tokens=record.tokens,
-                generation_s=0.0 if record.first is None else record.last - record.first,
-            )
-        )
-
     async def close(self) -> None:
-        """Let every model go; requests must have ended."""
-        self._pool.shutdown(wait=False)
+        """Let every model go; what still runs ends with an error."""
+        await asyncio.to_thread(self._workers.close)
         await asyncio.to_thread(self._scheduler.close)
-        for slot in self._slots.values():
-            slot.discard()
-            if slot.serving is not None:
-                slot.serving.retire()
-
-
-class _Record:
-    """What is known of one request while it runs; times are monotonic seconds."""
-
-    def __init__(self, started: float) -> None:
-        self.started = started
-        self.version = ""
-        self.first: float | None = None
-        self.last = started
-        self.tokens = 0
-        self.prompt_tokens = 0
-
-    def note(self, piece: Piece) -> None:
-        self.last = time.monotonic()
-        if self.first is None:
-            self.first = self.last
-        self.tokens, self.prompt_tokens = piece.tokens, piece.prompt_tokens
+        for model in [model for slot in self._slots.values() for model in slot.empty()]:
+            await asyncio.to_thread(model.wait_closed, _CLOSE_S)
 
 
 def _check_names(backend: TensorBackend, inputs: Arrays, outputs: Sequence[str]) -> None:

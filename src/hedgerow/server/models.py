@@ -5,13 +5,14 @@ Invariants of a swap:
 - The new model is loaded and proven beside the old one; until ``Slot.switch`` nothing changes for callers.
 - A request holds the model it began with (``Served.hold``). A model is closed when the last holder lets go after it
   was retired, never before.
+- Closing gives hundreds of megabytes back, so it runs on a thread of its own: the last holder is often the event loop.
 """
 
 from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from hedgerow.server.backends import Backend
 
 
-@dataclass
+@dataclass(eq=False)
 class Served:
     """One loaded version. ``sha256`` is the bundle's identity, None for a plain folder without a manifest."""
 
@@ -31,7 +32,8 @@ class Served:
     since: datetime
     _holders: int = field(default=0, init=False)
     _retired: bool = field(default=False, init=False)
-    _closed: bool = field(default=False, init=False)
+    _closing: bool = field(default=False, init=False)
+    _closed: threading.Event = field(default_factory=threading.Event, init=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
 
     @contextlib.contextmanager
@@ -52,19 +54,25 @@ class Served:
             self._retired = True
         self._close_if_unused()
 
-    @property
-    def closed(self) -> bool:
-        return self._closed
+    def wait_closed(self, timeout_s: float | None = None) -> bool:
+        """Block until its memory is back; False if that takes longer than ``timeout_s``."""
+        return self._closed.wait(timeout_s)
 
     def _close_if_unused(self) -> None:
         with self._lock:
-            if self._closed or not self._retired or self._holders:
+            if self._closing or not self._retired or self._holders:
                 return
-            self._closed = True
-        self.backend.close()
+            self._closing = True
+        threading.Thread(target=self._close, name=f"close-{self.name}").start()
+
+    def _close(self) -> None:
+        try:
+            self.backend.close()
+        finally:
+            self._closed.set()
 
 
-@dataclass
+@dataclass(eq=False)
 class Slot:
     """What is served under one name: the version in service, and one prepared beside it."""
 
@@ -93,6 +101,10 @@ class Slot:
             self.prepared.retire()
             self.prepared = None
 
-
-Opener = Callable[[str, str], Served]
-"""Loads ``(name, version)``; raises ``Unusable`` or ``NotFound``."""
+    def empty(self) -> list[Served]:
+        """Retire whatever is loaded, and return it."""
+        models = [model for model in (self.serving, self.prepared) if model is not None]
+        self.serving = self.prepared = None
+        for model in models:
+            model.retire()
+        return models

@@ -7,7 +7,6 @@ accelerator's versions change only at boot and asking for them opens the device:
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -25,8 +24,6 @@ if TYPE_CHECKING:
     from hedgerow.server.dataplane import DataPlane
 
 KEEP_S = 2.0
-# systemd says how often it restarted the unit through this variable only if the unit passes it on; see the role.
-RESTARTS_VARIABLE = "HEDGEROW_RESTARTS"
 
 
 class _Pending(msgspec.Struct):
@@ -48,6 +45,7 @@ class Observer:
         models_dir: Path,
         activation_dir: Path,
         certificate_ends: Callable[[], datetime | None] = lambda: None,
+        restarts: Callable[[], int | None] = lambda: None,
     ) -> None:
         self._plane = plane
         self._host = host
@@ -56,6 +54,7 @@ class Observer:
         self._models_dir = models_dir
         self._activation_dir = activation_dir
         self._certificate_ends = certificate_ends
+        self._restarts = restarts
         self._first_seen: dict[Code, datetime] = {}
         self._boot_facts: dict[str, Any] | None = None
         self._kept: tuple[float, dict[str, Any]] | None = None
@@ -74,7 +73,7 @@ class Observer:
             model=self._model_state(),
             model_error=self._plane.error(self._model),
             draining=self._plane.draining,
-            serving=self._plane.serving_figures(restarts=_restarts()),
+            serving=self._plane.serving_figures(restarts=self._restarts()),
             confirm_deadline=self._confirm_deadline(),
             certificate_ends=self._certificate_ends(),
         )
@@ -107,8 +106,3 @@ class Observer:
         except (OSError, msgspec.DecodeError):
             return None
         return pending.deadline.astimezone(UTC)
-
-
-def _restarts() -> int | None:
-    text = os.environ.get(RESTARTS_VARIABLE, "")
-    return int(text) if text.isdigit() else None

@@ -7,11 +7,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from cryptography import x509
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from hedgerow.errors import MachineError
 from hedgerow.identity.profiles import peer
 from hedgerow.server.access import PEER
+from hedgerow.server.connection import BoundedProtocol
 
 
 class ServerTls:
@@ -29,6 +29,8 @@ class ServerTls:
         self.context.minimum_version = ssl.TLSVersion.TLSv1_3
         self.context.verify_mode = ssl.CERT_REQUIRED
         self.context.verify_flags |= ssl.VERIFY_X509_STRICT
+        # A resumed session would outlive the certificate that opened it.
+        self.context.num_tickets = 0
         self.reload()
 
     def reload(self) -> None:
@@ -51,8 +53,8 @@ class ServerTls:
             ) from error
 
 
-class PeerProtocol(HttpToolsProtocol):
-    """uvicorn's protocol, with the verified peer in the scope of every request of its connection."""
+class PeerProtocol(BoundedProtocol):
+    """HTTP over mutual TLS, with the verified peer in the scope of every request of its connection."""
 
     def on_message_begin(self) -> None:
         super().on_message_begin()

@@ -128,7 +128,7 @@ def load(folder: Path, *, threads: int | None = None) -> Backend:
             return OnnxBackend(models[0], threads=count)
     except ServingError:
         raise
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise Unusable(
             "load_failed", f"{error.name} is not installed: pip install 'hedgerow[device]' brings it"
         ) from error

@@ -39,6 +39,7 @@ class OnnxBackend:
     platform = "onnx_onnxv1"
 
     def __init__(self, path: Path, *, threads: int) -> None:
+        ort.disable_telemetry_events()
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -66,7 +67,7 @@ def _spec(node: ort.NodeArg) -> TensorSpec:
     return TensorSpec(node.name, DATATYPES.get(node.type, node.type), shape)
 
 
-def _as_runtime_wants(array: np.ndarray) -> np.ndarray:
+def _as_runtime_wants(array: NDArray[np.generic]) -> NDArray[np.generic]:
     # Bytes arrive as an object array; the runtime wants str there.
     if array.dtype == np.object_:
         return np.array([_text(item) for item in array.ravel()], dtype=np.object_).reshape(array.shape)

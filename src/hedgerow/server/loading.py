@@ -1,0 +1,59 @@
+"""Load a version from its folder and, before a switch, hold it to its golden inputs. Blocks; run it on a thread."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from hedgerow.errors import HedgerowError
+from hedgerow.registry import bundle as bundles
+from hedgerow.registry.manifest import FILE_NAME, Manifest
+from hedgerow.server import backends, golden
+from hedgerow.server.errors import Unusable
+from hedgerow.server.models import Served
+
+_PLAIN_VERSION = "1"
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model, and how many golden inputs it answered."""
+
+    model: Served
+    golden: int
+
+
+def load(name: str, folder: Path, *, threads: int | None, check_golden: bool) -> Loaded:
+    """Load the bundle or plain model folder ``folder``.
+
+    Raises:
+        Unusable: ``load_failed`` or ``golden_failed``; nothing stays loaded.
+    """
+    manifest, sha256 = _manifest(folder)
+    backend = backends.load(folder, threads=threads)
+    tried = 0
+    if check_golden and manifest is not None:
+        try:
+            wrong = golden.failures(manifest, backend)
+        except Exception as error:
+            backend.close()
+            raise Unusable("golden_failed", f"a golden input could not be put to it: {error}") from error
+        if wrong:
+            backend.close()
+            raise Unusable("golden_failed", "; ".join(wrong))
+        tried = len(manifest.golden)
+    version = _PLAIN_VERSION if manifest is None else manifest.version
+    return Loaded(Served(name, version, sha256, backend, datetime.now(UTC)), tried)
+
+
+def _manifest(folder: Path) -> tuple[Manifest | None, str | None]:
+    if not (folder / FILE_NAME).is_file():
+        return None, None
+    try:
+        bundle = bundles.load(folder)
+    except HedgerowError as error:
+        raise Unusable("load_failed", error.what) from error
+    except OSError as error:
+        raise Unusable("load_failed", f"{folder.name} cannot be read: {error.strerror}") from error
+    return bundle.manifest, bundle.sha256
