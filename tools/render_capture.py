@@ -1,7 +1,7 @@
 """Render the end of a terminal capture as SVG, for pictures in the docs.
 
     script -qec "stty cols 112 rows 50; make demo" capture.typescript
-    .venv/bin/python tools/render_capture.py capture.typescript docs/pictures/demo.svg --from "==> [14/16]"
+    .venv/bin/python tools/render_capture.py capture.typescript docs/pictures/demo.svg --from "PLAY [Say how it ended]"
 
 The capture is what a terminal really showed: colours are kept, nothing is typed in by hand.
 """
@@ -18,6 +18,7 @@ from rich.text import Text
 
 # What rich's parser does not know: cursor movements, erasing, window titles, hyperlinks.
 _OTHER_SEQUENCES = re.compile(r"\x1b\[[0-9;?]*[A-LN-Za-ln-z]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)")
+_FONT_FACES = re.compile(r"@font-face \{.*?\}\s*", re.DOTALL)
 
 
 def main() -> None:
@@ -38,7 +39,9 @@ def main() -> None:
     for line in "\n".join(shown).rstrip().split("\n"):
         console.print(Text.from_ansi(_OTHER_SEQUENCES.sub("", line)), soft_wrap=True)
     arguments.picture.parent.mkdir(parents=True, exist_ok=True)
-    console.save_svg(str(arguments.picture), title=arguments.title)
+    picture = console.export_svg(title=arguments.title)
+    # The fonts' addresses: a picture in a repository fetches nothing.
+    arguments.picture.write_text(_FONT_FACES.sub("", picture), encoding="utf-8")
 
 
 if __name__ == "__main__":
