@@ -36,7 +36,41 @@ ANSWER = "The capital of France is Paris."
 INTERRUPTS_S = (3.0, 12.0, 22.0)
 
 # claim → tests that show it; every one must pass and none may be skipped.
-FAULTS: dict[str, tuple[str, ...]] = {}
+FAULTS: dict[str, tuple[str, ...]] = {
+    "an unknown inventory key is named": ("tests/unit/inventory/test_checks.py::test_unknown_key",),
+    "two hosts with one serial are named": ("tests/unit/inventory/test_rules.py::test_two_hosts_with_one_serial",),
+    "a wrong HAT name is named": ("tests/unit/inventory/test_checks.py::test_wrong_hat",),
+    "podman missing, or no rights: said plainly": ("tests/unit/emulator/test_checks.py",),
+    "a truncated model file is refused": (
+        "tests/faults/test_fetch.py::test_a_line_that_is_cut",
+        "tests/faults/test_fetch.py::test_a_file_that_is_not_the_one_that_was_signed",
+    ),
+    "a wrong signature is refused; the old model keeps serving": (
+        "tests/faults/test_fetch.py::test_a_registry_that_another_key_signed",
+        "tests/faults/test_fetch.py::test_a_wrong_signature_is_refused_and_the_old_model_keeps_serving",
+    ),
+    "a full disk leaves no half-written model": (
+        "tests/faults/test_fetch.py::test_too_little_space_is_known_before_the_download",
+        "tests/faults/test_fetch.py::test_a_disk_that_fills_up_meanwhile",
+    ),
+    "an activation or fetch killed at any step leaves one whole version": (
+        "tests/faults/test_activation_killed.py",
+        "tests/faults/test_fetch.py::test_killed_at_every_step_of_a_fetch",
+        "tests/faults/test_real_server.py",
+    ),
+    "a publish killed at any step leaves a registry that devices accept": ("tests/faults/test_publish_killed.py",),
+    "a taken port is named": ("tests/unit/server",),
+    "unmodified third-party clients are served": ("tests/conformance",),
+    "first contact: an impostor's host key is refused": ("tests/fleet/test_first_contact.py",),
+    "emulated hosts: killed, outdated, powered off, removed": ("tests/fleet/test_emulated_fleet.py",),
+    "what a converged host must be": ("tests/host",),
+    "a Pi switched off, a full disk, a taken port, a wrong signature on a live fleet": (
+        "tests/fleet/test_site_faults.py",
+        "tests/fleet/test_release_faults.py",
+    ),
+    "a release that answers wrongly, heats a host, or loses its controller": ("tests/fleet/test_rollout.py",),
+    "Mender: standalone install, commit and rollback": ("tests/fleet/test_mender.py",),
+}
 
 
 @dataclass

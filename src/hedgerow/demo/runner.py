@@ -10,6 +10,7 @@ Invariants:
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -112,7 +113,7 @@ class Runner:
         )
 
     def _foreground(self, step: Step) -> None:
-        shown = " ".join(part.replace(str(self._cwd) + "/", "") for part in step.command)
+        shown = shlex.join(part.replace(f"{self._cwd}/", "") for part in step.command)
         output.err.print(f"    $ {shown}", style="dim", highlight=False, soft_wrap=True)
         started = time.monotonic()
         process = self._popen(step, None)
@@ -175,7 +176,7 @@ def _failure(step: Step, code: int, log: Path | None) -> PartialError:
         output.err.print("\n".join(tail), highlight=False, markup=False)
     return PartialError(
         f"step '{step.name}' ({step.title}) ended with exit code {code}",
-        where=str(log) if log else " ".join(step.command),
+        where=str(log) if log else shlex.join(step.command),
         next_step="mend what the message above names, then run the demo again: it goes on from here",
     )
 
