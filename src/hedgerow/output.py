@@ -24,7 +24,10 @@ class _Console(Console):
 
     @property
     def size(self) -> ConsoleDimensions:
-        return super().size if self.is_terminal or "COLUMNS" in os.environ else _LOG_SIZE
+        if self.is_terminal:
+            return super().size
+        columns = os.environ.get("COLUMNS", "")
+        return ConsoleDimensions(int(columns), _LOG_SIZE.height) if columns.isdigit() else _LOG_SIZE
 
     @size.setter
     def size(self, new_size: tuple[int, int]) -> None:
