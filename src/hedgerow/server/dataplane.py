@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from hedgerow.device.health import Serving
-from hedgerow.server import loading
+from hedgerow.server import loading, tensors
 from hedgerow.server.config import Limits
 from hedgerow.server.errors import BadRequest, NotFound, Overloaded, Unusable
 from hedgerow.server.metrics import Metrics
@@ -226,7 +226,7 @@ class DataPlane:
             if not hasattr(model.backend, "infer"):
                 raise BadRequest(f"model '{name}' takes conversations: POST /v1/chat/completions")
             backend = cast("TensorBackend", model.backend)
-            _check_names(backend, inputs, outputs)
+            _check(backend, inputs, outputs)
             return model, await self._workers.run(work)
 
     async def generate(self, name: str, request: TextRequest, *, protocol: str) -> AsyncGenerator[list[Piece], None]:
@@ -264,11 +264,17 @@ class DataPlane:
             await asyncio.to_thread(model.wait_closed, _CLOSE_S)
 
 
-def _check_names(backend: TensorBackend, inputs: Arrays, outputs: Sequence[str]) -> None:
+def _check(backend: TensorBackend, inputs: Arrays, outputs: Sequence[str]) -> None:
+    """Hold names, data types and shapes to what the model declares; the runtime's own words name less."""
     specs = {spec.name: spec for spec in backend.inputs}
-    for name in inputs:
+    for name, array in inputs.items():
         if name not in specs:
             raise BadRequest(f"the model has no input '{name}'; it has: {', '.join(specs)}", field=name)
+        spec, got = specs[name], tensors.datatype_of(array)
+        if got != spec.datatype:
+            raise BadRequest(f"input '{name}' is {spec.datatype}, not {got}", field=name)
+        if not _fits(array.shape, spec.shape):
+            raise BadRequest(f"input '{name}' has shape {list(spec.shape)}, not {list(array.shape)}", field=name)
     for name in specs:
         if name not in inputs:
             raise BadRequest(f"input '{name}' is missing", field=name)
@@ -276,3 +282,10 @@ def _check_names(backend: TensorBackend, inputs: Arrays, outputs: Sequence[str])
     for name in outputs:
         if name not in known:
             raise BadRequest(f"the model has no output '{name}'; it has: {', '.join(known)}", field=name)
+
+
+def _fits(shape: tuple[int, ...], declared: tuple[int, ...]) -> bool:
+    # A model that declares no shape gives an empty one, as for a scalar: the runtime will tell.
+    return not declared or (
+        len(shape) == len(declared) and all(want in {-1, size} for size, want in zip(shape, declared, strict=True))
+    )

@@ -62,7 +62,7 @@ def _tensors(golden: GoldenTensors, backend: TensorBackend) -> Iterable[str]:
 
 def _array(tensor: GoldenTensor, specs: Sequence[TensorSpec]) -> NDArray[np.generic]:
     datatype = next((spec.datatype for spec in specs if spec.name == tensor.name), "FP32")
-    return tensors.from_json(list(tensor.data), datatype, tensor.shape, name=tensor.name)
+    return tensors.from_values(tensor.data, datatype, tensor.shape, name=tensor.name)
 
 
 def _close(got: NDArray[np.generic], want: NDArray[np.generic], golden: GoldenTensors) -> bool:

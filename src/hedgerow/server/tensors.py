@@ -2,20 +2,26 @@
 
 Source: KServe, "Open Inference Protocol", sections "Tensor Data" and "Tensor Data Types"; the binary form is Triton's
 "Binary Tensor Data Extension": little-endian, row-major, BYTES elements with a 4-byte length before each.
+
+NumPy has no bfloat16: BF16 arrays hold the 16 bits under a type of their own (``BF16``).
 """
 
 from __future__ import annotations
 
+import functools
 import math
+import re
 import struct
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from hedgerow.server.errors import BadRequest
 
+BF16 = np.dtype([("bfloat16", "<u2")])
 DTYPES: dict[str, np.dtype[Any]] = {
     "BOOL": np.dtype(np.bool_),
     "UINT8": np.dtype(np.uint8),
@@ -27,11 +33,17 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "INT32": np.dtype("<i4"),
     "INT64": np.dtype("<i8"),
     "FP16": np.dtype("<f2"),
+    "BF16": BF16,
     "FP32": np.dtype("<f4"),
     "FP64": np.dtype("<f8"),
     "BYTES": np.dtype(np.object_),
 }
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
+# numpy.ndarray's own limit is 64; no model comes near this one.
+_MAX_RANK = 16
+# What msgspec can hold integers to; numpy refuses what is outside of the 64-bit types.
+_BOUNDED = {"INT8": 8, "INT16": 16, "INT32": 32, "UINT8": 8, "UINT16": 16, "UINT32": 32}
+_OPENING = re.compile(rb"\s*((?:\[\s*)+)")
 
 
 def dtype_of(datatype: str, *, name: str) -> np.dtype[Any]:
@@ -51,24 +63,32 @@ def datatype_of(array: NDArray[np.generic]) -> str:
     return "BYTES" if array.dtype.kind in "OSU" else _NAMES[array.dtype.newbyteorder("<")]
 
 
-def from_json(data: list[Any], datatype: str, shape: Sequence[int], *, name: str) -> NDArray[np.generic]:
-    """An array of ``data``, flat or nested in row-major order.
+def from_json(data: bytes | msgspec.Raw, datatype: str, shape: Sequence[int], *, name: str) -> NDArray[np.generic]:
+    """An array of the JSON text ``data``: its values in row-major order, flat or nested as ``shape`` says.
+
+    Each value must be of the data type as JSON writes it and in its range; nothing is rounded but fractions.
 
     Raises:
-        BadRequest: a value does not fit the type, or their number the shape.
+        BadRequest: naming the input, and where it can be told the value.
     """
     dtype = dtype_of(datatype, name=name)
     _check_shape(shape, name=name)
+    depth = _depth(data)
+    if depth > 1 and depth != len(shape):
+        raise BadRequest(f"input '{name}' is nested {depth} deep; its shape {list(shape)} has {len(shape)}", field=name)
     try:
-        if datatype == "BYTES":
-            flat = [item.encode() if isinstance(item, str) else item for item in _flatten(data)]
-            array = np.empty(len(flat), dtype=np.object_)
-            array[:] = flat
-        else:
-            array = np.asarray(data, dtype=dtype).reshape(-1)
-    except (TypeError, ValueError, OverflowError) as error:
+        values = msgspec.json.decode(data, type=_json_type(datatype, depth))
+        array = _array(values, datatype, dtype)
+    except (msgspec.DecodeError, OverflowError, ValueError) as error:
         raise BadRequest(f"input '{name}' does not hold {datatype} values: {error}", field=name) from error
-    return _shaped(array, shape, name=name)
+    if depth > 1 and array.shape != tuple(shape):
+        raise BadRequest(f"input '{name}' is nested as {_shown(array.shape)}; its shape is {list(shape)}", field=name)
+    return _shaped(array.reshape(-1), shape, name=name)
+
+
+def from_values(values: Sequence[Any], datatype: str, shape: Sequence[int], *, name: str) -> NDArray[np.generic]:
+    """The same from Python values."""
+    return from_json(msgspec.json.encode(values), datatype, shape, name=name)
 
 
 def from_bytes(raw: memoryview, datatype: str, shape: Sequence[int], *, name: str) -> NDArray[np.generic]:
@@ -86,13 +106,17 @@ def from_bytes(raw: memoryview, datatype: str, shape: Sequence[int], *, name: st
         raise BadRequest(
             f"input '{name}' has {len(raw)} bytes; {datatype} of shape {list(shape)} has {wanted}", field=name
         )
+    if datatype == "BOOL" and len(raw) and max(raw) > 1:
+        raise BadRequest(f"input '{name}' does not hold BOOL values: a byte is {max(raw)}, not 0 or 1", field=name)
     return np.frombuffer(raw, dtype=dtype).reshape(shape)
 
 
 def to_json(array: NDArray[np.generic]) -> list[Any]:
-    """Flat values in row-major order; bytes become text."""
+    """Flat values in row-major order; bytes become text, what is not finite null."""
     if datatype_of(array) == "BYTES":
         return [item.decode("utf-8", "replace") if isinstance(item, bytes) else str(item) for item in array.ravel()]
+    if array.dtype == BF16:
+        array = _widened(array)
     values: list[Any] = array.ravel().tolist()
     return values
 
@@ -103,6 +127,58 @@ def to_bytes(array: NDArray[np.generic]) -> bytes:
         items = [item if isinstance(item, bytes) else str(item).encode() for item in array.ravel()]
         return b"".join(struct.pack("<I", len(item)) + item for item in items)
     return np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
+
+
+@functools.cache
+def _json_type(datatype: str, depth: int) -> Any:
+    """What msgspec should decode: its C code then checks every value, and says which one is wrong."""
+    bits = _BOUNDED.get(datatype)
+    kind: Any = int
+    if datatype == "BOOL":
+        kind = bool
+    elif datatype == "BYTES":
+        kind = str
+    elif datatype in {"FP16", "BF16", "FP32", "FP64"}:
+        kind = float
+    elif bits is not None and datatype.startswith("U"):
+        kind = Annotated[int, msgspec.Meta(ge=0, le=2**bits - 1)]
+    elif bits is not None:
+        kind = Annotated[int, msgspec.Meta(ge=-(2 ** (bits - 1)), le=2 ** (bits - 1) - 1)]
+    for _ in range(depth):
+        kind = list[kind]
+    return kind
+
+
+def _array(values: Any, datatype: str, dtype: np.dtype[Any]) -> NDArray[np.generic]:
+    if datatype == "BYTES":
+        return np.array(values, dtype=np.object_)
+    if dtype.kind not in "fV":
+        return np.array(values, dtype=dtype)
+    with np.errstate(over="ignore"):  # said in our own words below
+        array = np.array(values, dtype=np.float32 if dtype == BF16 else dtype)
+    if dtype == BF16:
+        array = _rounded_to_bf16(array)
+    finite = np.isfinite(array if dtype != BF16 else _widened(array))
+    if not finite.all():
+        raise OverflowError(f"the value at {int(np.argmin(finite.reshape(-1)))} is out of range")
+    return array
+
+
+def _rounded_to_bf16(array: NDArray[np.float32]) -> NDArray[np.generic]:
+    """The upper half of the bits, rounded to the nearest, ties to even."""
+    bits = array.view(np.uint32).astype(np.uint64)
+    upper = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16
+    return upper.astype("<u2").view(BF16)
+
+
+def _widened(array: NDArray[np.generic]) -> NDArray[np.float32]:
+    return (array.view("<u2").astype(np.uint32) << 16).view(np.float32)
+
+
+def _depth(data: bytes | msgspec.Raw) -> int:
+    """How deep the first value is nested; 1 for what is no list, which decoding then refuses."""
+    opening = _OPENING.match(memoryview(data))
+    return 1 if opening is None else min(opening[1].count(b"["), _MAX_RANK + 1)
 
 
 def _bytes_elements(raw: memoryview, *, name: str) -> NDArray[np.generic]:
@@ -131,11 +207,11 @@ def _shaped(array: NDArray[np.generic], shape: Sequence[int], *, name: str) -> N
 
 
 def _check_shape(shape: Sequence[int], *, name: str) -> None:
+    if len(shape) > _MAX_RANK:
+        raise BadRequest(f"input '{name}' has {len(shape)} dimensions; {_MAX_RANK} are allowed", field=name)
     if any(size < 0 for size in shape):
         raise BadRequest(f"input '{name}' has shape {list(shape)}; sizes are not negative", field=name)
 
 
-def _flatten(data: Any) -> list[Any]:
-    if not isinstance(data, list):
-        return [data]
-    return [item for part in data for item in _flatten(part)]
+def _shown(shape: tuple[int, ...]) -> str:
+    return "no regular shape" if len(shape) == 0 else str(list(shape))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,10 +12,15 @@ import onnxruntime as ort
 
 from hedgerow.server.backends import TensorSpec
 from hedgerow.server.errors import BadRequest
+from hedgerow.server.tensors import BF16
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from hedgerow.server.backends import Arrays
 
+_BF16 = "tensor(bfloat16)"
+_ONNX_BF16 = 16  # onnx.TensorProto.BFLOAT16
 # ONNX Runtime's type names → Open Inference Protocol v2 (KServe, "Tensor Data Types").
 DATATYPES = {
     "tensor(bool)": "BOOL",
@@ -27,6 +33,7 @@ DATATYPES = {
     "tensor(int32)": "INT32",
     "tensor(int64)": "INT64",
     "tensor(float16)": "FP16",
+    _BF16: "BF16",
     "tensor(float)": "FP32",
     "tensor(double)": "FP64",
     "tensor(string)": "BYTES",
@@ -48,15 +55,26 @@ class OnnxBackend:
         self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         self.inputs = tuple(_spec(each) for each in self._session.get_inputs())
         self.outputs = tuple(_spec(each) for each in self._session.get_outputs())
+        self._bf16 = any(each.datatype == "BF16" for each in (*self.inputs, *self.outputs))
 
     def infer(self, inputs: Arrays, outputs: Sequence[str]) -> Arrays:
         names = list(outputs) or [each.name for each in self.outputs]
-        feeds = {name: _as_runtime_wants(array) for name, array in inputs.items()}
         try:
-            results = self._session.run(names, feeds)
-        except Exception as error:  # an invalid shape or type is the caller's fault; the runtime has no class for it
+            if self._bf16:
+                return self._infer_values(inputs, names)
+            feeds = {name: _as_runtime_wants(array) for name, array in inputs.items()}
+            return dict(zip(names, self._session.run(names, feeds), strict=True))
+        except Exception as error:  # a value that the graph cannot take is the caller's fault; there is no class for it
             raise BadRequest(f"the model refuses these inputs: {error}") from error
-        return dict(zip(names, results, strict=True))
+
+    def _infer_values(self, inputs: Arrays, names: list[str]) -> Arrays:
+        """The same through ``OrtValue``: NumPy has no bfloat16."""
+        feeds = {name: _value(array) for name, array in inputs.items()}
+        values = self._session.run_with_ort_values(names, feeds)
+        return {
+            name: _bits(value) if value.data_type() == _BF16 else value.numpy()
+            for name, value in zip(names, values, strict=True)
+        }
 
     def close(self) -> None:
         del self._session
@@ -72,6 +90,18 @@ def _as_runtime_wants(array: NDArray[np.generic]) -> NDArray[np.generic]:
     if array.dtype == np.object_:
         return np.array([_text(item) for item in array.ravel()], dtype=np.object_).reshape(array.shape)
     return array
+
+
+def _value(array: NDArray[np.generic]) -> ort.OrtValue:
+    if array.dtype != BF16:
+        return ort.OrtValue.ortvalue_from_numpy(_as_runtime_wants(array))
+    return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array.view("<u2"), _ONNX_BF16)
+
+
+def _bits(value: ort.OrtValue) -> NDArray[np.generic]:
+    """A copy of the tensor's memory, which the runtime hands out by address alone."""
+    data = ctypes.string_at(value.data_ptr(), value.tensor_size_in_bytes())
+    return np.frombuffer(data, dtype=BF16).reshape(value.shape())
 
 
 def _text(item: object) -> str:

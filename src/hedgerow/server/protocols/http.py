@@ -63,6 +63,8 @@ def decode(data: bytes | memoryview, kind: type[T]) -> T:
         raise BadRequest(str(error), field=_field(str(error))) from error
     except msgspec.DecodeError as error:
         raise BadRequest(f"the body is not JSON: {error}") from error
+    except RecursionError as error:
+        raise BadRequest("the body is nested too deep") from error
 
 
 # "Object contains unknown field `x`", "Object missing required field `x`"; "Expected `int`, got `str` - at `$.n`"

@@ -46,7 +46,7 @@ class InputTensor(Struct, frozen=True, forbid_unknown_fields=True):
     shape: list[int]
     datatype: str
     parameters: TensorParameters = TensorParameters()
-    data: list[Any] | None = None
+    data: msgspec.Raw = msgspec.Raw()
 
 
 class WantedOutput(Struct, frozen=True, forbid_unknown_fields=True):
@@ -159,16 +159,19 @@ def _read(data: bytes, header_length: str | None) -> tuple[InferRequest, dict[st
         size = tensor.parameters.binary_data_size
         if tensor.name in arrays:
             raise BadRequest(f"input '{tensor.name}' stands twice", field=tensor.name)
+        if (size is None) == (not tensor.data):
+            which = "neither data nor" if size is None else "both data and"
+            raise BadRequest(f"input '{tensor.name}' has {which} binary_data_size", field=tensor.name)
         if size is None:
-            if tensor.data is None:
-                raise BadRequest(f"input '{tensor.name}' has neither data nor binary_data_size", field=tensor.name)
             arrays[tensor.name] = tensors.from_json(tensor.data, tensor.datatype, tensor.shape, name=tensor.name)
-        else:
-            if size < 0 or place + size > len(data):
-                raise BadRequest(f"input '{tensor.name}' wants {size} bytes; {len(data) - place} are left")
-            raw = view[place : place + size]
-            arrays[tensor.name] = tensors.from_bytes(raw, tensor.datatype, tensor.shape, name=tensor.name)
-            place += size
+            continue
+        if size < 0 or place + size > len(data):
+            raise BadRequest(
+                f"input '{tensor.name}' wants {size} bytes; {len(data) - place} are left", field=tensor.name
+            )
+        raw = view[place : place + size]
+        arrays[tensor.name] = tensors.from_bytes(raw, tensor.datatype, tensor.shape, name=tensor.name)
+        place += size
     if place != len(data):
         raise BadRequest(f"{len(data) - place} bytes behind the last tensor belong to none")
     return asked, arrays
