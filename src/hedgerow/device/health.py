@@ -19,8 +19,9 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final, Literal
 
-import msgspec
 from msgspec import Struct
+
+from hedgerow import json_schema as schemas
 
 SCHEMA: Final = 1
 
@@ -223,11 +224,7 @@ def status(reasons: Iterable[Reason]) -> Status:
 
 def json_schema() -> dict[str, Any]:
     """JSON Schema (2020-12) of the report."""
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "Hedgerow health report",
-        **msgspec.json.schema(HealthReport),
-    }
+    return schemas.of(HealthReport, "Hedgerow health report")
 
 
 def _reasons(observed: Observation, now: datetime) -> Iterable[tuple[Code, str | None]]:

@@ -22,6 +22,7 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from hedgerow import json_schema as schemas
 from hedgerow.errors import PublisherError
 
 SCHEMA: Final = 1
@@ -308,13 +309,7 @@ def digest(data: bytes) -> str:
 
 def json_schema() -> dict[str, Any]:
     """Return the JSON Schema (2020-12) of ``manifest.json``, kept beside this module as ``manifest.schema.json``."""
-    # Through JSON once, because msgspec leaves defaults as the Python tuples they are.
-    schema = msgspec.json.decode(msgspec.json.encode(msgspec.json.schema(Manifest)))
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "Hedgerow bundle manifest",
-        **schema,
-    }
+    return schemas.of(Manifest, "Hedgerow bundle manifest")
 
 
 def is_name(text: str) -> bool:

@@ -23,6 +23,7 @@ from typing import Annotated, Any
 
 import msgspec
 
+from hedgerow import json_schema as schemas
 from hedgerow.errors import UsageError
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
@@ -95,7 +96,7 @@ def parse(value: Any, *, where: str) -> Policy:
 
 def schema() -> dict[str, Any]:
     """JSON Schema of a policy file."""
-    return msgspec.json.schema(Policy)
+    return schemas.of(Policy, "Hedgerow rollout policy")
 
 
 class Verdict(StrEnum):
