@@ -7,6 +7,8 @@ accelerator's versions change only at boot and asking for them opens the device:
 from __future__ import annotations
 
 import asyncio
+import os
+import shutil
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -84,6 +86,8 @@ class Observer:
             self._boot_facts = hardware.read(with_hailortcli=True)
         now = hardware.read(with_hailortcli=False, disk_paths=(str(self._models_dir),))
         kept = {key: self._boot_facts["hat"][key] for key in ("firmware_version", "architecture", "mismatch", "error")}
+        if _hidden_from_us(now["hat"]):
+            kept["error"] = None
         # Never read again while a process may own the NPU; an old temperature would be a lie, so it is left out.
         return {**now, "hat": {**now["hat"], **kept}}
 
@@ -106,3 +110,11 @@ class Observer:
         except (OSError, msgspec.DecodeError):
             return None
         return pending.deadline.astimezone(UTC)
+
+
+def _hidden_from_us(hat: dict[str, Any]) -> bool:
+    """Whether the accelerator cannot be asked for want of rights: then nothing is known of it, and nothing is wrong."""
+    node = hat["node"]
+    if node is not None and not os.access(node, os.R_OK | os.W_OK):
+        return True
+    return hat["library_version"] is None and shutil.which("hailortcli") is not None

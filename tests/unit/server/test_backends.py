@@ -1,0 +1,343 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import onnxruntime_genai as og
+import pytest
+import server_support as support
+from onnx import TensorProto, helper
+
+from hedgerow.server import backends, tensors
+from hedgerow.server.backends import TextRequest
+from hedgerow.server.backends.genai import GenaiBackend
+from hedgerow.server.backends.genai_decoding import EngineDecoding, GeneratorDecoding, Sampling
+from hedgerow.server.errors import BadRequest, Unusable
+
+HELLO = ({"role": "user", "content": "hello"},)
+
+
+@pytest.fixture(scope="module", params=["all", "last"])
+def text(request, tiny_text):
+    backend = backends.load(tiny_text[request.param], threads=1)
+    yield backend
+    backend.close()
+
+
+@pytest.fixture(scope="module")
+def engine(tiny_text):
+    backend = backends.load(tiny_text["all"], threads=1)
+    yield backend
+    backend.close()
+
+
+def say(backend: GenaiBackend, **request) -> tuple[str, int, object]:
+    """The text, the number of steps that gave some, and the decoding (closed)."""
+    decoding = backend.begin(TextRequest(**{"messages": HELLO, "max_tokens": 24, "temperature": 0.0} | request))
+    try:
+        while not decoding.read():
+            pass
+        pieces = []
+        while (piece := decoding.step()) is not None:
+            pieces.append(piece)
+    finally:
+        decoding.close()
+    return "".join(pieces), len(pieces), decoding
+
+
+# ── text ────────────────────────────────────────────────────────────────────
+
+
+def test_the_graph_decides_which_interface_runs_it(tiny_text, caplog) -> None:
+    caplog.set_level("INFO")
+    for kind, usable, decoding in (("all", True, EngineDecoding), ("last", False, GeneratorDecoding)):
+        backend = backends.load(tiny_text[kind], threads=1)
+        assert backend.engine is usable
+        assert isinstance(say(backend)[2], decoding)
+        backend.close()
+    assert "its graph is not for Engine" in caplog.text
+
+
+def test_both_interfaces_and_both_graphs_say_the_same(tiny_text) -> None:
+    said = set()
+    for kind in ("all", "last"):
+        backend = backends.load(tiny_text[kind], threads=1)
+        said.add(say(backend)[0])
+        backend.engine = False
+        said.add(say(backend)[0])
+        backend.close()
+    assert len(said) == 1
+    assert said != {""}
+
+
+def test_length_and_prompt_are_counted(text) -> None:
+    _, steps, decoding = say(text, max_tokens=5)
+    assert (steps, decoding.truncated) == (5, True)
+    assert decoding.prompt_tokens == len(text._prompt(TextRequest(messages=HELLO)))
+
+
+def test_a_full_context_ends_the_answer_as_truncated(text) -> None:
+    _, steps, decoding = say(text, messages=None, prompt="a" * 120, max_tokens=500)
+    assert steps == 128 - decoding.prompt_tokens
+    assert decoding.truncated
+
+
+def test_a_prompt_that_leaves_no_room_is_refused(text) -> None:
+    with pytest.raises(BadRequest, match=r"the prompt has 200 tokens; the model's context holds 128"):
+        text.begin(TextRequest(prompt="a" * 200))
+
+
+def test_an_empty_prompt_is_refused(text) -> None:
+    with pytest.raises(BadRequest, match="the prompt is empty"):
+        text.begin(TextRequest(prompt=""))
+
+
+@pytest.mark.parametrize("kind, decoding", [("all", EngineDecoding), ("last", GeneratorDecoding)])
+def test_an_end_token_ends_without_truncation(tiny_text, tmp_path, kind: str, decoding: type) -> None:
+    """The third token of the greedy answer is declared to be an end."""
+    folder = shutil.copytree(tiny_text[kind], tmp_path / kind)
+    backend = backends.load(folder, threads=1)
+    pieces = [token for token, _ in zip(greedy_tokens(backend), range(3), strict=False)]
+    backend.close()
+    assert pieces[2] not in pieces[:2]
+    config = json.loads((folder / "genai_config.json").read_text())
+    config["model"]["eos_token_id"] = [2, pieces[2]]
+    (folder / "genai_config.json").write_text(json.dumps(config))
+    ending = backends.load(folder, threads=1)
+    _, steps, done = say(ending)
+    assert isinstance(done, decoding)
+    assert (steps, done.truncated) == (2, False)
+    ending.close()
+
+
+def greedy_tokens(backend: GenaiBackend) -> Iterator[int]:
+    prompt = backend._prompt(TextRequest(messages=HELLO))
+    parameters = og.GeneratorParams(backend._model)
+    parameters.set_search_options(max_length=len(prompt) + 24, do_sample=False)
+    generator = og.Generator(backend._model, parameters)
+    generator.append_tokens(prompt)
+    while not generator.is_done():
+        generator.generate_next_token()
+        yield int(generator.get_next_tokens()[0])
+
+
+def test_a_seed_repeats_an_answer(text) -> None:
+    first, again, other = (say(text, temperature=1.5, seed=seed)[0] for seed in (11, 11, 12))
+    assert first == again
+    assert first != other
+
+
+@pytest.mark.parametrize("seed", [0, -1, 2**31, 2**63])
+def test_every_seed_that_the_protocol_allows_is_one(engine, seed: int) -> None:
+    assert say(engine, temperature=1.5, seed=seed)[0] == say(engine, temperature=1.5, seed=seed)[0]
+
+
+def test_without_a_seed_answers_differ(text) -> None:
+    assert len({say(text, temperature=1.5)[0] for _ in range(4)}) > 1
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.9])
+def test_a_tiny_top_p_leaves_the_likeliest_token_alone(text, temperature: float) -> None:
+    """onnxruntime-genai 0.18 ignores top_p where top_k is 0."""
+    greedy = say(text)[0]
+    assert say(text, temperature=temperature, top_p=1e-6)[0] == greedy
+    assert say(text, temperature=temperature, top_p=1e-6, seed=3)[0] == greedy
+
+
+@pytest.mark.parametrize("temperature", [1e-9, 1e-3])
+def test_a_tiny_temperature_is_nearly_greedy(text, temperature: float) -> None:
+    assert say(text, temperature=temperature)[0] == say(text)[0]
+
+
+def test_sampling_is_of_the_request() -> None:
+    assert Sampling.of(TextRequest(temperature=0.0, seed=3), 49152) is None
+    assert Sampling.of(TextRequest(temperature=1.0, top_p=0.9), 49152) == Sampling(1.0, 0.9, 1024, None)
+    assert Sampling.of(TextRequest(temperature=1.1, seed=2**31 + 5), 49152) == Sampling(1.1, 1.0, 49152, 5)
+    assert Sampling.of(TextRequest(temperature=0.7), 263) == Sampling(0.7, 1.0, 263, None)
+
+
+def test_a_prompt_whose_logits_would_be_large_is_read_in_parts(engine, monkeypatch) -> None:
+    whole = say(engine)[0]
+    monkeypatch.setattr("hedgerow.server.backends.genai._LOGITS_BYTES", 8 * 263 * 4)
+    said, _, decoding = say(engine)
+    assert isinstance(decoding, GeneratorDecoding)
+    assert said == whole
+
+
+def test_a_prompt_is_read_in_parts_without_the_engine(tiny_text) -> None:
+    backend = backends.load(tiny_text["last"], threads=1)
+    decoding = backend.begin(TextRequest(prompt="a" * 100, max_tokens=4))
+    assert [decoding.read() for _ in range(4)] == [False, False, False, True]
+    decoding.close()
+    backend.close()
+
+
+def test_leaving_early_and_beginning_again(text) -> None:
+    for _ in range(3):
+        decoding = text.begin(TextRequest(messages=HELLO, temperature=0.0))
+        while not decoding.read():
+            pass
+        decoding.step()
+        decoding.close()
+    assert say(text)[0] == say(text)[0]
+
+
+def test_two_generations_in_turn_do_not_mix(text) -> None:
+    alone = [say(text, messages=None, prompt=prompt)[0] for prompt in ("hello hello", "something else")]
+    decodings = [
+        text.begin(TextRequest(prompt=prompt, max_tokens=24, temperature=0.0))
+        for prompt in ("hello hello", "something else")
+    ]
+    for decoding in decodings:
+        while not decoding.read():
+            pass
+    said = ["", ""]
+    ended = [False, False]
+    while not all(ended):
+        for index, decoding in enumerate(decodings):
+            piece = None if ended[index] else decoding.step()
+            ended[index] = piece is None
+            said[index] += piece or ""
+    for decoding in decodings:
+        decoding.close()
+    assert said == alone
+
+
+def test_the_engine_computes_without_pythons_lock(engine) -> None:
+    """A thread that does nothing but wait is woken while the engine runs; counted, not timed."""
+    decoding = engine.begin(TextRequest(prompt="a" * 100, max_tokens=20, temperature=0.0))
+    inside, seen, stop = threading.Event(), [], threading.Event()
+    run = decoding._engine.run
+
+    class Watched:
+        def run(self, events):
+            inside.set()
+            try:
+                return run(events)
+            finally:
+                inside.clear()
+
+    def watch() -> None:
+        while not stop.is_set():
+            if inside.wait(0.01):
+                seen.append(inside.is_set())
+            time.sleep(0)
+
+    engine_itself, decoding._engine = decoding._engine, Watched()
+    watcher = threading.Thread(target=watch)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(10)  # so that only giving the lock away wakes the watcher
+    watcher.start()
+    try:
+        while decoding.step() is not None:
+            pass
+    finally:
+        stop.set()
+        sys.setswitchinterval(interval)
+        watcher.join()
+    decoding._engine = engine_itself
+    decoding.close()
+    assert any(seen)
+
+
+# ── tensors ─────────────────────────────────────────────────────────────────
+
+KINDS = {
+    "BOOL": (TensorProto.BOOL, [True, False, True]),
+    "UINT8": (TensorProto.UINT8, [0, 255]),
+    "UINT16": (TensorProto.UINT16, [0, 65535]),
+    "UINT32": (TensorProto.UINT32, [0, 2**32 - 1]),
+    "UINT64": (TensorProto.UINT64, [0, 2**64 - 1]),
+    "INT8": (TensorProto.INT8, [-128, 127]),
+    "INT16": (TensorProto.INT16, [-(2**15), 2**15 - 1]),
+    "INT32": (TensorProto.INT32, [-(2**31), 2**31 - 1]),
+    "INT64": (TensorProto.INT64, [-(2**63), 2**63 - 1]),
+    "FP16": (TensorProto.FLOAT16, [0.5, -65504.0]),
+    "BF16": (TensorProto.BFLOAT16, [1.5, -2.0]),
+    "FP32": (TensorProto.FLOAT, [1.5, -3.4e38]),
+    "FP64": (TensorProto.DOUBLE, [1e300, -0.1]),
+    "BYTES": (TensorProto.STRING, ["Grüße", "", "x"]),
+}
+
+
+@pytest.mark.parametrize("datatype", KINDS)
+def test_every_data_type_goes_through_the_runtime(datatype: str, tmp_path) -> None:
+    kind, values = KINDS[datatype]
+    backend = backends.load(support.write_identity(tmp_path, kind), threads=1)
+    assert [spec.datatype for spec in (*backend.inputs, *backend.outputs)] == [datatype] * 2
+    array = tensors.from_values(values, datatype, [len(values)], name="x")
+    out = backend.infer({"x": array}, [])["y"]
+    assert tensors.datatype_of(out) == datatype
+    assert np.allclose(tensors.to_json(out), values) if datatype == "FP32" else tensors.to_json(out) == values
+    assert tensors.to_bytes(out) == tensors.to_bytes(array)
+    backend.close()
+
+
+def test_rows_may_be_none(tmp_path) -> None:
+    backend = backends.load(support.write_add(tmp_path, 1.0), threads=1)
+    assert backend.inputs[0].shape == (-1, 2)
+    assert backend.infer({"x": np.zeros((0, 2), np.float32)}, ["y"])["y"].shape == (0, 2)
+    backend.close()
+
+
+def test_what_the_graph_cannot_take_is_the_callers_fault(tmp_path) -> None:
+    node = helper.make_node("Gather", ["c", "x"], ["y"])
+    constant = helper.make_tensor("c", TensorProto.FLOAT, [2], [1.0, 2.0])
+    support.write_graph(
+        tmp_path, [node], [("x", TensorProto.INT64, ["n"])], [("y", TensorProto.FLOAT, ["n"])], [constant]
+    )
+    backend = backends.load(tmp_path, threads=1)
+    with pytest.raises(BadRequest, match=r"the model refuses these inputs: .*indices element out of data bounds"):
+        backend.infer({"x": np.array([9])}, [])
+    backend.close()
+
+
+# ── loading ─────────────────────────────────────────────────────────────────
+
+
+def test_what_is_no_model(tmp_path) -> None:
+    with pytest.raises(Unusable, match=r"neither genai_config\.json nor exactly one \.onnx file"):
+        backends.load(tmp_path)
+    (tmp_path / "model.onnx").write_bytes(b"junk")
+    with pytest.raises(Unusable, match="INVALID_PROTOBUF") as caught:
+        backends.load(tmp_path)
+    assert caught.value.code == "load_failed"
+
+
+def test_a_folder_that_genai_cannot_read(tmp_path) -> None:
+    (tmp_path / "genai_config.json").write_text("{}")
+    with pytest.raises(Unusable) as caught:
+        backends.load(tmp_path)
+    assert caught.value.code == "load_failed"
+
+
+def test_a_missing_package_is_named(tmp_path, monkeypatch) -> None:
+    support.write_add(tmp_path, 1.0)
+    monkeypatch.delitem(sys.modules, "hedgerow.server.backends.onnx", raising=False)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(Unusable, match=r"onnxruntime is not installed: pip install 'hedgerow\[device\]' brings it"):
+        backends.load(tmp_path)
+
+
+def test_both_runtimes_are_told_not_to_report_before_they_are_imported() -> None:
+    code = (
+        "import hedgerow.server.backends, os, sys;"
+        "assert not {'onnxruntime', 'onnxruntime_genai'} & set(sys.modules);"
+        "print(os.environ['ORT_DISABLE_TELEMETRY'])"
+    )
+    environment = {key: value for key, value in os.environ.items() if key != "ORT_DISABLE_TELEMETRY"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "1"
+
+
+@pytest.mark.parametrize("cores, threads", [(1, 1), (2, 2), (4, 3), (8, 7)])
+def test_a_core_is_left_where_there_are_more_than_two(cores: int, threads: int, monkeypatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)))
+    assert backends.default_threads() == threads

@@ -1,0 +1,196 @@
+from __future__ import annotations
+
+import asyncio
+import threading
+from contextlib import aclosing
+
+import pytest
+import server_support as support
+from server_support import Script, served
+
+from hedgerow.server.backends import TextRequest
+from hedgerow.server.errors import BadRequest, Overloaded, ServingError
+from hedgerow.server.scheduler import Scheduler
+
+
+@pytest.fixture
+def scheduler():
+    scheduler = Scheduler(active=2, queue=2)
+    yield scheduler
+    scheduler.close()
+
+
+async def everything(scheduler: Scheduler, model, **request) -> tuple[str, object]:
+    pieces = [piece async for batch in scheduler.generate(model, TextRequest(**request)) for piece in batch]
+    return "".join(piece.text for piece in pieces), pieces[-1]
+
+
+def run(work):
+    return asyncio.run(asyncio.wait_for(work, support.PATIENCE_S))
+
+
+@pytest.mark.parametrize(
+    "script, request_, answer",
+    [
+        (Script(["a", "b", "c"]), {}, ("abc", "stop", 3)),
+        (Script(["a", "b", "c"]), {"max_tokens": 2}, ("ab", "length", 2)),
+        (Script(["a", "b"], truncated=True), {}, ("ab", "length", 2)),
+        (Script(["a", "", "b"]), {}, ("ab", "stop", 3)),
+        (Script(["He", "llo wor", "ld"]), {"stop": ("lo w",)}, ("Hel", "stop", 2)),
+        (Script(["x", "EN"]), {"stop": ("END",)}, ("xEN", "stop", 2)),
+        (Script(["x", "EN", "y"]), {"stop": ("END",), "max_tokens": 2}, ("xEN", "length", 2)),
+        (Script([]), {}, ("", "stop", 0)),
+    ],
+)
+def test_how_answers_end(scheduler, script, request_, answer) -> None:
+    said, last = run(everything(scheduler, served(script), **request_))
+    assert (said, last.finish, last.tokens) == answer
+    assert last.prompt_tokens == 7
+    assert script.open == 0
+
+
+def test_two_take_turns_and_a_long_prompt_does_not_stop_the_other(scheduler) -> None:
+    script = Script(["x"] * 4, prompt_parts=3, gate=threading.Semaphore(0))
+
+    async def both() -> None:
+        model = served(script)
+        work = [asyncio.create_task(everything(scheduler, model)) for _ in range(2)]
+        await support.until(lambda: len(script.log) >= 6)  # until both prompts are read
+        script.gate.release(20)
+        await asyncio.gather(*work)
+
+    run(both())
+    turns = [entry for entry in script.log if "step" in entry]
+    assert turns[:8] == ["1:step", "2:step"] * 4 or turns[:8] == ["2:step", "1:step"] * 4
+
+
+def test_a_caller_who_leaves_stops_it_within_a_token(scheduler) -> None:
+    script = Script(["x"] * 100, gate=threading.Semaphore(0))
+
+    async def leave() -> None:
+        async with aclosing(scheduler.generate(served(script), TextRequest())) as batches:
+            script.gate.release()
+            await anext(batches)
+        script.gate.release(100)
+        await support.until(lambda: not script.open)
+
+    run(leave())
+    assert script.steps <= 2
+
+
+def test_what_is_over_the_bound_is_refused_and_those_who_left_make_room(scheduler) -> None:
+    script = Script(["x"], gate=threading.Semaphore(0))
+
+    async def fill() -> None:
+        model = served(script)
+        work = [asyncio.create_task(everything(scheduler, model)) for _ in range(2)]
+        await support.until(lambda: scheduler.active >= 2)
+        work += [asyncio.create_task(everything(scheduler, model)) for _ in range(2)]
+        await asyncio.sleep(0)
+        assert scheduler.queue_depth == 2
+        with pytest.raises(Overloaded, match="2 requests wait already") as caught:
+            await everything(scheduler, model)
+        assert caught.value.retry_after_s >= 1
+        work.pop().cancel()
+        await asyncio.sleep(0)
+        work.append(asyncio.create_task(everything(scheduler, model)))
+        await asyncio.sleep(0)
+        script.gate.release(100)
+        assert [text for text, _ in await asyncio.gather(*work)] == ["x"] * 4
+
+    run(fill())
+
+
+def test_a_runtime_that_breaks_ends_one_answer_and_not_the_thread(scheduler) -> None:
+    broken = Script(["a", "b"], fails_at=1)
+
+    async def both() -> str:
+        with pytest.raises(ServingError, match="generation failed: the runtime broke") as caught:
+            await everything(scheduler, served(broken))
+        assert caught.value.status == 500
+        return (await everything(scheduler, served(Script(["fine"]))))[0]
+
+    assert run(both()) == "fine"
+    assert broken.open == 0
+
+
+def test_what_was_said_before_it_broke_is_delivered_first(scheduler) -> None:
+    script = Script(["a", "b"], fails_at=2)
+
+    async def listen() -> list[str]:
+        said = []
+        try:
+            async for batch in scheduler.generate(served(script), TextRequest()):
+                said += [piece.text for piece in batch]
+        except ServingError:
+            return [*said, "and it broke"]
+        return said
+
+    assert run(listen()) == ["a", "b", "and it broke"]
+
+
+def test_a_prompt_that_is_refused(scheduler) -> None:
+    class Refusing(Script):
+        def begin(self, request):
+            raise BadRequest("too long", field="messages")
+
+    with pytest.raises(BadRequest, match="too long"):
+        run(everything(scheduler, served(Refusing([]))))
+
+
+def test_pieces_that_are_ready_together_come_together(scheduler) -> None:
+    script = Script(["x"] * 50, gate=threading.Semaphore(0))
+
+    async def slowly() -> list[int]:
+        sizes = []
+        async for batch in scheduler.generate(served(script), TextRequest()):
+            sizes.append(len(batch))
+            script.gate.release(60)
+            await support.until(lambda: not script.open)  # the reader is busy until all of it is said
+        return sizes
+
+    async def main() -> list[int]:
+        script.gate.release()
+        return await slowly()
+
+    sizes = run(main())
+    assert len(sizes) == 2
+    assert sum(sizes) == 51  # and the last piece, which says how it ended
+
+
+def test_a_model_is_closed_when_its_last_generation_is_and_not_before(scheduler) -> None:
+    script = Script(["x"] * 10, gate=threading.Semaphore(0))
+    model = served(script)
+
+    async def leave_while_it_runs() -> None:
+        async with aclosing(scheduler.generate(model, TextRequest())) as batches:
+            script.gate.release()
+            await anext(batches)
+            model.retire()
+        assert not script.closed.is_set()  # the thread waits inside of a step
+        script.gate.release(10)
+        await asyncio.to_thread(model.wait_closed, support.PATIENCE_S)
+
+    run(leave_while_it_runs())
+    assert script.closed.is_set()
+
+
+def test_stopping_ends_what_runs_with_an_error() -> None:
+    scheduler = Scheduler(active=1, queue=2)
+    script = Script(["x"] * 1000)
+
+    async def stop() -> None:
+        work = [asyncio.create_task(everything(scheduler, served(script), max_tokens=10**6)) for _ in range(2)]
+        await asyncio.sleep(0)
+        script.gate = threading.Semaphore(0)
+        closing = asyncio.create_task(asyncio.to_thread(scheduler.close))
+        await support.until(lambda: scheduler._closing)
+        script.gate.release(2000)
+        await closing
+        results = await asyncio.gather(*work, return_exceptions=True)
+        assert any(isinstance(result, Overloaded) for result in results)
+        with pytest.raises(Overloaded, match="stopping"):
+            await everything(scheduler, served(script))
+
+    run(stop())
+    assert script.open == 0
