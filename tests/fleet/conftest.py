@@ -51,7 +51,7 @@ class Controller:
         command = [_tool("ansible-playbook"), "-i", str(self.inventory.path), f"playbooks/{playbook}", *arguments]
         with log.open("wb") as file:
             return subprocess.Popen(
-                command, cwd=REPOSITORY, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+                command, cwd=REPOSITORY, env=_plain(), stdout=file, stderr=subprocess.STDOUT, start_new_session=True
             )
 
     def on(self, host: str, command: str, *, stdin: bytes = b"") -> subprocess.CompletedProcess[str]:
@@ -103,8 +103,19 @@ class Controller:
 
     def _run(self, tool: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [_tool(tool), *arguments], cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=600
+            [_tool(tool), *arguments],
+            cwd=REPOSITORY,
+            env=_plain(),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=600,
         )
+
+
+def _plain() -> dict[str, str]:
+    """The environment without colour, which Molecule forces: output is read here."""
+    return {**os.environ, "ANSIBLE_FORCE_COLOR": "0", "FORCE_COLOR": "", "NO_COLOR": "1", "PY_COLORS": "0"}
 
 
 def _tool(name: str) -> str:

@@ -1,0 +1,169 @@
+"""What goes wrong on a converged fleet, and what is said: hosts off, disks full, ports taken, forgeries."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from hedgerow import paths
+from hedgerow.registry.publish import Registry
+from hedgerow.registry.store import FolderStore
+
+pytestmark = [pytest.mark.fleet, pytest.mark.slow]
+
+DEVICE = "/opt/hedgerow/runtime/current/bin/hedgerow-device"
+MODELS = "/var/lib/hedgerow/models"
+MIRROR = "/srv/hedgerow/registry"
+REFUSED = 3
+
+
+@pytest.fixture(scope="module")
+def site(controller):
+    """A fleet on which every Pi serves 0.1.1 and has nothing else."""
+    bundle = controller.publish("0.1.1")
+    extra = json.dumps({"bundle": bundle, "rollout_policy": {"soak": {"passes": 1, "interval_s": 0.5}}})
+    done = controller.play("rollout.yml", "-e", extra)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return controller
+
+
+@pytest.fixture
+def pi(site):
+    return site.pis[-1]
+
+
+@pytest.fixture
+def gateway(site):
+    return next(iter(site.inventory.gateways)).name
+
+
+def recap(done, host: str) -> dict[str, int]:
+    line = next(line for line in done.stdout.splitlines() if re.match(rf"{host}\s+: ok=", line))
+    return {key: int(value) for key, value in re.findall(r"(\w+)=(\d+)", line)}
+
+
+def test_a_pi_that_is_off_does_not_keep_the_others_from_converging(site, pi, wait) -> None:
+    assert site.hedgerow("emulate", "power", pi, "off").returncode == 0
+    try:
+        done = site.play("site.yml")
+        assert done.returncode == 4, "Ansible's code for unreachable hosts"
+        assert recap(done, pi)["unreachable"] == 1
+        others = set(site.inventory.hosts) - {pi}
+        assert all(recap(done, host)["unreachable"] == recap(done, host)["failed"] == 0 for host in others)
+    finally:
+        assert site.hedgerow("emulate", "power", pi, "on").returncode == 0
+    wait(lambda: site.table()[pi]["health"] != "unreachable" and site.on(pi, "true").returncode == 0, within_s=60)
+    again = site.play("site.yml", "--limit", pi)
+    assert again.returncode == 0, again.stdout
+    assert recap(again, pi)["failed"] == 0
+
+
+@pytest.mark.parametrize(
+    "playbook, arguments",
+    [
+        ("site.yml", ()),
+        ("site.yml", ("--tags", "boot_config")),
+        ("publish.yml", ()),
+        ("rollout.yml", ("-e", "bundle=assistant@0.1.1")),
+        ("rotate_identity.yml", ()),
+    ],
+)
+def test_check_mode_touches_nothing(site, playbook, arguments) -> None:
+    before = [site.on(host, f"{DEVICE} report --json").stdout for host in site.pis]
+    done = site.play(playbook, "--check", "--diff", *arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+    after = [site.on(host, f"{DEVICE} report --json").stdout for host in site.pis]
+    assert [json.loads(text)["model"] for text in after] == [json.loads(text)["model"] for text in before]
+
+
+def test_limit_keeps_to_its_hosts(site, pi) -> None:
+    done = site.play("site.yml", "--limit", pi)
+    assert done.returncode == 0
+    assert re.findall(r"^(\S+)\s+: ok=", done.stdout, re.MULTILINE) == [pi]
+
+
+def test_a_registry_that_somebody_else_signed_is_refused(site, pi, gateway, tmp_path) -> None:
+    bundle = site.publish("0.1.2")
+    real = paths.fleet_dir(site.inventory.fleet) / "registry"
+    forged = Registry(FolderStore(tmp_path / "registry"), tmp_path / "keys")
+    forged.init()
+    forged.publish(site.folder / "0.1.2")
+    shutil.copytree(real / "targets", tmp_path / "registry/targets", dirs_exist_ok=True)
+    _replace(site, gateway, tmp_path / "registry/metadata")
+    try:
+        done = site.on(pi, f"{DEVICE} activate {bundle} --json")
+        assert done.returncode == REFUSED, done.stdout + done.stderr
+        assert "do not vouch" in done.stderr
+        assert site.serves()[pi] == "assistant@0.1.1"
+        assert site.on(pi, f"ls -A {MODELS}/assistant").stdout.count("0.1.2") == 0
+    finally:
+        _replace(site, gateway, real / "metadata")
+    assert site.on(pi, f"{DEVICE} stage {bundle}").returncode == 0
+    assert site.on(pi, f"rm -r {MODELS}/assistant/0.1.2").returncode == 0
+
+
+def test_a_truncated_file_on_the_gateway_is_refused(site, pi, gateway) -> None:
+    bundle = site.publish("0.1.3")
+    manifest = json.loads((site.folder / "0.1.3/manifest.json").read_text())
+    blob = f"{MIRROR}/targets/blobs/{manifest['files'][0]['sha256']}"
+    assert site.on(gateway, f"truncate -s -7 {blob}").returncode == 0
+    done = site.on(pi, f"{DEVICE} activate {bundle}")
+    assert done.returncode == 1
+    assert "truncated" in done.stderr
+    assert "0.1.3" not in site.on(pi, f"ls -A {MODELS}/assistant").stdout
+    assert site.serves()[pi] == "assistant@0.1.1"
+    assert site.play("publish.yml").returncode == 0, "publishing again mends the mirror"
+    assert site.on(pi, f"{DEVICE} stage {bundle}").returncode == 0
+
+
+def test_a_full_disk_is_told_before_and_leaves_nothing(site, pi) -> None:
+    bundle = site.publish("0.1.4")
+    assert site.on(pi, f"mount -t tmpfs -o size=1m tmpfs {MODELS}").returncode == 0
+    try:
+        done = site.on(pi, f"{DEVICE} stage {bundle}")
+        assert done.returncode == 1
+        assert re.search(r"needs \d+ MB.* \d+ MB are free", done.stderr), done.stderr
+        assert "0.1.4" not in site.on(pi, f"find {MODELS}").stdout
+    finally:
+        assert site.on(pi, f"umount {MODELS}").returncode == 0
+    assert site.serves()[pi] == "assistant@0.1.1"
+
+
+def test_a_taken_port_is_named_and_the_host_shown_as_failing(site, pi, wait) -> None:
+    taker = (
+        "import socket, time\n"
+        "s = socket.socket(); s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)\n"
+        "s.bind(('0.0.0.0', 8443)); s.listen(); time.sleep(120)\n"
+    )
+    site.on(pi, "systemctl stop hedgerow-server")
+    assert site.on(pi, "cat > /run/taker.py", stdin=taker.encode()).returncode == 0
+    assert site.on(pi, "systemd-run --unit taker python3 /run/taker.py").returncode == 0
+    try:
+        wait(lambda: "8443" in site.on(pi, "ss -Hltn sport = :8443").stdout, within_s=10)
+        site.on(pi, "systemctl start hedgerow-server")
+        said = "journalctl -u hedgerow-server -n 30 -o cat"
+        wait(lambda: "port 8443 is taken" in site.on(pi, said).stdout, within_s=30)
+        assert site.table()[pi]["health"] not in {"ok", "degraded"}
+        others = set(site.pis) - {pi}
+        assert all(site.table()[host]["health"] in {"ok", "degraded"} for host in others)
+    finally:
+        site.on(pi, "systemctl stop taker")
+    site.on(pi, "systemctl reset-failed hedgerow-server; systemctl start hedgerow-server")
+    wait(lambda: site.serves()[pi] == "assistant@0.1.1", within_s=30)
+
+
+def test_a_server_that_is_killed_comes_back_with_what_is_current(site, pi, wait) -> None:
+    assert site.on(pi, "systemctl kill -s KILL hedgerow-server").returncode == 0
+    wait(lambda: site.serves()[pi] == "assistant@0.1.1", within_s=30)
+
+
+def _replace(site, gateway: str, metadata: Path) -> None:
+    """Put another registry's metadata on the gateway, as somebody who broke into it would."""
+    assert site.on(gateway, f"rm -f {MIRROR}/metadata/*.json").returncode == 0
+    for file in sorted(metadata.glob("*.json")):
+        done = site.on(gateway, f"cat > {MIRROR}/metadata/{file.name}", stdin=file.read_bytes())
+        assert done.returncode == 0, done.stderr

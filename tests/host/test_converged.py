@@ -1,0 +1,135 @@
+"""What a converged Pi must be. Runs on Molecule's emulated hosts and, with the same command, on real boards:
+
+HEDGEROW_TEST_INVENTORY=inventory/mine pytest -m fleet tests/host
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+import testinfra
+
+from hedgerow import inventory as inventories
+
+pytestmark = [pytest.mark.fleet, pytest.mark.slow]
+
+UNITS = ("hedgerow-server.service", "hedgerow-exporter.service", "hedgerow-deadline.timer",
+         "prometheus-node-exporter.service")  # fmt: skip
+# sshd, server, exporters (docs/contracts.md). Name resolution of the network itself is not ours.
+PORTS = {22, 8443, 9100, 9101}
+SCORE = 2.5
+
+
+@pytest.fixture(scope="module")
+def fleet():
+    path = os.environ.get("HEDGEROW_TEST_INVENTORY")
+    if path is None:
+        pytest.skip("HEDGEROW_TEST_INVENTORY names no converged fleet")
+    return inventories.load(Path(path))
+
+
+@pytest.fixture(scope="module")
+def pi(fleet):
+    host = fleet.pis[0]
+    return testinfra.get_host(
+        f"ssh://{fleet.admin_user}@{host.address}:{host.port}",
+        ssh_identity_file=str(fleet.ssh_key),
+        ssh_extra_args=f"-o UserKnownHostsFile={fleet.known_hosts} -o StrictHostKeyChecking=yes",
+        controlpersist=30,
+    )
+
+
+@pytest.fixture(scope="module")
+def root(pi):
+    def run(command: str) -> str:
+        done = pi.run(f"sudo {command}")
+        assert done.rc == 0, done.stderr
+        return done.stdout
+
+    return run
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_unit_runs_and_will_after_a_reboot(pi, unit):
+    assert pi.service(unit).is_running
+    assert pi.service(unit).is_enabled
+
+
+def test_only_the_contract_s_ports_are_open(root):
+    listening = re.findall(r"^\S+\s+\S+\s+(\S+):(\d+)", root("ss -Hltn").replace("LISTEN ", ""), re.MULTILINE)
+    outside = {int(port) for address, port in listening if not address.startswith(("127.", "[::1]"))}
+    assert outside == PORTS
+
+
+@pytest.mark.parametrize(
+    "path, mode, owner",
+    [
+        ("/var/lib/hedgerow/identity", "700", "root"),
+        ("/var/lib/hedgerow/identity/device.key", "600", "root"),
+        ("/etc/hedgerow/device.yml", "644", "root"),
+        ("/run/hedgerow/server.sock", "660", "hedgerow-server"),
+    ],
+)
+def test_owner_and_mode(root, path, mode, owner):
+    assert root(f"stat -c '%a %U' {path}").split() == [mode, owner]
+
+
+def test_the_server_wants_a_certificate(pi):
+    done = pi.run("curl --silent --insecure --max-time 5 https://127.0.0.1:8443/health/live")
+    assert done.rc != 0, "it answered a caller without a certificate"
+
+
+def test_plain_http_is_for_this_host_alone(pi, fleet):
+    assert pi.run("curl --silent --fail http://127.0.0.1:8000/health/live").rc == 0
+    assert pi.run(f"curl --silent --max-time 5 http://{fleet.pis[0].address}:8000/health/live").rc != 0
+
+
+def test_a_device_certificate_can_do_nothing_on_another_device(root, fleet):
+    other = fleet.pis[1]
+    identity = "/var/lib/hedgerow/identity"
+    name = f"{other.name}.{other.site}.{fleet.fleet}"
+    for path in ("/health/report", "/v1/models", "/metrics", "/v2/repository/index"):
+        code = root(
+            f"curl --silent --output /dev/null --write-out '%{{http_code}}' --cert {identity}/device.crt "
+            f"--key {identity}/device.key --cacert {identity}/ca.crt --resolve {name}:8443:{other.address} "
+            f"https://{name}:8443{path}"
+        )
+        assert code == "403", path
+
+
+@pytest.mark.parametrize("unit", ["hedgerow-server.service", "hedgerow-exporter.service"])
+def test_sandbox(root, unit):
+    score = re.search(r"Overall exposure level for \S+: ([0-9.]+)", root(f"systemd-analyze security {unit} --no-pager"))
+    assert float(score[1]) <= SCORE
+
+
+def test_nothing_restarted_by_itself(root):
+    assert root("systemctl show -p NRestarts --value hedgerow-server hedgerow-exporter").split() == ["0", "0"]
+
+
+def test_journal_has_a_cap_and_survives_a_reboot(root):
+    shown = root("systemd-analyze cat-config systemd/journald.conf")
+    assert re.findall(r"^Storage=(\S+)", shown, re.MULTILINE)[-1] == "persistent"
+    assert re.findall(r"^SystemMaxUse=(\S+)", shown, re.MULTILINE)
+
+
+def test_the_wrong_npu_stack_is_blocked(root):
+    assert re.search(
+        r"^Package:.*\bhailo-all\b.*\n(?:.*\n)*?Pin-Priority: -1",
+        root("cat /etc/apt/preferences.d/50-hedgerow.pref"),
+        re.MULTILINE,
+    )
+
+
+def test_boot_configuration_is_one_line_with_its_tokens(root):
+    lines = root("cat /boot/firmware/cmdline.txt").splitlines()
+    assert len(lines) == 1
+    assert {"cgroup_enable=memory", "psi=1"} <= set(lines[0].split())
+    assert root("cat /boot/firmware/config.txt").rstrip().splitlines()
+
+
+def test_apparmor_profiles_parse(root):
+    assert root("apparmor_parser -Q -K /etc/apparmor.d/hedgerow-server /etc/apparmor.d/hedgerow-exporter") == ""
