@@ -66,7 +66,6 @@ FAULTS: dict[str, tuple[str, ...]] = {
     "what a converged host must be": ("tests/host",),
     "a Pi switched off, a full disk, a taken port, a wrong signature on a live fleet": (
         "tests/fleet/test_site_faults.py",
-        "tests/fleet/test_release_faults.py",
     ),
     "a release that answers wrongly, heats a host, or loses its controller": ("tests/fleet/test_rollout.py",),
     "Mender: standalone install, commit and rollback": ("tests/fleet/test_mender.py",),
