@@ -205,9 +205,17 @@ class _Scripted:
 async def until(condition: Callable[[], Any]) -> None:
     """Wait for a condition that another thread brings about."""
     deadline = time.monotonic() + PATIENCE_S
-    while not condition():  # noqa: ASYNC110 - it has no event
+    while not condition():
         assert time.monotonic() < deadline
         await asyncio.sleep(0.001)
+
+
+def wait(condition: Callable[[], Any]) -> None:
+    """The same without an event loop."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
 
 
 def served(backend: Any, name: str = "assistant", version: str = "1.0.0") -> Served:
@@ -233,6 +241,10 @@ class InProcess:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
+    def wrap(self, middleware: Callable[[Any], Any]) -> None:
+        """Put ``middleware`` around the application."""
+        self._server.config.loaded_app = middleware(self._server.config.loaded_app)
+
     def close(self) -> None:
         self._stop()
         self._thread.join(PATIENCE_S)
@@ -250,7 +262,7 @@ class InProcess:
             run.listen(Address("127.0.0.1", 0)), run._application(run._public_routes(plane, observer, limits))
         )
         self.port = listener.socket.getsockname()[1]
-        server = run._Server(run._uvicorn_config(listener, limits))
+        server = self._server = run._Server(run._uvicorn_config(listener, limits))
         loop = asyncio.get_running_loop()
         self._stop = lambda: loop.call_soon_threadsafe(functools.partial(setattr, server, "should_exit", True))  # noqa: FBT003
         self._ready.set()
