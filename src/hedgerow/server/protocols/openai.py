@@ -35,6 +35,9 @@ _DONE = b"data: [DONE]\n\n"
 _KINDS = {400: "invalid_request_error", 404: "invalid_request_error", 413: "invalid_request_error"}
 
 
+_Nought = Annotated[float, Meta(ge=0, le=0)]
+
+
 class TextPart(Struct, frozen=True, forbid_unknown_fields=True):
     """A text part of a message."""
 
@@ -73,8 +76,8 @@ class ChatRequest(Struct, frozen=True, forbid_unknown_fields=True):
     seed: int | None = None
     stop: str | list[str] | None = None
     n: Literal[1] | None = None
-    presence_penalty: Literal[0] | None = None
-    frequency_penalty: Literal[0] | None = None
+    presence_penalty: _Nought | None = None
+    frequency_penalty: _Nought | None = None
     user: str | None = None
 
 

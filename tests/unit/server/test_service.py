@@ -1,0 +1,455 @@
+"""The HTTP side over real sockets, in this process: what it answers, what it refuses, when it stops."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+import threading
+
+import httpx
+import pytest
+import server_support as support
+from server_support import Script, served
+
+from hedgerow.server import backends
+from hedgerow.server.config import Limits
+from hedgerow.server.models import Slot
+
+CHAT = "/v1/chat/completions"
+INFER = "/v2/models/add/infer"
+HELLO = [{"role": "user", "content": "hello"}]
+ROW = {"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]}
+
+
+@pytest.fixture
+def serve(tmp_path, running):
+    """``serve(script)`` → a client of a server with the script as ``assistant`` and a real model as ``add``."""
+    support.write_add(tmp_path / "add", 1.0)
+
+    def start(script: Script | None = None, **limits) -> httpx.Client:
+        def prepare(plane) -> None:
+            plane._slots["add"] = Slot("add", served(backends.load(tmp_path / "add", threads=1), "add"))
+            plane._slots["assistant"] = Slot("assistant", served(script or Script(["Hi", " there", "."])))
+
+        server = support.InProcess(prepare, tmp_path, Limits(**limits))
+        client = httpx.Client(base_url=server.url, timeout=support.PATIENCE_S)
+        client.server = server
+        running.insert(0, client)
+        running.insert(0, server)
+        return client
+
+    return start
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory):
+    """One server for all that only ask."""
+    folder = tmp_path_factory.mktemp("add")
+    support.write_add(folder, 1.0)
+
+    def prepare(plane) -> None:
+        plane._slots["add"] = Slot("add", served(backends.load(folder, threads=1), "add"))
+        plane._slots["assistant"] = Slot("assistant", served(Script(["Hi", " there", "."])))
+
+    server = support.InProcess(prepare, folder, Limits(body_bytes=100_000))
+    with httpx.Client(base_url=server.url, timeout=support.PATIENCE_S) as client:
+        client.server = server
+        yield client
+    server.close()
+
+
+def events(response: httpx.Response) -> list[object]:
+    lines = [line.removeprefix("data: ") for line in response.text.split("\n\n") if line]
+    return [line if line == "[DONE]" else json.loads(line) for line in lines]
+
+
+# ── OpenAI ──────────────────────────────────────────────────────────────────
+
+
+def test_a_whole_answer(client) -> None:
+    answer = client.post(CHAT, json={"model": "assistant", "messages": HELLO}).json()
+    assert answer["object"] == "chat.completion"
+    assert answer["choices"] == [
+        {
+            "index": 0,
+            "message": {"role": "assistant", "content": "Hi there."},
+            "finish_reason": "stop",
+            "logprobs": None,
+        }
+    ]
+    assert answer["usage"] == {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
+
+
+@pytest.mark.parametrize("usage", [True, False])
+def test_a_stream(client, usage) -> None:
+    asked = {"model": "assistant", "messages": HELLO, "stream": True, "stream_options": {"include_usage": usage}}
+    response = client.post(CHAT, json=asked)
+    assert response.headers["content-type"].startswith("text/event-stream")
+    said = events(response)
+    assert said.pop() == "[DONE]"
+    if usage:
+        assert said.pop()["usage"] == {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
+    choices = [event["choices"][0] for event in said]
+    assert choices[0]["delta"] == {"role": "assistant", "content": ""}
+    assert [choice["delta"].get("content", "") for choice in choices] == ["", "Hi", " there", ".", ""]
+    assert [choice["finish_reason"] for choice in choices] == [None] * 4 + ["stop"]
+    assert len({event["id"] for event in said}) == 1
+
+
+@pytest.mark.parametrize(
+    "request_, finish, text",
+    [
+        ({"max_tokens": 2}, "length", "Hi there"),
+        ({"max_completion_tokens": 1}, "length", "Hi"),
+        ({"stop": "re."}, "stop", "Hi the"),
+        ({"stop": ["zz", "i t"]}, "stop", "H"),
+        ({"n": 1, "presence_penalty": 0, "frequency_penalty": 0.0, "user": "me", "stop": None}, "stop", "Hi there."),
+    ],
+)
+def test_how_answers_end(client, request_, finish, text) -> None:
+    choice = client.post(CHAT, json={"model": "assistant", "messages": HELLO, **request_}).json()["choices"][0]
+    assert (choice["finish_reason"], choice["message"]["content"]) == (finish, text)
+
+
+def test_the_backend_gets_what_was_asked(serve) -> None:
+    script = Script(["x"])
+    messages = [
+        {"role": "developer", "content": "Be brief."},
+        {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
+    ]
+    asked = {"temperature": 0.5, "top_p": 0.25, "seed": -3, "max_tokens": 9, "stop": ["q"]}
+    assert serve(script).post(CHAT, json={"model": "assistant", "messages": messages, **asked}).status_code == 200
+    begun = script.begun[0]
+    assert begun.messages == [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "ab"}]
+    assert (begun.temperature, begun.top_p, begun.seed, begun.max_tokens, begun.stop) == (0.5, 0.25, -3, 9, ("q",))
+
+
+@pytest.mark.parametrize(
+    "change, status, param",
+    [
+        ({"n": 2}, 400, "n"),
+        ({"tools": []}, 400, "tools"),
+        ({"logit_bias": {}}, 400, "logit_bias"),
+        ({"presence_penalty": 0.5}, 400, "presence_penalty"),
+        ({"temperature": 3}, 400, "temperature"),
+        ({"temperature": "warm"}, 400, "temperature"),
+        ({"top_p": 0}, 400, "top_p"),
+        ({"max_tokens": 0}, 400, "max_tokens"),
+        ({"max_tokens": 99_999}, 400, "max_tokens"),
+        ({"max_tokens": 3, "max_completion_tokens": 3}, 400, "max_tokens"),
+        ({"stop": [""]}, 400, "stop"),
+        ({"messages": []}, 400, "messages"),
+        ({"messages": [{"role": "robot", "content": "x"}]}, 400, "messages[0].role"),
+        ({"messages": [{"role": "user"}]}, 400, None),
+        ({"model": "nobody"}, 404, None),
+        ({"model": "add"}, 400, "model"),
+        ({"model": 3}, 400, "model"),
+    ],
+)
+def test_what_is_refused_is_named(client, change, status, param) -> None:
+    response = client.post(CHAT, json={"model": "assistant", "messages": HELLO, **change})
+    error = response.json()["error"]
+    assert (response.status_code, error["type"]) == (status, "invalid_request_error")
+    if param is not None:
+        assert error["param"] == param
+    assert error["message"]
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"null", b"[]", b"\xff\xfe", b"[" * 100_000 + b"]", b'{"model": NaN}'])
+@pytest.mark.parametrize("path", [CHAT, INFER])
+def test_no_body_is_the_servers_fault(client, path: str, body: bytes) -> None:
+    response = client.post(path, content=body)
+    assert response.status_code in {400, 413}
+    assert response.json()["error"]
+
+
+def test_models_are_listed(client) -> None:
+    assert [model["id"] for model in client.get("/v1/models").json()["data"]] == ["add", "assistant"]
+    assert client.get("/v1/models/assistant").json()["id"] == "assistant"
+    assert client.get("/v1/models/nobody").json()["error"]["code"] == "model_not_found"
+
+
+def test_a_runtime_that_breaks_before_and_within_an_answer(serve) -> None:
+    early = serve(Script(["a"], fails_at=0)).post(CHAT, json={"model": "assistant", "messages": HELLO, "stream": True})
+    assert (early.status_code, early.json()["error"]["type"]) == (500, "server_error")
+    gate = threading.Semaphore(1)
+    client = serve(Script(["a", "b"], fails_at=1, gate=gate))
+    asked = {"model": "assistant", "messages": HELLO, "stream": True}
+    with client.stream("POST", CHAT, json=asked) as late:
+        gate.release()
+        late.read()
+    said = events(late)
+    assert late.status_code == 200
+    assert said[-1]["error"]["message"] == "generation failed: the runtime broke"
+
+
+# ── leaving ─────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("after", [0, 1])
+def test_a_client_who_hangs_up_stops_its_generation_within_a_token(serve, stream, after: int) -> None:
+    """Before the first token as well as after it, streamed or not."""
+    gate = threading.Semaphore(0)
+    script = Script(["x"] * 1000, gate=gate)
+    client = serve(script)
+    body = json.dumps({"model": "assistant", "messages": HELLO, "stream": stream, "max_tokens": 900}).encode()
+    head = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n".encode()
+    with socket.create_connection(("127.0.0.1", client.server.port)) as caller:
+        caller.sendall(head + body)
+        support.wait(lambda: script.open == 1)
+        for _ in range(after):
+            gate.release()
+        if stream and after:
+            caller.recv(1)
+        support.wait(lambda: script.steps == after)
+    plane = client.server.plane
+    support.wait(lambda: plane.metrics.inflight._value.get() == 0)
+    gate.release(1000)
+    support.wait(lambda: script.open == 0)
+    assert script.steps <= after + 1
+    assert 'code="499"' in client.get("/metrics").text
+    assert client.server.plane.serving_figures(restarts=None).errors == 0
+
+
+def test_what_is_ready_together_is_sent_together(serve) -> None:
+    gate = threading.Semaphore(0)
+    script = Script(["a", "b", "c", "d"], gate=gate)
+    client = serve(script)
+    messages = []
+
+    class Counting:
+        def __init__(self, app) -> None:
+            self.app = app
+
+        async def __call__(self, scope, receive, send) -> None:
+            async def counted(message) -> None:
+                messages.append(message.get("body", b""))
+                if message["type"] == "http.response.start":
+                    gate.release(10)
+                    await support.until(lambda: script.open == 0)
+                await send(message)
+
+            await self.app(scope, receive, counted)
+
+    # The first piece alone, then a reader who is busy until the rest is said.
+    client.server.wrap(Counting)
+    gate.release()
+    client.post(CHAT, json={"model": "assistant", "messages": HELLO, "stream": True})
+    bodies = [body for body in messages if body]
+    assert [body.count(b"data: ") for body in bodies] == [2, 5]
+    assert all(event.startswith(b"data: ") for body in bodies for event in body.split(b"\n\n") if event)
+
+
+# ── Open Inference Protocol ─────────────────────────────────────────────────
+
+
+def test_what_a_model_is(client) -> None:
+    assert client.get("/v2").json()["extensions"] == ["binary_tensor_data"]
+    assert client.get("/v2/health/live").status_code == client.get("/v2/health/ready").status_code == 200
+    assert client.get("/v2/models/add/ready").status_code == 200
+    assert client.get("/v2/models/nobody/ready").status_code == 404
+    described = client.get("/v2/models/add").json()
+    assert described == client.get("/v2/models/add/versions/1.0.0").json()
+    assert described == {
+        "name": "add",
+        "versions": ["1.0.0"],
+        "platform": "onnx_onnxv1",
+        "inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 2]}],
+        "outputs": [{"name": "y", "datatype": "FP32", "shape": [-1, 2]}],
+    }
+    assert client.get("/v2/models/add/versions/9").status_code == 404
+
+
+def test_an_inference(client) -> None:
+    answer = client.post(INFER, json={"id": "7", "inputs": [ROW], "outputs": [{"name": "y"}]}).json()
+    assert answer == {
+        "model_name": "add",
+        "model_version": "1.0.0",
+        "id": "7",
+        "outputs": [{"name": "y", "datatype": "FP32", "shape": [1, 2], "data": [2.0, 3.0]}],
+    }
+
+
+@pytest.mark.parametrize(
+    "request_, says",
+    [
+        ({"inputs": []}, "input 'x' is missing"),
+        ({"inputs": [ROW, ROW]}, "input 'x' stands twice"),
+        ({"inputs": [{**ROW, "name": "z"}]}, "the model has no input 'z'; it has: x"),
+        ({"inputs": [{**ROW, "datatype": "INT64"}]}, "input 'x' is FP32, not INT64"),
+        ({"inputs": [{**ROW, "shape": [2, 1]}]}, "input 'x' has shape [-1, 2], not [2, 1]"),
+        ({"inputs": [{**ROW, "shape": [2]}]}, "input 'x' has shape [-1, 2], not [2]"),
+        ({"inputs": [{**ROW, "shape": [3, 2]}]}, "input 'x' has 2 values; shape [3, 2] wants 6"),
+        ({"inputs": [{**ROW, "data": [1, None]}]}, "got `null` - at `$[1]`"),
+        ({"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32"}]}, "neither data nor binary_data_size"),
+        ({"inputs": [{**ROW, "parameters": {"binary_data_size": 8}}]}, "both data and binary_data_size"),
+        ({"inputs": [{**ROW, "parameters": {"shared_memory_region": "r"}}]}, "shared_memory_region"),
+        ({"inputs": [ROW], "outputs": [{"name": "q"}]}, "the model has no output 'q'; it has: y"),
+        ({"inputs": [ROW], "outputs": [{"name": "y", "parameters": {"classification": 2}}]}, "classification"),
+        ({"inputs": [ROW], "parameters": {"sequence_id": 3}}, "sequence_id"),
+        ({"inputs": [ROW], "priority": 1}, "priority"),
+        ({"inputs": [{**ROW, "shape": ["1", 2]}]}, "Expected `int`, got `str`"),
+    ],
+)
+def test_malformed_inferences_are_answered_exactly(client, request_, says: str) -> None:
+    response = client.post(INFER, json=request_)
+    assert response.status_code == 400
+    assert says in response.json()["error"]
+
+
+@pytest.mark.parametrize(
+    "declared, length, body, says",
+    [
+        (8, None, b"\0" * 7, "input 'x' wants 8 bytes; 7 are left"),
+        (8, None, b"\0" * 9, "1 bytes behind the last tensor belong to none"),
+        (7, None, b"\0" * 7, "input 'x' has 7 bytes; FP32 of shape [1, 2] has 8"),
+        (-1, None, b"", "input 'x' wants -1 bytes"),
+        (8, "9999", b"\0" * 8, "inference-header-content-length is '9999'"),
+        (8, "-1", b"\0" * 8, "inference-header-content-length is '-1'"),
+        (8, "x", b"\0" * 8, "inference-header-content-length is 'x'"),
+        (8, "3", b"\0" * 8, "the body is not JSON"),
+    ],
+)
+def test_binary_bodies_that_lie(client, declared: int, length: str | None, body: bytes, says: str) -> None:
+    tensor = {"name": "x", "shape": [1, 2], "datatype": "FP32", "parameters": {"binary_data_size": declared}}
+    head = json.dumps({"inputs": [tensor]}).encode()
+    headers = {"inference-header-content-length": str(len(head)) if length is None else length}
+    response = client.post(INFER, content=head + body, headers=headers)
+    assert response.status_code == 400
+    assert says in response.json()["error"]
+
+
+def test_a_compressed_body_is_refused_by_name(client) -> None:
+    response = client.post(INFER, content=b"x", headers={"content-encoding": "gzip"})
+    assert (response.status_code, response.json()["error"]) == (400, "compressed bodies are not supported")
+
+
+def test_conversations_and_tensors_are_told_apart(client) -> None:
+    response = client.post("/v2/models/assistant/infer", json={"inputs": [ROW]})
+    assert (response.status_code, "POST /v1/chat/completions" in response.json()["error"]) == (400, True)
+
+
+# ── bounds ──────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("chunked", [True, False])
+def test_a_body_over_the_limit(client, chunked) -> None:
+    body = b"x" * 100_001
+    response = client.post(INFER, content=iter([body]) if chunked else body)
+    assert response.status_code == 413
+    assert "100000" in response.json()["error"]
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"GET /health/live HTTP/1.1\r\nhost: x\r\nx-large: " + b"a" * 70_000 + b"\r\n\r\n",
+        b"GET /health/live HTTP/1.1\r\n" + b"a: b\r\n" * 40_000 + b"\r\n",
+        b"GET /" + b"a" * 70_000 + b" HTTP/1.1\r\nhost: x\r\n\r\n",
+        b"GET / HTTP/1.1\r\nendless: " + b"a" * 400_000,
+    ],
+    ids=["header", "headers", "path", "endless"],
+)
+def test_a_head_over_the_limit(client, head: bytes) -> None:
+    with socket.create_connection(("127.0.0.1", client.server.port), timeout=support.PATIENCE_S) as caller:
+        caller.sendall(head)
+        assert caller.recv(12) == b"HTTP/1.1 431"
+    assert client.get("/health/live").status_code == 200
+
+
+def test_a_head_that_takes_too_long(client, monkeypatch) -> None:
+    monkeypatch.setattr("hedgerow.server.connection.HEAD_S", 0.05)
+    with socket.create_connection(("127.0.0.1", client.server.port), timeout=support.PATIENCE_S) as caller:
+        caller.sendall(b"GET / HTTP/1.1\r\nhost:")
+        assert caller.recv(12) == b"HTTP/1.1 408"
+
+
+def test_a_connection_serves_many_requests_of_any_size(client) -> None:
+    """The bound is on a head, not on a connection."""
+    connection = http.client.HTTPConnection("127.0.0.1", client.server.port, timeout=support.PATIENCE_S)
+    for _ in range(4):
+        connection.request("POST", INFER, json.dumps({"inputs": [ROW]}) + " " * 90_000)
+        response = connection.getresponse()
+        assert (response.status, json.loads(response.read())["outputs"][0]["data"]) == (200, [2.0, 3.0])
+    connection.close()
+
+
+def test_over_the_queue_generations_are_sent_away(serve) -> None:
+    gate = threading.Semaphore(0)
+    script = Script(["x"], gate=gate)
+    client = serve(script, generations=1, queue=1)
+    asked = {"model": "assistant", "messages": HELLO}
+    results: list[httpx.Response] = []
+    callers = [threading.Thread(target=lambda: results.append(client.post(CHAT, json=asked))) for _ in range(2)]
+    for caller in callers:
+        caller.start()
+    support.wait(lambda: script.open == 1 and client.server.plane.queue_depth == 1)
+    refused = client.post(CHAT, json=asked)
+    assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+    gate.release(10)
+    for caller in callers:
+        caller.join()
+    assert [result.status_code for result in results] == [200, 200]
+
+
+def test_over_the_queue_inferences_are_sent_away(serve) -> None:
+    client = serve(queue=1)
+    backend = client.server.plane.served("add").backend
+    gate, infer = threading.Semaphore(0), backend.infer
+
+    def slow(*arguments):
+        assert gate.acquire(timeout=support.PATIENCE_S)
+        return infer(*arguments)
+
+    backend.infer = slow
+    results: list[httpx.Response] = []
+    asked = {"inputs": [ROW]}
+    callers = [threading.Thread(target=lambda: results.append(client.post(INFER, json=asked))) for _ in range(3)]
+    for caller in callers:
+        caller.start()
+    support.wait(lambda: client.server.plane.queue_depth == 1)
+    refused = client.post(INFER, json=asked)
+    assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+    assert client.get("/health/live").status_code == 200
+    gate.release(10)
+    for caller in callers:
+        caller.join()
+    assert [result.status_code for result in results] == [200] * 3
+
+
+def test_a_server_that_is_drained_says_so(serve) -> None:
+    client = serve()
+    client.server.plane.draining = True
+    assert client.get("/health/live").status_code == 200
+    assert client.get("/health/ready").status_code == client.get("/v2/health/ready").status_code == 503
+    for path, asked in ((CHAT, {"model": "assistant", "messages": HELLO}), (INFER, {"inputs": [ROW]})):
+        refused = client.post(path, json=asked)
+        assert (refused.status_code, refused.headers["retry-after"]) == (503, "5")
+    assert "draining" in [reason["code"] for reason in client.get("/health/report").json()["reasons"]]
+
+
+# ── what it says of itself ──────────────────────────────────────────────────
+
+
+def test_requests_are_counted_once_with_bounded_labels(serve) -> None:
+    client = serve()
+    client.post(CHAT, json={"model": "assistant", "messages": HELLO})
+    client.post(INFER, json={"inputs": [ROW]})
+    client.post(INFER, json={"inputs": []})
+    for number in range(3):
+        client.post(f"/v2/models/made-up-{number}/infer", json={"inputs": [ROW]})
+    lines = client.get("/metrics").text.splitlines()
+    counted = sorted(line for line in lines if line.startswith("hedgerow_server_requests_total{"))
+    assert counted == [
+        'hedgerow_server_requests_total{code="200",model="add",protocol="oip",version="1.0.0"} 1.0',
+        'hedgerow_server_requests_total{code="200",model="assistant",protocol="openai",version="1.0.0"} 1.0',
+        'hedgerow_server_requests_total{code="400",model="add",protocol="oip",version="1.0.0"} 1.0',
+        'hedgerow_server_requests_total{code="404",model="unknown",protocol="oip",version=""} 3.0',
+    ]
+    assert 'hedgerow_server_tokens_total{kind="generated",model="assistant"} 3.0' in lines
+    assert "hedgerow_server_inflight 0.0" in lines
+    assert "hedgerow_server_queue_depth 0.0" in lines
+    figures = client.get("/health/report").json()["serving"]
+    assert (figures["requests"], figures["errors"]) == (6, 0)
