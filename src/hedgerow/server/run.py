@@ -96,6 +96,8 @@ def serve_device(config: ServerConfig) -> None:
             restarts=lambda: None if restarts is None else restarts.count,
         )
         listeners = _device_listeners(config, plane, observer, tls)
+        if restarts is not None:  # not before: a second server that finds the ports taken must not count
+            restarts.begin()
 
         async def load() -> None:
             if not await plane.open_current():
@@ -103,8 +105,6 @@ def serve_device(config: ServerConfig) -> None:
 
         return Service(plane, listeners, load, config.limits)
 
-    if restarts is not None:
-        restarts.begin()
     _run(service)
     if restarts is not None:
         restarts.end()
