@@ -59,7 +59,11 @@ FAULTS: dict[str, tuple[str, ...]] = {
         "tests/faults/test_real_server.py",
     ),
     "a publish killed at any step leaves a registry that devices accept": ("tests/faults/test_publish_killed.py",),
-    "a taken port is named": ("tests/unit/server",),
+    "a taken port is named, with its owner": (
+        "tests/unit/server/test_process.py::test_a_port_that_is_taken_says_by_whom",
+        "tests/fleet/test_site_faults.py::test_a_taken_port_is_named_and_the_host_shown_as_failing",
+    ),
+    "a swap under load loses no request; profiles, drain and renewal hold": ("tests/unit/server/test_process.py",),
     "unmodified third-party clients are served": ("tests/conformance",),
     "first contact: an impostor's host key is refused": ("tests/fleet/test_first_contact.py",),
     "emulated hosts: killed, outdated, powered off, removed": ("tests/fleet/test_emulated_fleet.py",),
