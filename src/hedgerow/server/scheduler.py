@@ -48,6 +48,7 @@ class _Job:
     prompt_read: bool = False
     tokens: int = 0
     cancelled: bool = False
+    ended: bool = False
     ready: collections.deque[Piece | BaseException] = field(default_factory=collections.deque)
     signalled: bool = False
 
@@ -109,10 +110,10 @@ class Scheduler:
         with self._condition:
             if self._closing:
                 raise Overloaded("the server is stopping")
-            # Those whose callers have left make room.
-            waiting = sum(not job.cancelled for job in self._waiting)
-            if waiting >= self._queue_limit:
-                raise Overloaded(f"{waiting} requests wait already")
+            # Those whose callers have left make room, and those that have ended but not left the round.
+            inside = sum(not (job.cancelled or job.ended) for job in (*self._active, *self._waiting))
+            if inside >= self._active_limit + self._queue_limit:
+                raise Overloaded(f"{inside - self._active_limit} requests wait already")
             held = contextlib.ExitStack()
             held.enter_context(model.hold())
             job = _Job(model, request, asyncio.get_running_loop(), StopFilter(request.stop), held)
@@ -168,6 +169,7 @@ class Scheduler:
             job.decoding.close()
             job.decoding = None
         job.held.close()
+        job.ended = True
         if last is not None:
             self._put(job, last)
         return False

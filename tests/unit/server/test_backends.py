@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -210,41 +211,58 @@ def test_two_generations_in_turn_do_not_mix(text) -> None:
     assert said == alone
 
 
-def test_the_engine_computes_without_pythons_lock(engine) -> None:
-    """A thread that does nothing but wait is woken while the engine runs; counted, not timed."""
-    decoding = engine.begin(TextRequest(prompt="a" * 100, max_tokens=20, temperature=0.0))
-    inside, seen, stop = threading.Event(), [], threading.Event()
-    run = decoding._engine.run
+def counts_while_it_computes(backend: GenaiBackend, owner: str, call: str) -> bool:
+    """Whether another thread gets to count within ``decoding.<owner>.<call>``. Only giving the lock away lets it."""
+    counter, stop = itertools.count(), threading.Event()
+    latest = [0]
 
-    class Watched:
-        def run(self, events):
-            inside.set()
-            try:
-                return run(events)
-            finally:
-                inside.clear()
-
-    def watch() -> None:
+    def count() -> None:
         while not stop.is_set():
-            if inside.wait(0.01):
-                seen.append(inside.is_set())
+            latest[0] = next(counter)
             time.sleep(0)
 
-    engine_itself, decoding._engine = decoding._engine, Watched()
-    watcher = threading.Thread(target=watch)
+    class Watched:
+        def __init__(self, inner: object) -> None:
+            self.inner, self.counted = inner, False
+
+        def __getattr__(self, name: str) -> object:
+            return self.run if name == call else getattr(self.inner, name)
+
+        def run(self, *arguments: object) -> object:
+            work, before = getattr(self.inner, call), latest[0]
+            result = work(*arguments)
+            self.counted = self.counted or latest[0] != before
+            return result
+
+    watcher = threading.Thread(target=count)
     interval = sys.getswitchinterval()
-    sys.setswitchinterval(10)  # so that only giving the lock away wakes the watcher
+    sys.setswitchinterval(10)
     watcher.start()
     try:
-        while decoding.step() is not None:
-            pass
+        for _ in range(100):  # the tiny model is done in microseconds, before the other thread may wake up
+            decoding = backend.begin(TextRequest(prompt="a" * 100, max_tokens=20, temperature=0.0))
+            watched = Watched(getattr(decoding, owner))
+            setattr(decoding, owner, watched)
+            while not decoding.read():
+                pass
+            while decoding.step() is not None:
+                pass
+            setattr(decoding, owner, watched.inner)
+            decoding.close()
+            if watched.counted:
+                return True
+        return False
     finally:
         stop.set()
         sys.setswitchinterval(interval)
         watcher.join()
-    decoding._engine = engine_itself
-    decoding.close()
-    assert any(seen)
+
+
+def test_the_engine_computes_without_pythons_lock_and_the_generator_does_not(engine, tiny_text) -> None:
+    assert counts_while_it_computes(engine, "_engine", "run")
+    backend = backends.load(tiny_text["last"], threads=1)
+    assert not counts_while_it_computes(backend, "_generator", "generate_next_token")
+    backend.close()
 
 
 # ── tensors ─────────────────────────────────────────────────────────────────

@@ -194,3 +194,21 @@ def test_stopping_ends_what_runs_with_an_error() -> None:
 
     run(stop())
     assert script.open == 0
+
+
+def test_as_many_as_there_is_room_for_may_come_at_once() -> None:
+    """Two may run and two may wait: whoever asks again when its answer has come is never refused."""
+    scheduler = Scheduler(active=2, queue=2)
+
+    async def again(model) -> None:
+        for _ in range(200):
+            assert (await everything(scheduler, model))[0] == "xy"
+
+    async def main() -> None:
+        model = served(Script(["x", "y"]))
+        await asyncio.gather(*(again(model) for _ in range(4)))
+
+    try:
+        run(main())
+    finally:
+        scheduler.close()
