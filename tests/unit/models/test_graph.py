@@ -91,7 +91,7 @@ def test_quantized_graphs_stay_close_to_it(write_tiny, tmp_path, options, least,
 
 @pytest.mark.parametrize("options", [FLOAT32, FAST], ids=["float32", "fast"])
 def test_token_by_token_equals_all_at_once(tiny_gguf, tmp_path, options):
-    model = Model(tiny_gguf, tmp_path, options)
+    model = Model(tiny_gguf, tmp_path, replace(options, last_token_logits=True))
     at_once, _ = model.run(TOKENS)
     logits, past = model.run(TOKENS[:4])
     for end in range(5, len(TOKENS) + 1):
@@ -100,7 +100,7 @@ def test_token_by_token_equals_all_at_once(tiny_gguf, tmp_path, options):
 
 
 def test_each_sequence_of_a_batch_gets_the_logits_of_its_own_last_token(tiny_gguf, tmp_path):
-    model = Model(tiny_gguf, tmp_path, FLOAT32)
+    model = Model(tiny_gguf, tmp_path, replace(FLOAT32, last_token_logits=True))
     short = TOKENS[:5]
     padded = short + [2] * (len(TOKENS) - len(short))
     mask = np.array([[1] * len(TOKENS), [1] * len(short) + [0] * (len(TOKENS) - len(short))], dtype=np.int64)
