@@ -35,8 +35,8 @@ class GraphOptions:
     """Choices that change speed, size or numerics; a scheme of None leaves that matrix float32.
 
     ``accuracy_level``: what ``MatMulNBits`` computes with, 1 = float32, 4 = int8 activations.
-    ``last_token_logits``: logits of each sequence's last token alone. A long prompt is a fifth cheaper, but the Engine of
-    onnxruntime-genai, which gives Python's lock away while it works, wants them all (decision 0005).
+    ``last_token_logits``: logits of each sequence's last token alone. A long prompt is a fifth cheaper, but the Engine
+    of onnxruntime-genai, which gives Python's lock away while it works, wants them all (decision 0005).
     """
 
     qkv: BlockScheme | None
