@@ -1,18 +1,10 @@
-"""What a converged Pi must be. Runs on Molecule's emulated hosts and, with the same command, on real boards:
-
-HEDGEROW_TEST_INVENTORY=inventory/mine pytest -m fleet tests/host
-"""
+"""What a Pi must be after the whole site was converged; what one role promises stands in `test_<role>.py`."""
 
 from __future__ import annotations
 
-import os
 import re
-from pathlib import Path
 
 import pytest
-import testinfra
-
-from hedgerow import inventory as inventories
 
 pytestmark = [pytest.mark.fleet, pytest.mark.slow]
 
@@ -24,32 +16,8 @@ SCORE = 2.5
 
 
 @pytest.fixture(scope="module")
-def fleet():
-    path = os.environ.get("HEDGEROW_TEST_INVENTORY")
-    if path is None:
-        pytest.skip("HEDGEROW_TEST_INVENTORY names no converged fleet")
-    return inventories.load(Path(path))
-
-
-@pytest.fixture(scope="module")
-def pi(fleet):
-    host = fleet.pis[0]
-    return testinfra.get_host(
-        f"ssh://{fleet.admin_user}@{host.address}:{host.port}",
-        ssh_identity_file=str(fleet.ssh_key),
-        ssh_extra_args=f"-o UserKnownHostsFile={fleet.known_hosts} -o StrictHostKeyChecking=yes",
-        controlpersist=30,
-    )
-
-
-@pytest.fixture(scope="module")
 def root(pi):
-    def run(command: str) -> str:
-        done = pi.run(f"sudo {command}")
-        assert done.rc == 0, done.stderr
-        return done.stdout
-
-    return run
+    return pi.root
 
 
 @pytest.mark.parametrize("unit", UNITS)
@@ -82,13 +50,13 @@ def test_the_server_wants_a_certificate(pi):
     assert done.rc != 0, "it answered a caller without a certificate"
 
 
-def test_plain_http_is_for_this_host_alone(pi, fleet):
+def test_plain_http_is_for_this_host_alone(pi):
     assert pi.run("curl --silent --fail http://127.0.0.1:8000/health/live").rc == 0
-    assert pi.run(f"curl --silent --max-time 5 http://{fleet.pis[0].address}:8000/health/live").rc != 0
+    assert pi.run(f"curl --silent --max-time 5 http://{pi.entry.address}:8000/health/live").rc != 0
 
 
-def test_a_device_certificate_can_do_nothing_on_another_device(root, fleet):
-    other = fleet.pis[1]
+def test_a_device_certificate_can_do_nothing_on_another_device(pi, root, fleet):
+    other = next(other for other in fleet.pis if other.name != pi.name)
     identity = "/var/lib/hedgerow/identity"
     name = f"{other.name}.{other.site}.{fleet.fleet}"
     for path in ("/health/report", "/v1/models", "/metrics", "/v2/repository/index"):
