@@ -7,6 +7,7 @@ SHELL := /bin/bash
 BIN := .venv/bin
 # Emulated hosts are root's containers; everything else runs as whoever calls make.
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=HEDGEROW_VAR,HEDGEROW_PYTHON,CI)
+MOLECULE := $(SUDO) env PATH=$(CURDIR)/$(BIN):$(PATH) $(BIN)/molecule
 INVENTORY ?= inventory/emulated
 FAST := not fleet and not slow
 
@@ -27,7 +28,12 @@ demo: venv ## Four emulated hosts from nothing, converged, serving a signed mode
 	@$(SUDO) $(BIN)/hedgerow demo --inventory $(INVENTORY)
 
 .PHONY: test
-test: lint test-unit test-site ## Everything that gates a change
+test: lint test-unit test-roles test-site ## Everything that gates a change
+
+.PHONY: test-nightly
+test-nightly: lint test-unit ## The same with every role's scenario, lock upgrades and the virtual machine
+	@$(MAKE) test-roles ROLES="$$($(BIN)/python tools/changed_roles.py --all | xargs)"
+	@$(MAKE) test-site test-upgrade test-vm
 
 .PHONY: test-fast
 test-fast: dev ## The inner loop: linters that are quick, tests without emulated hosts
@@ -49,13 +55,32 @@ test-unit: dev ## Unit, policy, conformance and fault tests that need no emulate
 	@$(BIN)/hedgerow model import smollm2 >/dev/null # seconds; without it the tests of the real model would be skipped
 	$(BIN)/pytest -q -n 2 -m "not fleet"
 
+.PHONY: test-roles
+test-roles: dev ## Molecule: check, converge, idempotence, verify, changed input of each changed role (ROLES="hat base")
+	@roles="$(or $(ROLES),$$($(BIN)/python tools/changed_roles.py | xargs))"; \
+	if [ -z "$$roles" ]; then echo "no role's scenario is called for"; exit 0; fi; \
+	$(MOLECULE) test --shared-state $$(printf -- '-s %s ' $$roles)
+
+.PHONY: test-upgrade
+test-upgrade: dev ## Molecule: version lock → next → rollback on emulated hosts
+	@$(MOLECULE) test -s upgrade
+
+.PHONY: hil
+hil: dev ## The host tests on real boards: INVENTORY=inventory/mine HOSTS=pi-1,pi-2
+	@$(BIN)/hedgerow inventory check -i $(INVENTORY)
+	HEDGEROW_TEST_INVENTORY=$(INVENTORY) HEDGEROW_TEST_HOSTS=$(HOSTS) $(BIN)/pytest -m fleet tests/host
+
 .PHONY: test-site
 test-site: dev ## Molecule: create, check, converge, idempotence, verify of the whole site
-	@PATH=$(CURDIR)/$(BIN):$$PATH $(SUDO) env PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/molecule test -s site
+	@$(MOLECULE) test -s site
 
 .PHONY: prove-slice
 prove-slice: dev ## Figures, faults and bad inputs of the whole path in one table
 	@$(SUDO) $(BIN)/python bench/prove_slice.py
+
+.PHONY: prove-hardware
+prove-hardware: dev ## Every claim about boards and their stack in one table: bar, measured, ok or short
+	@$(SUDO) $(BIN)/python bench/prove_hardware.py
 
 .PHONY: docs
 docs: dev ## Role READMEs and schemas from their sources
