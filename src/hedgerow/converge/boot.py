@@ -6,6 +6,9 @@ Rules of ``config.txt`` (facts §2.1):
 - The block opens with ``[all]``, so that no filter before it applies, and closes with
   ``[all]``, so that none of ours applies to what follows.
 - A block that is there is replaced where it stands: what follows it follows ``[all]`` then and now.
+- Lists of fleet, group and host are joined; a filter that one leaves open is closed before the next.
+- Our ``dtparam`` lines are the base tree's: where an overlay was loaded before, ``dtoverlay=`` ends its scope first.
+  Only there: as the very first directive it would keep the HAT's own overlay from being loaded.
 
 Rules of ``cmdline.txt`` (facts §2.2):
 
@@ -18,8 +21,11 @@ Rules of ``cmdline.txt`` (facts §2.2):
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+from hedgerow.converge import config_txt
+from hedgerow.converge.config_txt import LINE_LIMIT, Board
 from hedgerow.errors import DeviceError, UsageError
 
 BEGIN = "# BEGIN hedgerow: written by the role boot_config, changes inside are overwritten"
@@ -27,25 +33,133 @@ END = "# END hedgerow"
 
 # Keys of which the kernel takes the last value, so that a second one only confuses readers.
 SINGLE_VALUED = frozenset({"panic", "psi", "lsm", "cma", "loglevel", "cfg80211.ieee80211_regdom"})
-CONFIG_LINE_LIMIT = 98  # the firmware reads no more of a line (documented limit of config.txt)
+CONFIG_TXT = "/boot/firmware/config.txt"
+CMDLINE_TXT = "/boot/firmware/cmdline.txt"
+
+
+def config_lines(
+    lists: Sequence[Sequence[str]], *, pcie_gen: int | None = None, kernel_watchdog_s: int = 0
+) -> list[str]:
+    """Our lines: what roles ask for by name, then the lists of fleet, group and host.
+
+    ``pcie_gen`` 2 is the way out of a link that drops at Gen 3 (F13); whether it overrides what a HAT+ EEPROM asks
+    for is UNVERIFIED (facts §2.3). ``kernel_watchdog_s`` covers the time before systemd opens the watchdog (F36).
+    """
+    found = [] if pcie_gen is None else [f"dtparam=pciex1_gen={pcie_gen}"]
+    if kernel_watchdog_s:
+        # Bootloaders since 2025-07-17 look for the device tree's early-watchdog, which this parameter sets.
+        found += ["dtparam=watchdog=on", f"kernel_watchdog_timeout={kernel_watchdog_s}"]
+    for lines in lists:
+        if not config_txt.closes(found):
+            found.append("[all]")
+        filtered = any(line.strip().startswith("[") for line in [*found, *lines])
+        found += [line for line in lines if filtered or line not in found]
+    return found
+
+
+def cmdline_tokens(lists: Sequence[Sequence[str]], *, lsm: Sequence[str] = (), regdom: str | None = None) -> list[str]:
+    """The tokens to have: of the lists, without repeats, and those that have a variable of their own.
+
+    ``lsm`` must be one token: the kernel takes the last, and ``security=`` beside it is not read (facts §7.1).
+    Without a regulatory country Wi-Fi stays blocked (F17).
+    """
+    found = list(dict.fromkeys(token for tokens in lists for token in tokens))
+    if lsm:
+        found.append(f"lsm={','.join(lsm)}")
+    if regdom is not None:
+        found.append(f"cfg80211.ieee80211_regdom={regdom}")
+    return found
 
 
 def config_text(current: str, lines: Sequence[str]) -> str:
     """``current`` with our block holding ``lines``; no block where ``lines`` is empty."""
     for line in lines:
-        if "\n" in line or len(line) > CONFIG_LINE_LIMIT:
+        if "\n" in line or len(line) > LINE_LIMIT:
             raise UsageError(
                 "a line of config.txt must be one line of at most 98 characters",
                 where=f"boot_config_lines: {line!r}",
                 next_step="shorten or split it in the inventory",
             )
+        if config_txt.filters(line):
+            raise UsageError(
+                "this is no filter that config.txt has",
+                where=f"boot_config_lines: {line!r}",
+                next_step="write for example [pi5], [0x12345678], [gpio4=1] or [all]",
+            )
     before, block, after = _split(current)
     if not lines:
         return before + after if block else current
-    ours = "\n".join([BEGIN, "[all]", *lines, "[all]", END]) + "\n"
+    scope = ["dtoverlay="] if any(map(_is_parameter, lines)) and config_txt.open_overlay(before) else []
+    ours = "\n".join([BEGIN, "[all]", *scope, *lines, "[all]", END]) + "\n"
     if not block and before and not before.endswith("\n"):
         before += "\n"
     return before + ours + after
+
+
+def _is_parameter(line: str) -> bool:
+    return line.startswith(("dtparam=", "device_tree_param="))
+
+
+def findings(text: str, board: Board, *, hat: str, flavour: str | None = None) -> dict[str, list[str]]:
+    """What of ``config.txt`` contradicts ours or the fleet: ``problems`` stop the role, ``remarks`` are told.
+
+    ``text`` is the new text, with our block in it; ``flavour`` the kernel flavour of the version lock.
+    """
+    before, block, after = _split(text)
+    counts = config_txt.effective(text, board)
+    problems: list[str] = []
+    remarks: list[str] = []
+    first = before.count("\n") + 1
+    last = first + block.count("\n")
+    ours = [setting for setting in config_txt.settings(before + block, board) if setting.line >= first]
+    problems += [
+        f"line {winner.line} sets {_shown(winner)} after Hedgerow's block and wins over {_shown(setting)}"
+        for setting in ours
+        if (winner := counts.get(setting.key)) is not None and winner.line >= last and winner.value != setting.value
+    ]
+    foreign = {key: found for key, found in counts.items() if not first <= found.line < last}
+    for key in ("cmdline", "os_prefix"):
+        if key in foreign:
+            problems.append(
+                f"line {foreign[key].line} sets {_shown(foreign[key])}: the kernel is not started from cmdline.txt, so "
+                "what is written there has no effect"
+            )
+    if hat != "none" and (found := counts.get("force_eeprom_read")) is not None and found.value == "0":
+        problems.append(
+            f"line {found.line} sets force_eeprom_read=0: firmware reads no HAT's EEPROM then, so {hat} gets neither "
+            "its PCIe lane nor Gen 3"
+        )
+    if (found := foreign.get("kernel")) is not None:
+        wanted = f"; the lock says flavour {flavour}" if flavour else ""
+        remarks.append(f"line {found.line} chooses {found.value}, and with it the page size{wanted} (F12)")
+    if hat != "none" and (found := foreign.get("dtparam:pciex1_gen")) is not None:
+        remarks.append(f"line {found.line} sets PCIe Gen {found.value} for a HAT that asks for Gen 3 itself (F13)")
+    remarks += [
+        f"line {found.line} includes {found.value}, which is not read here"
+        for key, found in foreign.items()
+        if key.startswith("include=")
+    ]
+    remarks += [
+        f"{line} is no filter that is documented: what stands below it is counted as hidden"
+        for line in dict.fromkeys(config_txt.filters(before + after))
+    ]
+    remarks += [
+        f"line {number} is longer than {LINE_LIMIT} characters, of which firmware reads no more"
+        for number, line in enumerate(text.splitlines(), start=1)
+        if len(line) > LINE_LIMIT and not line.startswith("#")
+    ]
+    return {"problems": problems, "remarks": remarks}
+
+
+def _shown(setting: config_txt.Setting) -> str:
+    return f"{setting.key.replace('dtparam:', 'dtparam=')}={setting.value}"
+
+
+def board(facts: Mapping[str, Any]) -> Board:
+    """The board that ``hedgerow_facts.hardware`` describes."""
+    code = facts["board"]["revision"]
+    kind = int(code, 16) >> 4 & 0xFF if code else 0x17
+    return Board(serial=facts["board"]["serial"], type=kind, partition=facts["boot"]["partition"])
 
 
 def _split(text: str) -> tuple[str, str, str]:
@@ -58,7 +172,7 @@ def _split(text: str) -> tuple[str, str, str]:
     if len(begins) != 1 or len(ends) != 1 or ends[0] < begins[0]:
         raise DeviceError(
             "the markers of Hedgerow's block do not match",
-            where="/boot/firmware/config.txt",
+            where=CONFIG_TXT,
             next_step="remove the lines that begin with '# BEGIN hedgerow' and '# END hedgerow', then run again",
         )
     begin, end = begins[0], ends[0] + 1
@@ -75,7 +189,7 @@ def cmdline_text(current: str, present: Sequence[str], absent: Sequence[str] = (
     if len(lines) != 1:
         raise DeviceError(
             f"cmdline.txt has {len(lines)} lines and must have one",
-            where="/boot/firmware/cmdline.txt",
+            where=CMDLINE_TXT,
             next_step="join them by hand (firmware reads the first line alone), then run again",
         )
     for token in [*present, *absent]:

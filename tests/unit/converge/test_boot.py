@@ -4,7 +4,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hedgerow.converge.boot import cmdline_text, config_text, missing_tokens
+from hedgerow.converge import config_txt
+from hedgerow.converge.boot import (
+    cmdline_text,
+    cmdline_tokens,
+    config_lines,
+    config_text,
+    findings,
+    missing_tokens,
+)
+from hedgerow.converge.config_txt import Board
 from hedgerow.errors import DeviceError, UsageError
 
 # Raspberry Pi OS ships this shape (facts §2.1, §2.2).
@@ -14,10 +23,92 @@ WANTED = ["cgroup_enable=memory", "psi=1", "lsm=apparmor", "panic=10"]
 
 
 def test_the_block_neither_inherits_nor_leaks_a_filter() -> None:
-    text = config_text(CONFIG, ["dtparam=watchdog=on"])
+    text = config_text(CONFIG, ["usb_max_current_enable=1"])
     assert text.startswith(CONFIG)
     block = text[len(CONFIG) :].splitlines()
-    assert block[1:-1] == ["[all]", "dtparam=watchdog=on", "[all]"]
+    assert block[1:-1] == ["[all]", "usb_max_current_enable=1", "[all]"]
+
+
+def test_a_parameter_of_the_base_tree_does_not_go_to_the_overlay_before_it() -> None:
+    text = config_text(CONFIG, ["dtparam=watchdog=on"])
+    assert text[len(CONFIG) :].splitlines()[1:-1] == ["[all]", "dtoverlay=", "dtparam=watchdog=on", "[all]"]
+    assert config_txt.effective(text)["dtparam:watchdog"].value == "on"
+
+
+def test_the_hat_s_own_overlay_is_not_suppressed() -> None:
+    """`dtoverlay=` as the first directive would keep firmware from loading what the HAT's EEPROM names."""
+    assert "dtoverlay=\n" not in config_text("arm_boost=1\n", ["dtparam=watchdog=on"])
+    assert "dtoverlay=\n" not in config_text("[gpio4=1]\ndtoverlay=x\n[all]\n", ["dtparam=watchdog=on"])
+
+
+def test_lists_of_fleet_group_and_host_are_joined_and_filters_stay_with_their_list() -> None:
+    assert config_lines([["a=1", "b=1"], ["b=1", "c=1"], []]) == ["a=1", "b=1", "c=1"]
+    assert config_lines([["[0x12]", "a=1"], ["b=1"]]) == ["[0x12]", "a=1", "[all]", "b=1"]
+
+
+def test_f13_a_host_can_ask_for_gen_2() -> None:
+    assert config_lines([["a=1"]], pcie_gen=2) == ["dtparam=pciex1_gen=2", "a=1"]
+
+
+def test_f36_the_time_before_systemd_is_watched_when_asked() -> None:
+    assert config_lines([], kernel_watchdog_s=120) == ["dtparam=watchdog=on", "kernel_watchdog_timeout=120"]
+
+
+def test_f17_the_regulatory_country_is_a_token() -> None:
+    tokens = cmdline_tokens([["psi=1"], ["psi=1", "quiet"]], lsm=["yama", "apparmor"], regdom="DE")
+    assert tokens == ["psi=1", "quiet", "lsm=yama,apparmor", "cfg80211.ieee80211_regdom=DE"]
+    assert cmdline_text("cfg80211.ieee80211_regdom=US\n", tokens).split().count("cfg80211.ieee80211_regdom=DE") == 1
+    assert "US" not in cmdline_text("cfg80211.ieee80211_regdom=US\n", tokens)
+
+
+def problems(text: str, lines: list[str], hat: str = "none") -> list[str]:
+    return findings(config_text(text, lines), Board(), hat=hat)["problems"]
+
+
+def test_a_foreign_line_after_the_block_that_contradicts_ours_is_told() -> None:
+    text = config_text(CONFIG, ["a=1", "b=1"]) + "a=2\nb=1\n[cm4]\na=3\n"
+    (problem,) = findings(text, Board(), hat="none")["problems"]
+    assert "sets a=2 after Hedgerow's block and wins over a=1" in problem
+
+
+def test_a_foreign_line_before_the_block_is_overruled_and_no_problem() -> None:
+    assert problems("a=2\n", ["a=1"]) == []
+
+
+def test_a_setting_for_another_board_in_our_block_is_no_problem() -> None:
+    assert problems("", ["[0x99]", "a=1", "[all]", "a=2"]) == []
+
+
+@pytest.mark.parametrize("line", ["cmdline=other.txt", "os_prefix=current/"])
+def test_a_kernel_that_is_started_from_another_file_is_a_problem(line: str) -> None:
+    assert "no effect" in problems(line + "\n", [])[0]
+
+
+def test_a_hat_plus_whose_eeprom_is_not_read_is_a_problem() -> None:
+    assert "force_eeprom_read=0" in problems("force_eeprom_read=0\n", [], hat="hat-plus-2")[0]
+    assert problems("force_eeprom_read=0\n", []) == []
+    assert problems("force_eeprom_read=0\n", ["force_eeprom_read=1"], hat="hat-plus-2") == []
+
+
+@pytest.mark.parametrize(
+    "line, text",
+    [
+        ("kernel=kernel8.img", "page size"),
+        ("dtparam=pciex1_gen=2", "Gen 2"),
+        ("include extra.txt", "is not read here"),
+        ("[orange]\na=1\n[all]", "no filter that is documented"),
+        ("a=" + "x" * 99, "98 characters"),
+    ],
+)
+def test_what_an_operator_should_know_is_told_and_stops_nothing(line: str, text: str) -> None:
+    found = findings(config_text(line + "\n", ["a=1"]), Board(), hat="hat-plus-2", flavour="rpi-2712")
+    assert found["problems"] == []
+    assert text in found["remarks"][0]
+
+
+def test_a_filter_that_does_not_exist_is_refused_in_our_own_list() -> None:
+    with pytest.raises(UsageError, match="no filter"):
+        config_text(CONFIG, ["[rpi5]"])
 
 
 def test_a_second_run_changes_nothing() -> None:
