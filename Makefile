@@ -76,11 +76,11 @@ test-site: dev ## Molecule: create, check, converge, idempotence, verify of the 
 
 .PHONY: prove-slice
 prove-slice: dev ## Figures, faults and bad inputs of the whole path in one table
-	@$(SUDO) $(BIN)/python bench/prove_slice.py
+	@$(SUDO) $(BIN)/python -m bench.prove_slice
 
 .PHONY: prove-hardware
 prove-hardware: dev ## Every claim about boards and their stack in one table: bar, measured, ok or short
-	@$(SUDO) $(BIN)/python bench/prove_hardware.py
+	@$(SUDO) $(BIN)/python -m bench.prove_hardware
 
 .PHONY: docs
 docs: dev ## Role READMEs and schemas from their sources

@@ -1,8 +1,8 @@
 """Prove the whole path: figures, faults and bad inputs, one table, non-zero where one falls short.
 
     make prove-slice                       everything: about half an hour on two cores
-    .venv/bin/python bench/prove_slice.py --only faults
-    .venv/bin/python bench/prove_slice.py --yardstick DIR   (bench/README.md says how to make the yardstick)
+    .venv/bin/python -m bench.prove_slice --only faults
+    .venv/bin/python -m bench.prove_slice --yardstick DIR   (bench/README.md says how to make the yardstick)
 
 The figures come from a fresh clone in a temporary folder, with nothing cached: what a new user gets. The embedded
 default's fleet must not be running elsewhere on this machine, because both want its addresses.
@@ -19,16 +19,15 @@ import subprocess
 import sys
 import tempfile
 import time
-import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bench.proof import ROOT, Proof, pytest, run
+
 from hedgerow import output
 
-ROOT = Path(__file__).resolve().parent.parent
 PIS = 3
 HOSTS = 4
 ANSWER = "The capital of France is Paris."
@@ -76,30 +75,6 @@ FAULTS: dict[str, tuple[str, ...]] = {
 }
 
 
-@dataclass
-class Row:
-    """One claim with its bar and what was measured; ``ok`` None is "not measured", with the reason in ``measured``."""
-
-    claim: str
-    bar: str
-    measured: str
-    ok: bool | None
-
-
-@dataclass
-class Proof:
-    """All rows so far, printed as they come."""
-
-    rows: list[Row] = field(default_factory=list)
-
-    def add(self, claim: str, bar: str, measured: str, *, ok: bool | None) -> None:
-        self.rows.append(Row(claim, bar, measured, ok))
-        output.step(f"{VERDICTS[ok]}: {claim}: {measured}")
-
-
-VERDICTS = {True: "ok", False: "SHORT", None: "not measured"}
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=("figures", "faults"), help="one half of the proof")
@@ -112,22 +87,7 @@ def main() -> int:
     if arguments.only in {None, "figures"}:
         with fresh_clone() as clone:
             prove_figures(proof, clone, arguments.yardstick)
-    short = any(row.ok is False for row in proof.rows)
-    if arguments.as_json:
-        output.print_json({"machine": machine(), "rows": [asdict(row) for row in proof.rows], "ok": not short})
-    else:
-        rows = [(row.claim, row.bar, row.measured, VERDICTS[row.ok]) for row in proof.rows]
-        output.print_table(f"The whole path, on {machine()}", ("claim", "bar", "measured", "verdict"), rows)
-    return 1 if short else 0
-
-
-def machine() -> str:
-    """What the figures were measured on."""
-    cpuinfo = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    model = re.search(r"model name\s*: (.*)", cpuinfo)
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    load = "/".join(f"{value:.1f}" for value in os.getloadavg())
-    return f"{len(os.sched_getaffinity(0))} cores ({model[1] if model else 'unknown'}), {memory:.0f} GiB, load {load}"
+    return proof.finish("The whole path", as_json=arguments.as_json)
 
 
 # ── figures ─────────────────────────────────────────────────────────────────
@@ -274,12 +234,7 @@ def prove_faults(proof: Proof) -> None:
     """Run every test of ``FAULTS`` once, then a row a claim."""
     names = sorted({name for tests in FAULTS.values() for name in tests})
     fleet = [name for name in names if name.startswith(("tests/fleet", "tests/host"))]
-    results = {**pytest(sorted(set(names) - set(fleet))), **on_molecule_fleet(fleet)}
-    for claim, tests in FAULTS.items():
-        found = {test: outcome for name in tests for test, outcome in results.items() if test.startswith(name)}
-        failed = [test for test, outcome in found.items() if outcome != "passed"]
-        measured = f"{len(found) - len(failed)} of {len(found)} tests passed" + (f": {failed[:2]}" if failed else "")
-        proof.add(claim, "shown by tests", measured, ok=bool(found) and not failed)
+    proof.add_tests(FAULTS, {**pytest(sorted(set(names) - set(fleet))), **on_molecule_fleet(fleet)})
 
 
 def on_molecule_fleet(names: list[str]) -> dict[str, str]:
@@ -294,33 +249,6 @@ def on_molecule_fleet(names: list[str]) -> dict[str, str]:
         return pytest(names, HEDGEROW_TEST_INVENTORY=str(ROOT / "molecule/site/inventory"))
     finally:
         run([molecule, "destroy", "-s", "site"], ROOT, env=env)
-
-
-def pytest(names: list[str], **environment: str) -> dict[str, str]:
-    """Outcome of every test by ``file::name``."""
-    if not names:
-        return {}
-    with tempfile.NamedTemporaryFile(suffix=".xml") as report:
-        subprocess.run(
-            [sys.executable, "-m", "pytest", "-q", "-o", "junit_family=xunit1", f"--junitxml={report.name}", *names],
-            cwd=ROOT, env={**os.environ, **environment}, check=False, stdout=sys.stderr,
-        )  # fmt: skip
-        cases = ET.parse(report.name).getroot().iter("testcase")
-        return {f"{case.get('file')}::{case.get('name')}": _outcome(case) for case in cases}
-
-
-def _outcome(case: ET.Element) -> str:
-    for kind in ("failure", "error", "skipped"):
-        if case.find(kind) is not None:
-            return kind
-    return "passed"
-
-
-def run(command: list[str], cwd: Path, *, why: str | None = None, env: dict[str, str] | None = None) -> None:
-    """Run a command that must succeed."""
-    done = subprocess.run(command, cwd=cwd, text=True, capture_output=True, env=env, check=False)
-    if done.returncode != 0:
-        sys.exit(f"{' '.join(command)} failed{f' ({why})' if why else ''}:\n{(done.stdout + done.stderr)[-4000:]}")
 
 
 if __name__ == "__main__":

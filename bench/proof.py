@@ -1,0 +1,95 @@
+"""What every `prove_*.py` shares: rows of claim, bar, measured and verdict; tests as evidence; the machine's name."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import xml.etree.ElementTree as ET
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from hedgerow import output
+
+ROOT = Path(__file__).resolve().parent.parent
+VERDICTS = {True: "ok", False: "SHORT", None: "not measured"}
+
+
+@dataclass
+class Row:
+    """One claim with its bar and what was measured; ``ok`` None is "not measured", with the reason in ``measured``."""
+
+    claim: str
+    bar: str
+    measured: str
+    ok: bool | None
+
+
+@dataclass
+class Proof:
+    """All rows so far, printed as they come."""
+
+    rows: list[Row] = field(default_factory=list)
+
+    def add(self, claim: str, bar: str, measured: str, *, ok: bool | None) -> None:
+        self.rows.append(Row(claim, bar, measured, ok))
+        output.step(f"{VERDICTS[ok]}: {claim}: {measured}")
+
+    def add_tests(self, claims: Mapping[str, tuple[str, ...]], results: Mapping[str, str]) -> None:
+        """A row a claim: each of its tests (a file, or ``file::name…``) must have passed, none skipped."""
+        for claim, tests in claims.items():
+            found = {test: outcome for name in tests for test, outcome in results.items() if test.startswith(name)}
+            missing = [name for name in tests if not any(test.startswith(name) for test in results)]
+            failed = [test for test, outcome in found.items() if outcome != "passed"]
+            measured = f"{len(found) - len(failed)} of {len(found)} tests passed"
+            measured += f": {failed[:2]}" if failed else f"; no such test: {missing}" if missing else ""
+            self.add(claim, "shown by tests", measured, ok=bool(found) and not failed and not missing)
+
+    def finish(self, title: str, *, as_json: bool) -> int:
+        """Print the table; the exit code: 1 where a row falls short."""
+        short = any(row.ok is False for row in self.rows)
+        if as_json:
+            output.print_json({"machine": machine(), "rows": [asdict(row) for row in self.rows], "ok": not short})
+        else:
+            rows = [(row.claim, row.bar, row.measured, VERDICTS[row.ok]) for row in self.rows]
+            output.print_table(f"{title}, on {machine()}", ("claim", "bar", "measured", "verdict"), rows)
+        return 1 if short else 0
+
+
+def machine() -> str:
+    """What the figures were measured on."""
+    cpuinfo = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    model = re.search(r"model name\s*: (.*)", cpuinfo)
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    load = "/".join(f"{value:.1f}" for value in os.getloadavg())
+    return f"{len(os.sched_getaffinity(0))} cores ({model[1] if model else 'unknown'}), {memory:.0f} GiB, load {load}"
+
+
+def pytest(names: list[str], **environment: str) -> dict[str, str]:
+    """Outcome of every test by ``file::name``."""
+    if not names:
+        return {}
+    with tempfile.NamedTemporaryFile(suffix=".xml") as report:
+        subprocess.run(
+            [sys.executable, "-m", "pytest", "-q", "-o", "junit_family=xunit1", f"--junitxml={report.name}", *names],
+            cwd=ROOT, env={**os.environ, **environment}, check=False, stdout=sys.stderr,
+        )  # fmt: skip
+        cases = ET.parse(report.name).getroot().iter("testcase")
+        return {f"{case.get('file')}::{case.get('name')}": _outcome(case) for case in cases}
+
+
+def _outcome(case: ET.Element) -> str:
+    for kind in ("failure", "error", "skipped"):
+        if case.find(kind) is not None:
+            return kind
+    return "passed"
+
+
+def run(command: list[str], cwd: Path, *, why: str | None = None, env: dict[str, str] | None = None) -> None:
+    """Run a command that must succeed."""
+    done = subprocess.run(command, cwd=cwd, text=True, capture_output=True, env=env, check=False)
+    if done.returncode != 0:
+        sys.exit(f"{' '.join(command)} failed{f' ({why})' if why else ''}:\n{(done.stdout + done.stderr)[-4000:]}")
