@@ -118,6 +118,14 @@ def test_a_file_that_is_not_the_one_that_was_signed(alter, says, get, device, ga
     untouched(device)
 
 
+def test_f23_a_file_that_changed_at_its_address_is_refused(get, device, gateway, registry):
+    """A vendor's model behind one URL changed at equal size, and units answered differently: our hash is signed."""
+    gateway.alter[blob(registry)] = lambda data: data[:500] + bytes(byte ^ 1 for byte in data[500:])
+    with pytest.raises(PublisherError, match="was altered"):
+        get()
+    untouched(device)
+
+
 def test_a_file_that_is_missing(get, device, registry):
     (registry.store.root / blob(registry)).unlink()
     with pytest.raises(PublisherError, match=r"model\.onnx is named by the manifest but not in the registry"):

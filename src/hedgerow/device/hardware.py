@@ -60,7 +60,7 @@ finally:
 def parse_throttled(text: str) -> dict[str, Any] | None:
     """``vcgencmd get_throttled``; None for anything but ``throttled=0x…``.
 
-    Without rights vcgencmd prints "Can't open device file…" on standard output and exits 0.
+    Without rights vcgencmd prints "Can't open device file…" on standard output and exits 0 (F45).
     """
     found = re.fullmatch(r"throttled=(0x[0-9a-fA-F]+)", text.strip())
     if found is None:

@@ -4,7 +4,8 @@ Trust, in this order; nothing is placed before all of it holds:
 
 - The manifest is a target of the registry's metadata, verified by python-tuf's client from the root in ``trust_dir``:
   signatures, thresholds, expiry, no step back to older metadata.
-- Every file has the size and SHA-256 that the manifest names; bytes beyond the size are not read.
+- Every file has the size and SHA-256 that the manifest names; bytes beyond the size are not read. A file that
+  changed at its address, as a vendor's models did (F23), is refused.
 
 Files are written to a staging folder beside their final place, flushed, and one rename makes the version appear.
 Whatever goes wrong, the staging folder is removed; one that a power cut left is removed by the next fetch.

@@ -166,7 +166,7 @@ def test_slow_link(pi: Pi) -> None:
     assert pi.read()["hat"]["link_speed_gts"] == 5.0
 
 
-def test_no_right_to_ask_the_firmware(pi: Pi) -> None:
+def test_f45_no_right_to_ask_the_firmware_is_no_value(pi: Pi) -> None:
     """vcgencmd then prints its complaint on standard output and exits 0."""
     pi.node.unlink()
     seen = pi.read()
