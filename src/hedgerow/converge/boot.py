@@ -35,6 +35,9 @@ END = "# END hedgerow"
 SINGLE_VALUED = frozenset({"panic", "psi", "lsm", "cma", "loglevel", "cfg80211.ieee80211_regdom"})
 CONFIG_TXT = "/boot/firmware/config.txt"
 CMDLINE_TXT = "/boot/firmware/cmdline.txt"
+# Names and mark that hedgerow.device.boot_trial goes by; it is sent to hosts alone and can import nothing of ours.
+TRYBOOT_CMDLINE = "tryboot-cmdline.txt"
+TRIAL_MARK = "# hedgerow trial"
 
 
 def config_lines(
@@ -205,6 +208,54 @@ def cmdline_text(current: str, present: Sequence[str], absent: Sequence[str] = (
     kept = [token for token in kept if token not in absent]
     new = kept + [token for token in present if token not in kept]
     return current if new == old else " ".join(new) + "\n"
+
+
+def trial(config: str, cmdline: str, *, identity: str, kernel_watchdog_s: int) -> dict[str, Any]:
+    """What ``hedgerow.device.boot_trial`` stages: the wanted texts, and the two files that firmware reads once.
+
+    The trial's own files say more than the wanted ones, all of it to end a boot that hangs (F36): the kernel's
+    watchdog runs from firmware on, the initramfs leaves it armed (``watchdog_disarm=0``: the stored version of
+    Raspberry Pi's script, UNVERIFIED on newer images), and a panic reboots. ``hedgerow.trial`` is a token that means
+    nothing to the kernel; found in ``/proc/cmdline`` it proves which file was read.
+    """
+    proof = f"hedgerow.trial={identity}"
+    words = cmdline.split()
+    words += [] if any(word.startswith("panic=") for word in words) else ["panic=10"]
+    ours = [*config_lines([], kernel_watchdog_s=kernel_watchdog_s), f"cmdline={TRYBOOT_CMDLINE}"]
+    scope = ["dtoverlay="] if config_txt.open_overlay(config) else []
+    above = config if config.endswith("\n") or not config else config + "\n"
+    return {
+        "id": identity,
+        "config": config,
+        "cmdline": cmdline,
+        "tryboot": "\n".join([f"{TRIAL_MARK}: firmware reads this once", above + "[all]", *scope, *ours, "[all]", ""]),
+        "tryboot_cmdline": " ".join([*words, "watchdog_disarm=0", proof]) + "\n",
+        "tokens": [proof],
+    }
+
+
+def trial_problems(facts: Mapping[str, Any], config: str) -> list[str]:
+    """Why this device cannot try a boot configuration; empty where it can.
+
+    ``facts`` are ``hedgerow_facts``; ``config`` the present config.txt.
+    """
+    boot, found = facts["hardware"]["boot"], []
+    counts = config_txt.effective(config, board(facts["hardware"]))
+    if boot["tryboot"] is None:
+        found.append("firmware does not tell whether a boot is a trial (chosen/bootloader/tryboot is missing)")
+    if boot["tryboot"]:
+        found.append("this boot is itself a trial: wait until it is confirmed or over")
+    if (boot["partition"] or 0) > 1 or facts["state"]["boot"]["autoboot"] is not None:
+        found.append(
+            f"it booted from partition {boot['partition']} of an A/B layout (autoboot.txt): there firmware switches "
+            "partitions and reads no tryboot.txt. Let the updater that owns the layout try the change"
+        )
+    found += [
+        f"config.txt sets {_shown(counts[key])}, which decides the command line"
+        for key in ("cmdline", "os_prefix", "boot_ramdisk")
+        if key in counts
+    ]
+    return found
 
 
 def missing_tokens(running: Sequence[str], present: Sequence[str]) -> list[str]:
