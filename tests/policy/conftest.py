@@ -118,3 +118,8 @@ def plays() -> list[tuple[str, dict[str, Any]]]:
 def make_role() -> type[Role]:
     """For counter-examples: importlib mode has no module to import `Role` from."""
     return Role
+
+
+@pytest.fixture(scope="session", name="flatten")
+def flatten_fixture() -> Any:
+    return flatten

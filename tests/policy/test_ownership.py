@@ -1,4 +1,4 @@
-"""One path, one unit, one user has one writer, across roles and deploys."""
+"""One path, one unit, one user has one writer, across roles, playbooks and deploys."""
 
 from __future__ import annotations
 
@@ -43,7 +43,28 @@ def claims_of_role(role: Any) -> Iterator[Claim]:
     """(kind, name) of everything that the role writes; names that hold a variable count literally."""
     for entry in role.placed:
         yield "path", target(entry)
-    for task in role.tasks:
+    yield from claims_of_tasks(role.tasks)
+
+
+def claims_of_play(play: dict[str, Any], flatten: Any) -> Iterator[Claim]:
+    """The same of a playbook's own tasks on devices. What it removes (decommissioning) has its writer elsewhere."""
+    if play["hosts"] == "localhost":
+        return
+    tasks = [
+        task
+        for part in ("pre_tasks", "tasks", "post_tasks", "handlers")
+        for task in flatten(play.get(part))
+        if task.get("delegate_to") != "localhost" and "'state': 'absent'" not in str(task)
+    ]
+    for task in tasks:
+        for entry in (task.get("hedgerow_files") or {}).get("files", []):
+            if "absent" not in entry:
+                yield "path", target(entry)
+    yield from claims_of_tasks(tasks)
+
+
+def claims_of_tasks(tasks: list[dict[str, Any]]) -> Iterator[Claim]:
+    for task in tasks:
         for module, argument in _PATH_MODULES.items():
             if (arguments := task.get(f"ansible.builtin.{module}")) is not None:
                 yield "path", str(arguments[argument])
@@ -86,8 +107,14 @@ def conflicts(claims: Iterable[tuple[str, Claim]]) -> list[str]:
 
 
 @pytest.fixture
-def claims(roles: list[Any], root: Path) -> list[tuple[str, Claim]]:
+def claims(
+    roles: list[Any], plays: list[tuple[str, dict[str, Any]]], flatten: Any, root: Path
+) -> list[tuple[str, Claim]]:
     found = [(f"roles/{role.name}", claim) for role in roles for claim in claims_of_role(role)]
+    for where, play in plays:
+        playbook = where.partition(":")[0]
+        if playbook.startswith("playbooks/"):
+            found += [(playbook, claim) for claim in claims_of_play(play, flatten)]
     for path in sorted((root / "deploy").rglob("*.py")):
         name = str(path.relative_to(root))
         found += [(name, claim) for claim in claims_of_deploy(path.read_text(encoding="utf-8"))]
@@ -140,3 +167,15 @@ def test_a_role_may_restart_its_own_unit_and_write_a_path_in_two_tasks(make_role
     entry = {"name": "p", "hedgerow_files": {"files": [{"content": "x", "dest": "/etc/x"}]}}
     role = make_role(name="a", files={"run": [entry, entry]})
     assert conflicts([("a", claim) for claim in claims_of_role(role)]) == []
+
+
+def test_a_playbook_that_writes_what_a_role_writes_conflicts(make_role: Any, flatten: Any) -> None:
+    entry = {"name": "p", "hedgerow_files": {"files": [{"content": "x", "dest": "/etc/x"}]}}
+    role = make_role(name="a", files={"run": [entry]})
+    play = {"hosts": "pis", "tasks": [{"block": [{"ansible.builtin.copy": {"dest": "/etc/x"}}]}]}
+    removing = {"hosts": "pis", "tasks": [{"ansible.builtin.file": {"path": "/etc/x", "state": "absent"}}]}
+    elsewhere = {"hosts": "localhost", "tasks": [{"ansible.builtin.copy": {"dest": "/etc/x"}}]}
+    ours = [("a", claim) for claim in claims_of_role(role)]
+    assert len(conflicts([*ours, *(("p.yml", claim) for claim in claims_of_play(play, flatten))])) == 1
+    for harmless in (removing, elsewhere):
+        assert conflicts([*ours, *(("p.yml", claim) for claim in claims_of_play(harmless, flatten))]) == []

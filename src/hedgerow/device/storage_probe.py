@@ -1,10 +1,11 @@
 """Ask the root disk for one block, for ever, and keep systemd's watchdog fed only while it answers (F34).
 
-A Pi whose card has died still answers pings: the kernel lives in memory, and PID 1 goes on feeding the hardware's
-watchdog. So this process, started while the disk was well, reads the first block of the device of ``/``, past
-the page cache (``O_DIRECT``), and tells systemd ``WATCHDOG=1`` after each answer. A read that fails several times in a
-row ends it with 1; one that hangs ends it by the unit's ``WatchdogSec``. Either way the unit's ``FailureAction`` reboots
-the board. It writes nothing, so it wears nothing.
+A Pi whose card has died still answers pings: the kernel lives in memory, and PID 1 goes on feeding
+the hardware's watchdog. So this process, started while the disk was well, reads the first block of
+the device of ``/``, past the page cache (``O_DIRECT``), and tells systemd ``WATCHDOG=1`` after each
+answer. A read that fails several times in a row ends it with 1; one that hangs ends it by the
+unit's ``WatchdogSec``. Either way the unit's ``FailureAction`` reboots the board. It writes
+nothing, so it wears nothing.
 
 The standard library alone, run by the system's Python: it must not need the disk once it runs.
 
