@@ -17,7 +17,7 @@ from hedgerow.emulator.board import Board, Entry, Link
 from hedgerow.emulator.values import Values
 
 # Written by the guest or once at creation; rendering leaves them alone.
-_NOT_RENDERED = ("console", "first-boot", "proc/cmdline")
+_NOT_RENDERED = ("console", "first-boot", "power", "proc/cmdline")
 
 
 class HardwareRoot:
@@ -37,6 +37,10 @@ class HardwareRoot:
         shutil.rmtree(self.folder, ignore_errors=True)
         _write(self.path / "first-boot/authorized_keys", authorized_key.encode())
         self.write(values)
+
+    def mark_cold_boot(self) -> None:
+        """Power came back: the guest's next boot is a cold one. It takes the mark away; a boot without one is warm."""
+        _write(self.path / "power/cold-boot", b"")
 
     def read(self) -> Values:
         return msgspec.json.decode(self._values.read_bytes(), type=Values)

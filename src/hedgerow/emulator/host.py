@@ -104,6 +104,7 @@ class EmulatedHost:
     def power_on(self) -> None:
         """Start the container; bits that count "since boot" begin anew."""
         self.board.write(live.after_power_on(self.board.read()))
+        self.board.mark_cold_boot()
         # Another board may have answered at this address before; without this SSH would wait a minute for it.
         subprocess.run(["ip", "neighbour", "flush", "to", self.host.address], check=True)
         self._podman.run("start", self.name)

@@ -30,6 +30,12 @@ def test_what_the_guest_wrote_stays(root: HardwareRoot) -> None:
     assert (root.path / "first-boot/authorized_keys").read_text() == "ssh-ed25519 AAAA first contact\n"
 
 
+def test_the_mark_of_a_cold_boot_stays_until_the_guest_takes_it(root: HardwareRoot) -> None:
+    root.mark_cold_boot()
+    root.write(root.read())
+    assert (root.path / "power/cold-boot").is_file()
+
+
 def test_what_the_board_lost_goes_and_comes_back(root: HardwareRoot) -> None:
     driver = root.path / "sys/bus/pci/devices/0001:01:00.0/driver"
     assert driver.is_symlink()
