@@ -64,10 +64,7 @@ class ActionModule(ActionBase):
     def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         variables = task_vars or {}
         result: dict[str, Any] = super().run(tmp, variables)
-        entries = self._task.args.get("files")
-        if not isinstance(entries, list):
-            raise AnsibleActionFail("hedgerow_files: files must be a list of entries")
-        files = [self._entry(entry, variables) for entry in entries if wanted(entry)]
+        files = self.entries(self._task.args.get("files"), variables)
         try:
             remote_script.require_pipelining(self._connection)
             answer: dict[str, Any] = remote_script.run(
@@ -83,6 +80,12 @@ class ActionModule(ActionBase):
         except HedgerowError as error:
             return result | {"failed": True, "changed_paths": [], "settled": {}, "msg": str(error)}
         return result | answer
+
+    def entries(self, entries: Any, variables: dict[str, Any]) -> list[dict[str, Any]]:
+        """Check, render and read what ``files`` lists, as ``hedgerow.device.files.place`` takes it."""
+        if not isinstance(entries, list):
+            raise AnsibleActionFail(f"{self._task.action}: files must be a list of entries")
+        return [self._entry(entry, variables) for entry in entries if wanted(entry)]
 
     def _entry(self, entry: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
         """One entry as ``hedgerow.device.files`` wants it."""
