@@ -16,7 +16,8 @@ was written. A run that is cut off between a file and its handler would leave th
 process for ever: the next run finds the file as wanted and notifies nobody.
 
 In check mode a unit that does not exist yet, because its package or file would have come
-in this run, counts as changed; ``systemd_service`` fails there.
+in this run, counts as changed; ``systemd_service`` fails there. The answer says ``uncertain`` beside it: Debian's
+packages start their own services.
 """
 
 from __future__ import annotations
@@ -51,7 +52,12 @@ class ActionModule(ActionBase):
         if as_wanted(unit, state=args.get("state"), enabled=args.get("enabled")):
             return result | {"changed": False, "name": args["name"]}
         if self._task.check_mode and unit is None:
-            return result | {"changed": True, "name": args["name"], "msg": "the unit would exist by then"}
+            return result | {
+                "changed": True,
+                "uncertain": True,
+                "name": args["name"],
+                "msg": "the unit would exist by then",
+            }
         # Whoever asks for a unit may have written it a moment ago.
         answer: dict[str, Any] = self._execute_module(
             "ansible.builtin.systemd_service", module_args={"daemon_reload": True, **args}, task_vars=variables
