@@ -16,6 +16,7 @@ Formats and paths: Raspberry Pi and Hailo documentation and source; the notes at
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -126,6 +127,11 @@ def parse_library_version(text: str) -> str | None:
     """``hailortcli --version``: ``HailoRT-CLI version 5.1.1``."""
     found = re.search(r"^HailoRT-CLI version (\d+\.\d+\.\d+)", text, re.MULTILINE)
     return found[1] if found else None
+
+
+def parse_bootloader_config(text: str) -> str | None:
+    """``vcgencmd bootloader_config`` or the nvmem device; None where no line is a setting: an error, or nothing."""
+    return text if re.search(r"^[A-Z][A-Z0-9_]*=", text, re.MULTILINE) else None
 
 
 def parse_scan(text: str) -> list[str]:
@@ -371,19 +377,65 @@ def _kernel(base: Path) -> dict[str, Any]:
 
 
 def _boot(base: Path) -> dict[str, Any]:
-    """Where the boot configuration lies: Bookworm and later mount the partition at /boot/firmware."""
+    """Where the boot configuration lies, and what firmware tells of this boot.
+
+    Bookworm and later mount the partition at /boot/firmware. ``tryboot``: started with the one-shot flag;
+    ``reset_status`` is the PM_RSTS register as it was at boot (its bits are not documented): told, not judged.
+    """
     folders = (base / "boot/firmware", Path("/boot/firmware"))
-    return {
+    told = base / "proc/device-tree/chosen/bootloader"
+    tryboot = _u32(told / "tryboot")
+    status = _u32(told / "pm_rsts")
+    paths = {
         f"{name.replace('.', '_')}_path": next((str(path / name) for path in folders if (path / name).is_file()), None)
         for name in ("config.txt", "cmdline.txt")
+    }
+    return {
+        **paths,
+        "boot_id": _text(base / "proc/sys/kernel/random/boot_id"),
+        "tryboot": None if tryboot is None else bool(tryboot),
+        "partition": _u32(told / "partition"),
+        "reset_status": None if status is None else f"{status:#x}",
+        "watchdog": _watchdog(base / "sys/class/watchdog/watchdog0"),
+    }
+
+
+def _watchdog(device: Path) -> dict[str, Any]:
+    """The hardware watchdog: ``active`` says that somebody opened it; a configuration alone proves nothing."""
+    return {
+        "identity": _text(device / "identity"),
+        "state": _text(device / "state"),
+        "timeout_s": _integer(device / "timeout"),
     }
 
 
 def _eeprom(base: Path) -> dict[str, Any]:
-    """Bootloader build: its date (UTC, ``2025-05-08``) is what EEPROM images are named after."""
+    """The bootloader: its build, the least build that this board takes, and its configuration.
+
+    ``bootloader_version`` is the build's date (UTC, ``2025-05-08``), which EEPROM images are named after.
+    ``min_boot_ver`` is compared with an image's MFG_VER. ``config`` is None where it cannot be read: bootloaders
+    before 2025-02-11 do not tell newer kernels, and whoever takes silence for an empty one writes defaults.
+    """
     timestamp = _u32(base / "proc/device-tree/chosen/bootloader/build-timestamp")
     date = None if timestamp is None else datetime.fromtimestamp(timestamp, UTC).strftime("%Y-%m-%d")
-    return {"bootloader_version": date, "bootloader_timestamp": timestamp}
+    return {
+        "bootloader_version": date,
+        "bootloader_timestamp": timestamp,
+        "min_boot_ver": _u32(base / "proc/device-tree/chosen/rpi-min-boot-ver"),
+        "config": parse_bootloader_config(_blconfig(base) or _command("vcgencmd", "bootloader_config") or ""),
+    }
+
+
+def _blconfig(base: Path) -> str | None:
+    """The nvmem device that the alias ``blconfig`` names: found by the node it links to, as its number may change."""
+    node = _string(base / "proc/device-tree/aliases/blconfig")
+    if node is None:
+        return None
+    for device in sorted(base.glob("sys/bus/nvmem/devices/*")):
+        with contextlib.suppress(OSError):
+            if str((device / "of_node").readlink()).endswith(node):
+                return (_bytes(device / "nvmem") or b"").rstrip(b"\0\xff").decode(errors="replace")
+    return None
 
 
 def _memory(base: Path) -> dict[str, int | None]:

@@ -14,6 +14,9 @@ Parsers are pure functions of text.
 from __future__ import annotations
 
 import grp
+import hashlib
+import json
+import os
 import platform
 import pwd
 import re
@@ -26,6 +29,11 @@ from typing import Any
 RUNTIME = Path("/opt/hedgerow/runtime")
 MODELS = Path("/var/lib/hedgerow/models")
 BOOT = Path("/boot/firmware")
+HARDWARE_ROOT = Path("/etc/hedgerow/hardware-root")
+TRIAL = Path("/etc/hedgerow/boot-trial")
+EEPROM_DEFAULTS = Path("/etc/default/rpi-eeprom-update")
+EEPROM_IMAGES = Path("/usr/lib/firmware/raspberrypi/bootloader-2712")
+APPARMOR = Path("/sys/kernel/security/apparmor")
 _TIMEOUT_S = 30
 
 
@@ -33,8 +41,10 @@ def read() -> dict[str, Any]:
     """Read everything roles ask for, once. All values are JSON; a missing thing is None or empty.
 
     ``packages`` maps name → installed version. ``units`` maps unit → ``{"active", "enabled"}`` as systemctl
-    words them, services that run also ``since``. Times are seconds since the epoch, sizes MiB.
+    words them, services that run also ``since`` and, where AppArmor is on, ``confined``: the label of their process
+    (``hedgerow-server (enforce)``, ``unconfined``). Times are seconds since the epoch, sizes MiB.
     """
+    apparmor = _apparmor()
     packages, holds = parse_packages(_output("dpkg-query", "-W", "-f", "${Package}\\t${Status}\\t${Version}\\n"))
     return {
         "time": time.time(),
@@ -46,20 +56,27 @@ def read() -> dict[str, Any]:
         "packages": packages,
         "holds": holds,
         "apt_sources": _apt_sources(Path("/etc/apt")),
+        "apt_proxies": _apt_proxies(Path("/etc/apt")),
+        "ssh_client": _ssh_client(os.getpid()),
         "boot": {
             "config": _text(BOOT / "config.txt", missing=None),
             "cmdline": _text(BOOT / "cmdline.txt", missing=None),
+            "autoboot": _text(BOOT / "autoboot.txt", missing=None),
+            "size_mb": _size_mb(BOOT),
             "changed_since_boot": _changed_since_boot(BOOT / "config.txt", BOOT / "cmdline.txt"),
+            "trial": _trial(TRIAL),
         },
+        "eeprom": {
+            "defaults": parse_defaults(_text(EEPROM_DEFAULTS)),
+            "images": _eeprom_images(EEPROM_IMAGES),
+            "staged": _staged(BOOT / "pieeprom.upd"),
+        },
+        "cgroup_controllers": _text(Path("/sys/fs/cgroup/cgroup.controllers")).split(),
         "reboot_required": Path("/run/reboot-required").exists(),
-        "units": parse_units(
-            _output("systemctl", "list-unit-files", "--no-legend", "--no-pager", "--plain"),
-            _output("systemctl", "list-units", "--all", "--no-legend", "--no-pager", "--plain"),
-            _output("systemctl", "show", "--timestamp=unix", "--property=Id,ActiveEnterTimestamp", "*.service"),
-        ),
+        "units": _units(labels=apparmor["enabled"]),
         "users": sorted(user.pw_name for user in pwd.getpwall()),
         "groups": sorted(group.gr_name for group in grp.getgrall()),
-        "apparmor": _apparmor(),
+        "apparmor": apparmor,
         "disk_free_mb": {place: _free_mb(place) for place in ("/", "/var/lib", "/boot/firmware")},
         "runtime": {
             "current": _link(RUNTIME / "current"),
@@ -114,6 +131,14 @@ def parse_units(unit_files: str, units: str, times: str = "") -> dict[str, dict[
     return found
 
 
+def parse_main_pids(properties: str) -> dict[str, int]:
+    """Unit → process id, of the services that have a process."""
+    blocks = [
+        dict(line.split("=", 1) for line in block.splitlines() if "=" in line) for block in properties.split("\n\n")
+    ]
+    return {block["Id"]: int(block["MainPID"]) for block in blocks if block.get("MainPID", "0") != "0"}
+
+
 def parse_os_release(text: str) -> dict[str, str]:
     """The lower-cased keys of os-release(5) that roles use."""
     values: dict[str, str] = {}
@@ -122,6 +147,23 @@ def parse_os_release(text: str) -> dict[str, str]:
         if equals and key in {"ID", "VERSION_ID", "VERSION_CODENAME", "PRETTY_NAME"}:
             values[key.lower()] = value.strip().strip('"')
     return values
+
+
+def parse_defaults(text: str) -> dict[str, str]:
+    """The assignments of a shell file that only assigns, without their quotes."""
+    lines = [line.strip() for line in text.splitlines()]
+    pairs = [line.partition("=") for line in lines if "=" in line and not line.startswith("#")]
+    return {key: value.strip().strip("\"'") for key, _, value in pairs}
+
+
+def parse_image(data: bytes) -> dict[str, int | None]:
+    """What an EEPROM image says of itself, as ``rpi-eeprom-update`` finds it: by the strings in it."""
+    timestamp = re.search(rb"BUILD_TIMESTAMP=(\d+)", data)
+    version = re.search(rb"MFG_VER:\s*(\d+)", data)
+    return {
+        "timestamp": int(timestamp[1]) if timestamp else None,
+        "mfg_version": int(version[1]) if version else None,
+    }
 
 
 def parse_sources(name: str, text: str) -> list[dict[str, Any]]:
@@ -144,6 +186,12 @@ def parse_sources(name: str, text: str) -> list[dict[str, Any]]:
     return found
 
 
+def parse_proxies(text: str) -> list[str]:
+    """The proxies that apt.conf(5) names, without their passwords; ``DIRECT`` is none."""
+    found = re.findall(r"(?mi)^[ \t]*Acquire::https?::Proxy(?:::[^ \t\"]+)?[ \t]+\"([^\"]+)\"", text)
+    return list(dict.fromkeys(re.sub(r"//[^/\s]*@", "//", url) for url in found if url.upper() != "DIRECT"))
+
+
 def parse_profiles(text: str) -> dict[str, str]:
     """AppArmor profile → mode, of ``/sys/kernel/security/apparmor/profiles`` (``name (enforce)`` a line)."""
     return dict(re.findall(r"(?m)^(\S.*?) \((\w+)\)$", text))
@@ -163,21 +211,114 @@ def _apt_sources(folder: Path) -> list[dict[str, Any]]:
     ]
 
 
+def _units(*, labels: bool) -> dict[str, dict[str, Any]]:
+    properties = _output(
+        "systemctl", "show", "--timestamp=unix", "--property=Id,ActiveEnterTimestamp,MainPID", "*.service"
+    )
+    units = parse_units(
+        _output("systemctl", "list-unit-files", "--no-legend", "--no-pager", "--plain"),
+        _output("systemctl", "list-units", "--all", "--no-legend", "--no-pager", "--plain"),
+        properties,
+    )
+    for name, pid in parse_main_pids(properties).items() if labels else ():
+        label = _text(Path(f"/proc/{pid}/attr/current"))
+        if name in units and label:
+            units[name]["confined"] = label.strip("\n\0")
+    return units
+
+
+def _apt_proxies(folder: Path) -> list[str]:
+    files = [folder / "apt.conf", *sorted((folder / "apt.conf.d").glob("*"))]
+    return parse_proxies("\n".join(_text(file) for file in files))
+
+
+def _ssh_client(pid: int) -> str | None:
+    """Where the SSH connection that this runs in comes from: sudo clears it for its children, not for itself."""
+    while pid > 1:
+        found = re.search(r"(?:^|\0)SSH_CONNECTION=(\S+)", _text(Path(f"/proc/{pid}/environ")))
+        if found is not None:
+            return found[1].partition("%")[0]
+        # The second field is the program's name in brackets, which may hold anything.
+        fields = _text(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split()
+        pid = int(fields[1]) if fields else 0
+    return None
+
+
 def _apparmor() -> dict[str, Any]:
+    """Profiles of the kernel with their modes; of ours also when they were loaded, and which files there are."""
     enabled = _text(Path("/sys/module/apparmor/parameters/enabled")).strip() == "Y"
     return {
         "enabled": enabled,
-        "profiles": parse_profiles(_text(Path("/sys/kernel/security/apparmor/profiles"))) if enabled else {},
+        "profiles": parse_profiles(_text(APPARMOR / "profiles")) if enabled else {},
+        "loaded": {
+            _text(folder / "name").strip(): folder.stat().st_mtime
+            for folder in (APPARMOR / "policy/profiles").glob("hedgerow-*")
+        },
+        "files": sorted(file.name for file in Path("/etc/apparmor.d").glob("hedgerow-*") if file.is_file()),
     }
 
 
+def _trial(folder: Path) -> dict[str, Any]:
+    """The trial of a boot configuration that is under way, and how the last one ended (``boot_trial``)."""
+    note, result = (_json(folder / name) for name in ("trial.json", "result.json"))
+    return {
+        "open": None if note is None else {"id": note.get("id"), "phase": note.get("phase")},
+        "result": result,
+    }
+
+
+def _eeprom_images(folder: Path) -> dict[str, dict[str, Any]]:
+    """Channel (``default``, ``latest``, one of your own) → its newest image, by name as rpi-eeprom-update goes."""
+    found = {}
+    for channel in _folders(folder):
+        images = sorted(channel.glob("pieeprom-[0-9]*.bin"))
+        if images:
+            found[channel.name] = {"path": str(images[-1]), **parse_image(images[-1].read_bytes())}
+    return found
+
+
+def _staged(file: Path) -> dict[str, Any] | None:
+    """A bootloader update that waits on the boot partition: its build, and whether a boot has passed it by."""
+    try:
+        data = file.read_bytes()
+    except OSError:
+        return None
+    return {"timestamp": parse_image(data)["timestamp"], "before_this_boot": not _changed_since_boot(file)}
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(_text(path, missing="null"))
+    except ValueError:
+        return {}
+
+
 def _changed_since_boot(*files: Path) -> list[str]:
-    """Names of boot files written after this boot: firmware has not seen them yet."""
+    """Names of boot files written after this boot: firmware has not seen them yet.
+
+    Those of a trial that was kept are younger than the boot that tried them, and are what it runs with.
+    """
+    result = _json(TRIAL / "result.json") or {}
+    tried = result.get("sha256") if result.get("boot_id") == _boot_id() else None
     booted = time.time() - float(_text(Path("/proc/uptime"), missing="0 0").split()[0])
     if Path("/run/systemd/container").exists():
         # A container's /proc/uptime is the machine's; PID 1's start is the boot that counts.
         booted = Path("/proc/1").stat().st_mtime
-    return [file.name for file in files if file.exists() and file.stat().st_mtime > booted]
+    return [
+        file.name
+        for file in files
+        if file.exists()
+        and file.stat().st_mtime > booted
+        and (tried or {}).get(file.name) != hashlib.sha256(file.read_bytes()).hexdigest()
+    ]
+
+
+def _boot_id() -> str | None:
+    """This boot's, where the trial reads it: below the hardware root, if there is one."""
+    lines = _text(HARDWARE_ROOT).splitlines()
+    root = Path(lines[0].strip()) if lines else Path("/")
+    boot_id: str = _text(root / "proc/sys/kernel/random/boot_id").strip()
+    return boot_id or None
 
 
 def _finished_runtimes(folder: Path) -> list[str]:
@@ -204,6 +345,14 @@ def _changed(path: Path) -> float | None:
     """When a file or link was last replaced."""
     try:
         return path.lstat().st_ctime
+    except OSError:
+        return None
+
+
+def _size_mb(place: Path) -> int | None:
+    """Size of the file system that is mounted there; None where it is only a folder of another one."""
+    try:
+        return shutil.disk_usage(place).total // 2**20 if place.is_mount() else None
     except OSError:
         return None
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
+from hedgerow.emulator import eeprom
 from hedgerow.emulator.values import HAT_STACKS, Values
 
 PCI_ADDRESS = "0001:01:00.0"  # current kernels (facts §2.3)
@@ -23,7 +23,7 @@ KERNEL_RELEASE = "6.18.50+rpt-rpi-2712"  # field units of autumn 2026 (facts §1
 # Type 0x17 (Pi 5), Rev 1.1, new-style bit set; memory in bits 20-22 (facts §4.1).
 REVISIONS = {1024: "a04171", 2048: "b04171", 4096: "c04171", 8192: "d04171", 16384: "e04171"}
 # 2025-05-08 14:13 UTC: the minimum that Pi OS itself flashes up to (facts §2.6).
-BOOTLOADER_TIMESTAMP = 1746713597
+BOOTLOADER = "2025-05-08"
 
 # What firmware prepends on a Pi 5 (facts §2.2); the guest adds its own cmdline.txt at each boot.
 FIRMWARE_CMDLINE = (
@@ -56,6 +56,8 @@ class Board:
     hat: str
     cooling: str
     memory_mb: int = 8192
+    bootloader: str = BOOTLOADER  # what its flash holds when it leaves the factory: date of the build
+    min_boot_ver: int | None = None  # boards before 2026 do not say it
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,9 +109,11 @@ def _device_tree(board: Board, values: Values) -> dict[str, Entry]:
         f"{base}/compatible": b"raspberrypi,5-model-b\0brcm,bcm2712\0",
         f"{base}/serial-number": board.serial.encode() + b"\0",
         f"{base}/system/linux,revision": struct.pack(">I", int(REVISIONS[board.memory_mb], 16)),
-        f"{base}/chosen/bootloader/build-timestamp": struct.pack(">I", BOOTLOADER_TIMESTAMP),
+        f"{base}/chosen/bootloader/build-timestamp": struct.pack(">I", eeprom.build_timestamp(board.bootloader)),
         f"{base}/chosen/power/max_current": struct.pack(">I", int(str(values["psu_max_current_ma"]))),
     }
+    if board.min_boot_ver is not None:
+        files[f"{base}/chosen/rpi-min-boot-ver"] = struct.pack(">I", board.min_boot_ver)
     if values.get("hat_eeprom"):
         files |= {
             f"{base}/hat/vendor": b"Raspberry Pi\0",
@@ -132,12 +136,6 @@ def _processor(board: Board, values: Values) -> dict[str, Entry]:
         ),
         "proc/sys/kernel/osrelease": _text(KERNEL_RELEASE),
         "firmware/cmdline": _text(FIRMWARE_CMDLINE),
-        "firmware/bootloader_version": _text(
-            f"{datetime.fromtimestamp(BOOTLOADER_TIMESTAMP, UTC):%Y/%m/%d %H:%M:%S}\n"
-            # The real line has a commit hash; ours is plainly none.
-            f"version {'0' * 40} (release)\ntimestamp {BOOTLOADER_TIMESTAMP}\n"
-            "update-time 0\ncapabilities 0x0000007f"
-        ),
         f"{policy}/scaling_cur_freq": _text(str(int(str(values["cpu_freq_mhz"])) * 1000)),
         f"{policy}/cpuinfo_max_freq": _text("2400000"),
     }

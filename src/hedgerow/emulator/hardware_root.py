@@ -13,11 +13,25 @@ import msgspec
 
 from hedgerow import atomic
 from hedgerow.emulator import board as boards
+from hedgerow.emulator import eeprom
 from hedgerow.emulator.board import Board, Entry, Link
 from hedgerow.emulator.values import Values
 
 # Written by the guest or once at creation; rendering leaves them alone.
-_NOT_RENDERED = ("console", "first-boot", "power", "proc/cmdline")
+_NOT_RENDERED = (
+    "console",
+    "first-boot",
+    "power",
+    "flash",
+    "firmware/bootloader",
+    "proc/cmdline",
+    "proc/device-tree/aliases",
+    "proc/device-tree/chosen/bootloader",
+    "proc/sys/kernel/random",
+    "sys/bus/nvmem",
+)
+# Rendered as the factory left it, and from the first boot on the bootloader's: its build may have been updated.
+_BOOTLOADER_S = "proc/device-tree/chosen/bootloader/"
 
 
 class HardwareRoot:
@@ -36,6 +50,7 @@ class HardwareRoot:
         """Start afresh: a new board with ``values`` and the operator's key for its first boot."""
         shutil.rmtree(self.folder, ignore_errors=True)
         _write(self.path / "first-boot/authorized_keys", authorized_key.encode())
+        _write(self.path / "flash/pieeprom.bin", eeprom.image(self.board.bootloader))
         self.write(values)
 
     def mark_cold_boot(self) -> None:
@@ -49,7 +64,8 @@ class HardwareRoot:
         """Render ``values``; files that the board no longer has go."""
         wanted = boards.render(self.board, values)
         for relative, entry in wanted.items():
-            _write(self.path / relative, entry)
+            if not (relative.startswith(_BOOTLOADER_S) and (self.path / relative).exists()):
+                _write(self.path / relative, entry)
         for file in sorted(self.path.rglob("*"), reverse=True):
             relative = str(file.relative_to(self.path))
             if relative in wanted or relative.startswith(_NOT_RENDERED):

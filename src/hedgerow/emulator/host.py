@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from hedgerow.emulator import values as live
-from hedgerow.emulator.board import REVISIONS, Board
+from hedgerow.emulator.board import BOOTLOADER, REVISIONS, Board
 from hedgerow.emulator.hardware_root import HardwareRoot
 from hedgerow.emulator.podman import Podman
 from hedgerow.errors import DeviceError, MachineError, UsageError
@@ -47,7 +47,7 @@ class EmulatedHost:
         self._fleet = fleet
         self.host = host
         self.name = f"hedgerow-{fleet}-{host.name}"
-        self.board = HardwareRoot(folder, _board(host))
+        self.board = HardwareRoot(folder, board_of(host))
 
     @property
     def host_key(self) -> Path:
@@ -197,7 +197,8 @@ def inputs_of(entry: Mapping[str, Any]) -> str | None:
     return digest
 
 
-def _board(host: Host) -> Board:
+def board_of(host: Host) -> Board:
+    """The board that the inventory describes."""
     memory = host.vars.get("board_memory_mb", 8192)
     if memory not in REVISIONS:
         raise UsageError(
@@ -205,4 +206,11 @@ def _board(host: Host) -> Board:
             where=f"{host.name}, board_memory_mb",
             next_step=f"one of: {', '.join(map(str, REVISIONS))}",
         )
-    return Board(serial=host.serial, hat=host.hat, cooling=host.cooling, memory_mb=memory)
+    return Board(
+        serial=host.serial,
+        hat=host.hat,
+        cooling=host.cooling,
+        memory_mb=memory,
+        bootloader=str(host.vars.get("board_bootloader", BOOTLOADER)),
+        min_boot_ver=host.vars.get("board_min_boot_ver"),
+    )

@@ -103,6 +103,9 @@ KEYS: Mapping[str, Key] = {
         _optional(_integer(0, 16384)), "0…16384|none", "free memory to report; none: the container's own"
     ),
     "clock_synced": Key(_boolean, "true|false", "whether the clock is synchronised"),
+    "eeprom_staged": Key(
+        _choice("any", "cold"), "any|cold", "which boots write a staged bootloader update; cold: a warm one discards it"
+    ),
     "hat_present": Key(_boolean, "true|false", "false: the HAT is off the PCIe bus", hat=True),
     "hat_eeprom": Key(_boolean, "true|false", "false: the 40-pin header is not seated", hat=True),
     "driver_bound": Key(_boolean, "true|false", "false: no module loaded (DKMS not rebuilt)", hat=True),
@@ -129,6 +132,7 @@ def defaults(hat: str, cooling: str) -> Values:
         "psu_max_current_ma": 5000,
         "memory_available_mb": None,
         "clock_synced": True,
+        "eeprom_staged": "any",
     }
     if hat in HAT_STACKS:
         _, version = HAT_STACKS[hat]

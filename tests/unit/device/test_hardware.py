@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import shutil
+import struct
 import sys
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 from hedgerow.device import hardware
 from hedgerow.emulator import values as live
 from hedgerow.emulator.board import Board
+from hedgerow.emulator.eeprom import FACTORY_CONFIG
 from hedgerow.emulator.hardware_root import HardwareRoot
 
 FIXTURES = Path(__file__).parents[2] / "fixtures" / "hardware"
@@ -63,6 +65,7 @@ class Pi:
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, hat: str) -> None:
         self.root = HardwareRoot(folder / "pi", Board(serial="00000000deadbeef", hat=hat, cooling="active"))
         self.root.create(live.defaults(hat, "active"), "ssh-ed25519 AAAA")
+        self._boot()
         node = folder / "vcio_gencmd"
         node.touch()
         config = folder / "config.txt"
@@ -78,6 +81,20 @@ class Pi:
             (programs / source.name).chmod(0o755)
         monkeypatch.setenv("PATH", str(programs))
         self.node = node
+
+    def _boot(self) -> None:
+        """What the bootloader's stand-in leaves behind (tests/unit/emulator/test_firmware.py runs that itself)."""
+        told = self.root.path / "proc/device-tree/chosen/bootloader"
+        for name, number in {"tryboot": 0, "partition": 1, "pm_rsts": 0x1000}.items():
+            (told / name).write_bytes(struct.pack(">I", number))
+        (self.root.path / "proc/device-tree/aliases").mkdir()
+        (self.root.path / "proc/device-tree/aliases/blconfig").write_bytes(b"/reserved-memory/nvram@0\0")
+        device = self.root.path / "sys/bus/nvmem/devices/rmem0"
+        device.mkdir(parents=True)
+        (device / "of_node").symlink_to("../../../../firmware/devicetree/base/reserved-memory/nvram@0")
+        (device / "nvmem").write_bytes(FACTORY_CONFIG.encode())
+        (self.root.path / "proc/sys/kernel/random").mkdir(parents=True)
+        (self.root.path / "proc/sys/kernel/random/boot_id").write_text("boot-1\n")
 
     def set(self, **settings: str) -> None:
         self.root.write(live.changed(self.root.read(), settings, host="test"))
@@ -112,7 +129,13 @@ def test_a_healthy_board(pi: Pi) -> None:
     assert seen["cpu_freq_hz"] == 1_500_000_000
     assert seen["power_supply"] == {"max_current_ma": 5000}
     assert seen["kernel"]["release"] == "6.18.50+rpt-rpi-2712"
-    assert seen["eeprom"] == {"bootloader_version": "2025-05-08", "bootloader_timestamp": 1746713597}
+    assert seen["eeprom"] == {
+        "bootloader_version": "2025-05-08", "bootloader_timestamp": 1746713597, "min_boot_ver": None,
+        "config": FACTORY_CONFIG,
+    }  # fmt: skip
+    assert seen["boot"]["tryboot"] is False
+    assert seen["boot"]["partition"] == 1
+    assert seen["boot"]["boot_id"] == "boot-1"
     assert seen["clock"] == {"synced": True}
     json.dumps(seen)
 
@@ -127,7 +150,31 @@ def test_keys_are_the_same_without_a_board(tmp_path: Path, pi: Pi, monkeypatch: 
     assert empty["hat"]["kind"] == "none"
     assert empty["throttled"] is None
     assert empty["undervoltage_now"] is None
-    assert empty["eeprom"] == {"bootloader_version": None, "bootloader_timestamp": None}
+    assert empty["eeprom"] == dict.fromkeys(whole["eeprom"])
+    assert empty["boot"].keys() == whole["boot"].keys()
+    assert empty["boot"]["watchdog"] == {"identity": None, "state": None, "timeout_s": None}
+
+
+def test_f27_a_bootloader_that_does_not_tell_its_configuration_is_not_an_empty_one(pi: Pi) -> None:
+    (pi.root.path / "proc/device-tree/aliases/blconfig").unlink()
+    (pi.root.path / "firmware/bootloader_config").write_text("")
+    assert pi.read()["eeprom"]["config"] is None
+
+
+def test_the_bootloader_s_configuration_without_nvmem_comes_from_vcgencmd(pi: Pi) -> None:
+    (pi.root.path / "proc/device-tree/aliases/blconfig").unlink()
+    (pi.root.path / "firmware/bootloader_config").write_text("BOOT_ORDER=0xf416\n")
+    assert pi.read()["eeprom"]["config"] == "BOOT_ORDER=0xf416\n"
+
+
+def test_f33_the_watchdog_s_state_is_read_where_the_kernel_tells_it(pi: Pi) -> None:
+    folder = pi.root.path / "sys/class/watchdog/watchdog0"
+    folder.mkdir(parents=True)
+    for name, text in {"identity": "Broadcom BCM2835 Watchdog timer", "state": "active", "timeout": "60"}.items():
+        (folder / name).write_text(text + "\n")
+    assert pi.read()["boot"]["watchdog"] == {
+        "identity": "Broadcom BCM2835 Watchdog timer", "state": "active", "timeout_s": 60,
+    }  # fmt: skip
 
 
 def test_driver_and_library_differ(pi: Pi) -> None:
