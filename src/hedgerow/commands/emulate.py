@@ -15,7 +15,10 @@ from hedgerow import inventory as inventories
 from hedgerow import paths
 from hedgerow.emulator import checks
 from hedgerow.emulator import values as live
-from hedgerow.emulator.fleet import EmulatedFleet, HostStatus, Power, remove_all
+from hedgerow.emulator.fleet import HostStatus, Power
+from hedgerow.emulator.hosts import EmulatedHosts, remove_all
+from hedgerow.emulator.vm import checks as vm_checks
+from hedgerow.emulator.vm.host import BOOTED
 from hedgerow.errors import ExitCode, UsageError
 from hedgerow.output import json_option, print_json, print_table, step
 
@@ -50,12 +53,13 @@ def emulate() -> None:
 
 
 @emulate.command()
+@click.option("--vm", is_flag=True, help="What virtual machines need, instead of what containers need.")
 @json_option
-def check(*, as_json: bool) -> int:
+def check(*, vm: bool, as_json: bool) -> int:
     """Tell what this machine lacks to emulate hosts, why, and what to type."""
-    rows = checks.check()
+    rows = vm_checks.check() if vm else checks.check()
     missing = [row for row in rows if row.essential and not row.ok]
-    packages = checks.missing_packages(rows)
+    packages = vm_checks.missing_packages(rows) if vm else checks.missing_packages(rows)
     if as_json:
         print_json({"ok": not missing, "install": packages, "requirements": [asdict(row) for row in rows]})
     else:
@@ -77,7 +81,7 @@ def check(*, as_json: bool) -> int:
 @inventory_option
 @json_option
 def image(*, inventory: Path, as_json: bool) -> None:
-    """Build the Debian image once; later runs find it in the cache."""
+    """Build the Debian images once; later runs find them in the cache."""
     changed, tags = _fleet(inventory).build_images()
     if as_json:
         print_json({"changed": changed, "images": tags})
@@ -101,7 +105,9 @@ def up(*, inventory: Path, limit: str | None, recreate: bool, as_json: bool) -> 
         print_json({"changed": changed, "hosts": [asdict(host) for host in hosts], "seconds": seconds})
     else:
         _table(hosts, f"fleet {fleet.name}: {len(hosts)} hosts up in {seconds} s")
-        click.echo(f"first contact: ssh -i {fleet.first_contact_key} pi@{hosts[0].address}", err=True)
+        port = inventories.load(inventory).hosts[hosts[0].host].port
+        login = f"ssh -i {fleet.first_contact_key} -p {port} pi@{hosts[0].address}"
+        click.echo(f"first contact: {login}", err=True)
 
 
 @emulate.command()
@@ -160,6 +166,29 @@ def power(*, inventory: Path, host: str, state: Power, as_json: bool) -> None:
         _table([result], None)
 
 
+@emulate.command()
+@inventory_option
+@click.argument("host")
+@click.argument("name")
+def snapshot(*, inventory: Path, host: str, name: str) -> None:
+    """Keep a running virtual machine under NAME: memory, devices and disks. Containers have none."""
+    _fleet(inventory).snapshot(host, name)
+
+
+@emulate.command()
+@inventory_option
+@click.argument("host")
+@click.argument("name", default=BOOTED)
+@json_option
+def restore(*, inventory: Path, host: str, name: str, as_json: bool) -> None:
+    """Bring a virtual machine back to a snapshot in seconds; NAME is `booted` unless given (made by `up`)."""
+    result = _fleet(inventory).restore(host, name)
+    if as_json:
+        print_json(asdict(result))
+    else:
+        _table([result], None)
+
+
 @emulate.command("set", epilog="Keys: " + ", ".join(live.KEYS))
 @inventory_option
 @click.argument("host")
@@ -185,11 +214,11 @@ def get(*, inventory: Path, host: str, as_json: bool) -> None:
     _show_values(host, _fleet(inventory).values(host), as_json=as_json)
 
 
-def _fleet(inventory: Path) -> EmulatedFleet:
-    return EmulatedFleet(inventories.load(inventory), say=step)
+def _fleet(inventory: Path) -> EmulatedHosts:
+    return EmulatedHosts(inventories.load(inventory), say=step)
 
 
-def _limited(fleet: EmulatedFleet, inventory: Path, limit: str | None) -> list[str] | None:
+def _limited(fleet: EmulatedHosts, inventory: Path, limit: str | None) -> list[str] | None:
     if limit is None:
         return None
     chosen = [name for name in inventories.load(inventory, limit=limit).hosts if name in fleet.hosts]

@@ -64,7 +64,7 @@ def _row(house: wheelhouse.Wheelhouse, *, fresh: bool) -> list[object]:
 
 
 def _targets(inventory: Path | None, python: str | None, arch: str | None) -> list[Target]:
-    """What was asked for; else what the inventory's Pis run. Emulated hosts share this machine's architecture."""
+    """What was asked for; else what the inventory's Pis run. Containers share this machine's architecture."""
     if python is not None and arch is not None:
         return [Target(python, arch)]
     from hedgerow.inventory import load
@@ -74,6 +74,6 @@ def _targets(inventory: Path | None, python: str | None, arch: str | None) -> li
     return [
         Target(python or fleet.release.runtime.python, architecture)
         for architecture in sorted(
-            {arch or (platform.machine() if host.emulated else "aarch64") for host in hosts} or {arch or "aarch64"}
+            {arch or host.architecture or platform.machine() for host in hosts} or {arch or "aarch64"}
         )
     ]

@@ -21,6 +21,7 @@ from typing import Any, Literal
 from hedgerow import paths
 from hedgerow.emulator import checks, network
 from hedgerow.emulator import values as live
+from hedgerow.emulator.first_key import ensure_first_contact_key
 from hedgerow.emulator.host import FLEET_LABEL, HOST_LABEL, EmulatedHost, UnitsFailedError, inputs_of, is_running
 from hedgerow.emulator.image import Images
 from hedgerow.emulator.podman import INOTIFY_INSTANCES, Podman
@@ -63,11 +64,11 @@ class EmulatedFleet:
         self.hosts = {
             name: EmulatedHost(self.podman, self.name, host, self.folder / name)
             for name, host in inventory.hosts.items()
-            if host.emulated
+            if host.emulated and not host.virtual_machine
         }
         if not self.hosts:
             raise UsageError(
-                "the inventory has no emulated host",
+                "the inventory has no emulated host that is a container",
                 where=str(inventory.path),
                 next_step="set emulated: true for the hosts that this machine shall run",
             )
@@ -78,12 +79,11 @@ class EmulatedFleet:
         return self.folder / "first_contact_key"
 
     def build_images(self) -> tuple[bool, list[str]]:
-        """Make the images that the hosts need; return whether any was missing, and their names."""
+        """Make the image of the hosts; return whether it was missing, and its name."""
         checks.require()
-        hats = {str(host.host.hat) for host in self.hosts.values()}
         with self.podman.session():
             images = self._images()
-            return images.ensure(hats), sorted({images.tag(hat) for hat in hats})
+            return images.ensure(), [images.tag]
 
     def up(self, hosts: Iterable[str] | None = None, *, recreate: bool = False) -> list[HostStatus]:
         """Boot ``hosts`` (default: all) and return when each runs and answers SSH.
@@ -100,8 +100,8 @@ class EmulatedFleet:
         failures: dict[str, str] = {}
         with self.podman.session():
             images = self._images()
-            images.ensure({host.host.hat for host in wanted})
-            self._ensure_key()
+            images.ensure()
+            ensure_first_contact_key(self.folder, self.name)
             existing = _containers(self.podman, self.name)
             network.ensure(
                 self.podman,
@@ -207,8 +207,7 @@ class EmulatedFleet:
         self, host: EmulatedHost, images: Images, entry: Mapping[str, Any] | None, *, recreate: bool
     ) -> HostStatus:
         name = host.host.name
-        image = images.tag(host.host.hat)
-        digest = host.digest(image, str(self._network))
+        digest = host.digest(images.tag, str(self._network))
         outdated = entry is not None and inputs_of(entry) != digest
         if entry is not None and ((outdated and recreate) or not host.board.exists()):
             # Without its state folder the bind mount leads nowhere: nothing of such a host can be kept.
@@ -219,7 +218,7 @@ class EmulatedFleet:
             return self._left_alone(host, outdated=outdated)
         if entry is None:
             key = self.first_contact_key.with_suffix(".pub").read_text(encoding="ascii")
-            host.create(image, _network_name(self.name), digest, key)
+            host.create(images.tag, _network_name(self.name), digest, key)
         host.power_on()
         host.await_boot()
         if outdated:
@@ -243,7 +242,7 @@ class EmulatedFleet:
     def _status(self, host: EmulatedHost, images: Images, entry: Mapping[str, Any] | None) -> HostStatus:
         if entry is None:
             return self._row(host, "absent")
-        outdated = inputs_of(entry) != host.digest(images.tag(host.host.hat), str(self._network))
+        outdated = inputs_of(entry) != host.digest(images.tag, str(self._network))
         if not is_running(entry):
             return self._row(host, "off", outdated=outdated)
         return self._row(host, host.systemd_state(wait=False), outdated=outdated, ssh=host.ssh_answers())
@@ -251,19 +250,6 @@ class EmulatedFleet:
     @staticmethod
     def _row(host: EmulatedHost, state: str, **more: bool) -> HostStatus:
         return HostStatus(host.host.name, host.host.address, host.host.hat, state, **more)
-
-    def _ensure_key(self) -> None:
-        public = self.first_contact_key.with_suffix(".pub")
-        if self.first_contact_key.is_file() and public.is_file():
-            return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.first_contact_key.unlink(missing_ok=True)
-        comment = f"first contact, fleet {self.name}"
-        subprocess.run(
-            ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", comment, "-f", str(self.first_contact_key)],
-            check=True,
-            stdin=subprocess.DEVNULL,
-        )
 
     def _chosen(self, hosts: Iterable[str] | None) -> list[EmulatedHost]:
         return list(self.hosts.values()) if hosts is None else [self._one(name) for name in hosts]

@@ -30,31 +30,59 @@ class OsRelease(_Pin, frozen=True):
 
 
 class KernelPin(_Pin, frozen=True):
-    """The kernel metapackage, the Debian version of it, and the flavour that ``uname -r`` ends in."""
+    """The kernel metapackage with its Debian version, and what ``uname -r`` begins and ends with.
+
+    ``version`` is ``6.18.50``, ``deb`` is ``6.18.50-1+rpt1``; ``page_size`` in bytes follows from the flavour.
+    """
 
     package: str | None
     version: str | None
+    deb: str | None
     flavour: str | None
+    page_size: Literal[4096, 16384] | None
+
+
+class HeadersPin(_Pin, frozen=True):
+    """The headers metapackage: a kernel without its headers loses the HAT's driver (F6)."""
+
+    package: str | None
+    deb: str | None
+
+
+class PackagePin(_Pin, frozen=True):
+    """One package of a fixed name: its Debian version."""
+
+    version: str | None
 
 
 class EepromPin(_Pin, frozen=True):
-    """``FIRMWARE_RELEASE_STATUS`` of rpi-eeprom-update, and the oldest bootloader build allowed (a date)."""
+    """The bootloader: package ``rpi-eeprom``, ``FIRMWARE_RELEASE_STATUS``, and the oldest build allowed (a date)."""
 
+    version: str | None
     channel: str | None
     minimum: str | None
 
 
 class HailoPin(_Pin, frozen=True):
-    """HailoRT: driver and library must match in major, minor and revision, or every call fails."""
+    """HailoRT of one family of chips: driver, library and firmware must be equal, or every call fails (F1, F2).
+
+    ``packages`` maps each Debian package of the set to its version; they change in one transaction.
+    """
 
     driver: str | None
     library: str | None
     firmware: str | None
+    packages: dict[str, str]
 
 
 class MenderPin(_Pin, frozen=True):
-    """Debian version of ``mender-client`` without the ``+bN`` of a rebuild, which differs by architecture."""
+    """Debian's ``mender-client`` or upstream's packages, and whether Mender also replaces the root filesystem.
 
+    ``version`` is without the ``+bN`` of a rebuild, which differs by architecture.
+    """
+
+    variant: Literal["debian", "upstream"]
+    integration: Literal["application", "rootfs"]
     version: str
 
 
@@ -72,16 +100,24 @@ class AppArmorPin(_Pin, frozen=True):
 
 
 class FleetRelease(_Pin, frozen=True):
-    """The version lock: one matrix, changed and checked as a whole."""
+    """The version lock: one matrix, changed and checked as a whole (docs/contracts.md, "Version lock").
+
+    ``allow`` maps a rule of ``hedgerow.release`` to the reason why this fleet may break it.
+    """
 
     name: str
     os: OsRelease
     kernel: KernelPin
+    headers: HeadersPin
+    raspi_firmware: PackagePin
     eeprom: EepromPin
-    hailort: HailoPin
+    dkms: PackagePin
+    hailo_10h: HailoPin
+    hailo_8: HailoPin
     mender_client: MenderPin
     runtime: RuntimePin
     apparmor: AppArmorPin
+    allow: dict[str, str] = {}
 
 
 class Host(msgspec.Struct, frozen=True):
@@ -111,6 +147,16 @@ class Host(msgspec.Struct, frozen=True):
     def port(self) -> int:
         """SSH port."""
         return int(self.vars.get("ansible_port", 22))
+
+    @property
+    def virtual_machine(self) -> bool:
+        """Whether an emulated host has a kernel of its own, for arm64; the others are containers."""
+        return self.emulated and self.vars.get("virtual_machine") is True
+
+    @property
+    def architecture(self) -> str | None:
+        """As ``uname -m`` prints it on the host; None for containers, which have this machine's."""
+        return None if self.emulated and not self.virtual_machine else "aarch64"
 
 
 class Inventory(msgspec.Struct, frozen=True):
