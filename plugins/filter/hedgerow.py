@@ -23,7 +23,7 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "hedgerow_pins": pins.pins,
     "hedgerow_preflight": lambda facts, host, limits: preflight.problems(host, facts, limits),
     "hedgerow_reboot_reasons": reboot.reasons,
-    "hedgerow_to_hold": lambda release, state: pins.to_hold(release, state["packages"], state["holds"]),
+    "hedgerow_holds": lambda release, hat, state: pins.holds(release, hat, state["packages"], state["holds"]),
 }
 
 

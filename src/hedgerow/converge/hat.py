@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from hedgerow.converge import pins
+
 
 class _Stack(NamedTuple):
     kind: str  # as hedgerow.device.hardware tells kinds: by PCI id, which 8 and 8L share
@@ -24,7 +26,7 @@ _STACKS = {
     "hat-plus-13": _Stack("hat-ai", "hailo_pci", "HAILO8L", "hailo-all"),
     "hat-plus-26": _Stack("hat-ai", "hailo_pci", "HAILO8", "hailo-all"),
 }
-# Name in fleet_release.hailort → key in hardware.hat.
+# Name in the lock's Hailo set → key in hardware.hat.
 _VERSIONS = {"driver": "driver_version_loaded", "library": "library_version", "firmware": "firmware_version"}
 # A chip that serves answers no second process; that is no fault of the stack (facts §3.7).
 _BUSY = "HAILO_DEVICE_IN_USE(73)"
@@ -36,7 +38,7 @@ def verdict(facts: Mapping[str, Any], wanted: str, release: Mapping[str, Any]) -
     hat = facts["hardware"]["hat"]
     problem = _presence(hat, wanted)
     if problem is None and wanted != "none":
-        problem = _driver(hat, wanted) or _versions(hat, release) or _firmware(hat, wanted)
+        problem = _driver(hat, wanted) or _versions(hat, release, wanted) or _firmware(hat, wanted)
     if problem is not None:
         return {"text": f"HAT {wanted}: not as it should be", "problems": [problem]}
     return {"text": "no HAT, as the inventory says" if wanted == "none" else _healthy(hat, wanted), "problems": []}
@@ -78,7 +80,7 @@ def _driver(hat: Mapping[str, Any], wanted: str) -> str | None:
     )
 
 
-def _versions(hat: Mapping[str, Any], release: Mapping[str, Any]) -> str | None:
+def _versions(hat: Mapping[str, Any], release: Mapping[str, Any], wanted: str) -> str | None:
     have = {name: hat[key] for name, key in _VERSIONS.items()}
     if hat["mismatch"]:
         listed = ", ".join(f"{name} {version or 'unknown'}" for name, version in have.items())
@@ -86,13 +88,15 @@ def _versions(hat: Mapping[str, Any], release: Mapping[str, Any]) -> str | None:
             f"driver, library and firmware differ ({listed}); every call will fail. Bring them to one version, then "
             f"switch the power off and on: firmware survives a warm reboot."
         )
-    lock = release["hailort"]
+    lock = release[pins.STACKS[wanted]]
     others = [
         f"{name} is {version}, the lock says {lock[name]}"
         for name, version in have.items()
         if version is not None and lock[name] is not None and version != lock[name]
     ]
-    return f"{'; '.join(others)}. Install the locked versions, or change fleet_release.hailort." if others else None
+    if not others:
+        return None
+    return f"{'; '.join(others)}. Install the locked versions, or change fleet_release.{pins.STACKS[wanted]}."
 
 
 def _firmware(hat: Mapping[str, Any], wanted: str) -> str | None:

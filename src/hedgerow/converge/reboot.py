@@ -36,15 +36,22 @@ def reasons(facts: Mapping[str, Any], cmdline_present: Sequence[str], changed_pa
 
 
 def pending_kernel(running: str | None, packages: Mapping[str, str]) -> str | None:
-    """The newest installed kernel of the running one's flavour, where it is newer than the running one."""
+    """The kernel that the next boot takes: the newest installed one of the running one's flavour, if it is another.
+
+    An older one waits, too, once the running one's image is no longer installed: so a lock goes back (F46).
+    """
     if running is None:
         return None
     _, rpi, flavour = running.partition("-rpi-")
     installed = [match[1] for name in packages if (match := _VERSIONED_IMAGE.match(name))]
-    alike = [release for release in installed if not rpi or release.endswith(f"-rpi-{flavour}")]
-    newest = max(alike, key=_numbers, default=None)
-    return newest if newest is not None and _numbers(newest) > _numbers(running) else None
+    # Another system's kernel (a virtual machine's) is followed by its own kind alone.
+    alike = [one for one in installed if (one.endswith(f"-rpi-{flavour}") if rpi else "-rpi-" not in one)]
+    newest = max(alike, key=numbers, default=None)
+    if newest is None or newest == running:
+        return None
+    return newest if numbers(newest) > numbers(running) or running not in installed else None
 
 
-def _numbers(release: str) -> list[int]:
+def numbers(release: str) -> list[int]:
+    """The numbers of a kernel release before its suffix: versions are no text, 6.9 is before 6.18."""
     return [int(number) for number in re.findall(r"\d+", release.partition("+")[0])]

@@ -6,7 +6,10 @@ import pytest
 
 from hedgerow.converge.hat import verdict
 
-RELEASE = {"hailort": {"driver": "5.1.1", "library": "5.1.1", "firmware": "5.1.1"}}
+RELEASE = {
+    name: dict.fromkeys(("driver", "library", "firmware"), version)
+    for name, version in (("hailo_10h", "5.1.1"), ("hailo_8", "4.23.0"))
+}
 HEALTHY: dict[str, Any] = {
     "kind": "hat-plus-2",
     "driver": "hailo1x_pci",
@@ -73,7 +76,8 @@ def test_an_unexpected_hat_is_told() -> None:
 
 
 def test_8_and_8l_are_told_apart_by_what_identify_says() -> None:
-    board = {"kind": "hat-ai", "driver": "hailo_pci", "architecture": "HAILO8"}
+    versions = dict.fromkeys(("driver_version_loaded", "library_version", "firmware_version"), "4.23.0")
+    board = versions | {"kind": "hat-ai", "driver": "hailo_pci", "architecture": "HAILO8"}
     assert problems("hat-plus-26", **board) == []
     assert "hat-plus-13 has HAILO8L" in problems("hat-plus-13", **board)[0]
 

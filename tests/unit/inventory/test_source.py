@@ -28,7 +28,7 @@ def test_the_embedded_default_is_what_the_contracts_say():
     assert set(fleet.sites) == {"orchard"}
     assert all(host.emulated and host.groups for host in fleet.hosts.values())
     assert fleet.release.os.suite == "trixie"
-    assert fleet.release.kernel.package is None
+    assert fleet.release.kernel.package == "linux-image-rpi-2712"
     assert fleet.hosts["pi-orchard-1"].labels == {"ring": "canary"}
 
 
@@ -78,15 +78,21 @@ def test_an_empty_inventory_is_refused(tmp_path):
 
 # What follows needs no Ansible: `_typed` gets documents as ansible-inventory prints them.
 
+HAILO = {"driver": "5.1.1", "library": "5.1.1", "firmware": "5.1.1", "packages": {"h10-hailort": "5.1.1"}}
 RELEASE = {
     "name": "r",
     "os": {"distribution": "debian", "suite": "trixie"},
-    "kernel": {"package": None, "version": None, "flavour": None},
-    "eeprom": {"channel": None, "minimum": None},
-    "hailort": {"driver": "5.1.1", "library": "5.1.1", "firmware": "5.1.1"},
-    "mender_client": {"version": "3.4.0"},
+    "kernel": dict.fromkeys(("package", "version", "deb", "flavour", "page_size")),
+    "headers": {"package": None, "deb": None},
+    "raspi_firmware": {"version": None},
+    "eeprom": {"version": None, "channel": None, "minimum": None},
+    "dkms": {"version": None},
+    "hailo_10h": HAILO,
+    "hailo_8": HAILO | {"packages": {}},
+    "mender_client": {"variant": "debian", "integration": "application", "version": "3.4.0"},
     "runtime": {"version": "0.1.0", "python": "3.13"},
     "apparmor": {"abi": "4.0"},
+    "allow": {},
 }
 COMMON = {"fleet": "f", "admin_user": "a", "fleet_release": RELEASE, "cooling": "active", "storage": "sd"}
 
