@@ -26,6 +26,7 @@ from hedgerow.server.models import Served, Slot
 from hedgerow.server.recording import Record, Recorder
 from hedgerow.server.scheduler import Piece, Scheduler
 from hedgerow.server.statistics import Window
+from hedgerow.server.systemd import Patience
 from hedgerow.server.workers import Workers
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ class DataPlane:
         self._scheduler = Scheduler(active=self._limits.generations, queue=self._limits.queue)
         self._workers = Workers(threads=_INFER_THREADS, queue=self._limits.queue)
         self._change = asyncio.Lock()
+        self._patience = Patience()
         self.draining = False
         self.window = Window()
         self.metrics = Metrics(lambda: self.queue_depth)
@@ -187,7 +189,10 @@ class DataPlane:
 
     async def _open(self, name: str, folder: Path, *, check_golden: bool) -> Prepared:
         started = time.monotonic()
-        loaded = await asyncio.to_thread(loading.load, name, folder, threads=self._threads, check_golden=check_golden)
+        with self._patience.loading():
+            loaded = await asyncio.to_thread(
+                loading.load, name, folder, threads=self._threads, check_golden=check_golden
+            )
         self._slots[name].prepare(loaded.model)
         return Prepared(round(time.monotonic() - started, 3), loaded.golden)
 

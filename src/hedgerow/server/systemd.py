@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
+from collections.abc import Iterator
 
 _MICRO = 1_000_000
+# As long as `hedgerow-device` waits for a load (hedgerow.device.control).
+LOADING_S = 600.0
 
 
 def notify(state: str) -> None:
@@ -35,3 +39,34 @@ async def keep_alive() -> None:
     while within is not None:
         notify("WATCHDOG=1")
         await asyncio.sleep(within / 2)
+
+
+class Patience:
+    """Ask systemd to wait longer for a sign of life while ``loading`` is entered; several may overlap.
+
+    onnxruntime-genai holds Python's lock for as long as it reads a model (measured: all of the 0.2 s of one of 135 M
+    parameters), so the event loop stands still. Minutes on a Pi's card are no reason to be killed in an activation.
+    """
+
+    def __init__(self) -> None:
+        self._inside = 0
+
+    @contextlib.contextmanager
+    def loading(self) -> Iterator[None]:
+        usual = watchdog_s()
+        self._inside += 1
+        if self._inside == 1:
+            _expect(usual, LOADING_S)
+        try:
+            yield
+        finally:
+            self._inside -= 1
+            if self._inside == 0:
+                _expect(usual, usual)
+
+
+def _expect(usual: float | None, within: float | None) -> None:
+    """Have systemd expect signs of life within other bounds than the unit's; nothing if it expects none."""
+    if usual is not None and within is not None:
+        # The sign of life first: the new bound is counted from it.
+        notify(f"WATCHDOG=1\nWATCHDOG_USEC={max(usual, within) * _MICRO:.0f}")

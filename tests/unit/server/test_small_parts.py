@@ -142,6 +142,28 @@ def test_signs_of_life_are_wanted(monkeypatch, environment, within) -> None:
     assert systemd.watchdog_s() == within
 
 
+def test_a_load_may_take_longer_than_a_sign_of_life(monkeypatch) -> None:
+    monkeypatch.delenv("WATCHDOG_PID", raising=False)
+    monkeypatch.setenv("WATCHDOG_USEC", "10000000")
+    told: list[str] = []
+    monkeypatch.setattr(systemd, "notify", told.append)
+    patience = systemd.Patience()
+    with patience.loading():
+        with patience.loading():  # a second load while the first runs
+            pass
+        assert len(told) == 1
+    assert told == ["WATCHDOG=1\nWATCHDOG_USEC=600000000", "WATCHDOG=1\nWATCHDOG_USEC=10000000"]
+
+
+def test_nobody_is_asked_for_patience_who_watches_not(monkeypatch) -> None:
+    monkeypatch.delenv("WATCHDOG_USEC", raising=False)
+    told: list[str] = []
+    monkeypatch.setattr(systemd, "notify", told.append)
+    with systemd.Patience().loading():
+        pass
+    assert told == []
+
+
 def test_nobody_is_told_where_nobody_listens(monkeypatch) -> None:
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
     systemd.notify("READY=1")
