@@ -15,6 +15,9 @@ wanted costs no visit. ``state: restarted`` and ``reloaded`` (handlers) always g
 was written. A run that is cut off between a file and its handler would leave the old
 process for ever: the next run finds the file as wanted and notifies nobody.
 
+``confined_by`` (an AppArmor profile) restarts a unit that runs without it. Profiles that are unloaded let go of their
+processes for good: loaded again, they confine only what starts from then on.
+
 In check mode a unit that does not exist yet, because its package or file would have come
 in this run, counts as changed; ``systemd_service`` fails there. The answer says ``uncertain`` beside it: Debian's
 packages start their own services.
@@ -45,9 +48,10 @@ class ActionModule(ActionBase):
         if units is None:
             raise AnsibleActionFail("hedgerow_unit: no hedgerow_facts; let the play begin with the role preflight")
         unit = units.get(args["name"])
-        if older_than(
+        old = older_than(
             unit, args.pop("newer_than", {}), now=variables["ansible_facts"]["hedgerow_facts"]["state"]["time"]
-        ):
+        )
+        if unconfined(unit, args.pop("confined_by", None)) or old:
             args["state"] = "restarted"
         if as_wanted(unit, state=args.get("state"), enabled=args.get("enabled")):
             return result | {"changed": False, "name": args["name"]}
@@ -74,6 +78,12 @@ def older_than(unit: dict[str, Any] | None, files: dict[str, float], *, now: flo
     since = (unit or {}).get("since")
     # systemctl tells whole seconds.
     return since is not None and any(since + 1 <= changed <= now for changed in files.values())
+
+
+def unconfined(unit: dict[str, Any] | None, profile: str | None) -> bool:
+    """Whether the unit runs under another AppArmor label than ``profile``'s; its mode is the profile's own affair."""
+    label = (unit or {}).get("confined")
+    return bool(profile) and label is not None and label.rpartition(" (")[0] != profile
 
 
 def as_wanted(unit: dict[str, Any] | None, *, state: str | None, enabled: bool | None) -> bool:

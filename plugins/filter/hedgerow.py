@@ -9,16 +9,25 @@ from typing import Any
 from ansible.errors import AnsibleFilterError
 
 from hedgerow import paths
-from hedgerow.converge import boot, config, hat, pins, preflight, reboot
+from hedgerow.converge import apparmor, boot, config, firewall, hardening, hat, pins, preflight, reboot
 from hedgerow.errors import HedgerowError
 
 FILTERS: dict[str, Callable[..., Any]] = {
+    "hedgerow_apparmor_modes": apparmor.modes,
+    "hedgerow_apparmor_not_loaded": apparmor.not_loaded,
+    "hedgerow_apparmor_not_ours": apparmor.not_ours,
+    "hedgerow_apparmor_texts": apparmor.texts,
+    "hedgerow_apparmor_to_load": apparmor.to_load,
+    "hedgerow_apparmor_unproven": apparmor.unproven,
     "hedgerow_cmdline_txt": boot.cmdline_text,
     "hedgerow_config": config.render,
     "hedgerow_config_txt": boot.config_text,
     "hedgerow_drift": lambda facts, release, kind: pins.drift(release, kind, facts),
+    "hedgerow_firewall": firewall.plan,
     "hedgerow_fleet_dir": lambda fleet: str(paths.fleet_dir(fleet)),
+    "hedgerow_hardening": hardening.plan,
     "hedgerow_hat_verdict": hat.verdict,
+    "hedgerow_peers": firewall.peers,
     "hedgerow_pin_remarks": pins.remarks,
     "hedgerow_pins": pins.pins,
     "hedgerow_preflight": lambda facts, host, limits: preflight.problems(host, facts, limits),

@@ -56,6 +56,8 @@ class Role:
     options: dict[str, Any] | None = None
     vars: dict[str, Any] = field(default_factory=dict)
     templates: tuple[str, ...] = ()
+    entered: frozenset[str] = frozenset()
+    """Task files that a play enters by name (`tasks_from`)."""
 
     @cached_property
     def tasks(self) -> list[dict[str, Any]]:
@@ -72,6 +74,18 @@ class Role:
         ]
 
 
+def entered_by_plays(role: str) -> frozenset[str]:
+    found = set()
+    for path in (ROOT / "playbooks").glob("*.yml"):
+        for play in load(path) or []:
+            for task in flatten([task for key in ("pre_tasks", "tasks", "post_tasks") for task in play.get(key) or []]):
+                for verb in ("import_role", "include_role"):
+                    call = task.get(f"ansible.builtin.{verb}") or {}
+                    if call.get("name") == role and "tasks_from" in call:
+                        found.add(str(call["tasks_from"]).removesuffix(".yml"))
+    return frozenset(found)
+
+
 def read_role(folder: Path) -> Role:
     def optional(name: str, default: Any) -> Any:
         path = folder / name
@@ -86,6 +100,7 @@ def read_role(folder: Path) -> Role:
         defaults=optional("defaults/main.yml", {}),
         options=(specs.get("argument_specs", {}).get("main") or {}).get("options"),
         vars=optional("vars/main.yml", {}),
+        entered=entered_by_plays(folder.name),
         templates=tuple(sorted(str(p.relative_to(templates)) for p in templates.rglob("*") if p.is_file())),
     )
 

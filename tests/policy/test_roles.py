@@ -13,13 +13,13 @@ PHASES = ("preflight", "install", "configure", "run")
 
 
 def shape(role: Any) -> list[str]:
-    """`tasks/main.yml` imports the phases, in order, and nothing else; other task files are used by a phase."""
+    """`tasks/main.yml` imports the phases, in order, nothing else; other task files are used by a phase or a play."""
     found = []
     imported = [task.get("ansible.builtin.import_tasks", "") for task in role.files.get("main", [])]
     phases = [name.removesuffix(".yml") for name in imported]
     if not phases or [phase for phase in PHASES if phase in phases] != phases:
         found.append(f"{role.name}: tasks/main.yml imports {phases}; it should import phases of {PHASES}, in order")
-    used = {
+    used = role.entered | {
         str(task.get(f"ansible.builtin.{verb}", "")).removesuffix(".yml")
         for task in role.tasks
         for verb in ("import_tasks", "include_tasks")

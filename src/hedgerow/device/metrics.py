@@ -17,9 +17,8 @@ from cryptography import x509
 from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from hedgerow.device import hardware, state
+from hedgerow.device import confinement, hardware
 
-APPARMOR_PROFILES = Path("/sys/kernel/security/apparmor/profiles")
 FIRMWARE_INTERVAL_S = 5.0
 
 
@@ -133,16 +132,11 @@ def _hat(full: dict[str, Any] | None, sensors: dict[str, Any]) -> Iterator[Metri
 
 
 def _apparmor() -> Metric:
-    """One sample a profile of ours. The kernel shows the list to root alone on most systems; then there is none."""
-    try:
-        modes = state.parse_profiles(APPARMOR_PROFILES.read_text(encoding="utf-8"))
-    except OSError:
-        modes = {}
     return _labelled(
         "hedgerow_device_apparmor_enforcing",
-        "1 if the AppArmor profile is enforced.",
+        "1 if the AppArmor profile is enforced on what it is for; 0 also where its service runs without it.",
         "profile",
-        {name: mode == "enforce" for name, mode in modes.items() if name.startswith("hedgerow-")},
+        confinement.enforcing(),
     )
 
 

@@ -156,13 +156,21 @@ def parse_defaults(text: str) -> dict[str, str]:
     return {key: value.strip().strip("\"'") for key, _, value in pairs}
 
 
-def parse_image(data: bytes) -> dict[str, int | None]:
-    """What an EEPROM image says of itself, as ``rpi-eeprom-update`` finds it: by the strings in it."""
+def parse_image(data: bytes) -> dict[str, Any]:
+    """What an EEPROM image says of itself: build and manufacturing version by the strings in it, as rpi-eeprom-update
+    finds them, and the configuration by its section (length and name before it, big-endian).
+    """  # noqa: D205 - one sentence
     timestamp = re.search(rb"BUILD_TIMESTAMP=(\d+)", data)
     version = re.search(rb"MFG_VER:\s*(\d+)", data)
+    section = re.search(rb"\x55\xaa\xf1\x1f(.{4})bootconf\.txt.{4}", data, re.DOTALL)
+    config = None
+    if section is not None:
+        length = int.from_bytes(section[1], "big") - 16  # of name and what follows it
+        config = data[section.end() : section.end() + length].decode(errors="replace")
     return {
         "timestamp": int(timestamp[1]) if timestamp else None,
         "mfg_version": int(version[1]) if version else None,
+        "config": config,
     }
 
 
@@ -273,17 +281,23 @@ def _eeprom_images(folder: Path) -> dict[str, dict[str, Any]]:
     for channel in _folders(folder):
         images = sorted(channel.glob("pieeprom-[0-9]*.bin"))
         if images:
-            found[channel.name] = {"path": str(images[-1]), **parse_image(images[-1].read_bytes())}
+            told = parse_image(images[-1].read_bytes())
+            found[channel.name] = {key: told[key] for key in ("timestamp", "mfg_version")} | {"path": str(images[-1])}
     return found
 
 
 def _staged(file: Path) -> dict[str, Any] | None:
-    """A bootloader update that waits on the boot partition: its build, and whether a boot has passed it by."""
+    """A bootloader update on the boot partition, done or not: its build and configuration, and how old it is."""
     try:
         data = file.read_bytes()
     except OSError:
         return None
-    return {"timestamp": parse_image(data)["timestamp"], "before_this_boot": not _changed_since_boot(file)}
+    told = parse_image(data)
+    return {
+        "timestamp": told["timestamp"],
+        "config": told["config"],
+        "before_this_boot": not _changed_since_boot(file),
+    }
 
 
 def _json(path: Path) -> Any:

@@ -53,6 +53,12 @@ def test_services_that_run_have_a_time() -> None:
     }
 
 
+def test_processes_of_services() -> None:
+    text = "MainPID=12\nId=a.service\n\nMainPID=0\nId=b.service\n\nId=c.service\n"
+    assert state.parse_main_pids(text) == {"a.service": 12}
+    assert state.parse_main_pids("") == {}
+
+
 def test_os_release_keys() -> None:
     text = 'PRETTY_NAME="Debian GNU/Linux 13 (trixie)"\nVERSION_CODENAME=trixie\nHOME_URL="x"\n'
     assert state.parse_os_release(text) == {

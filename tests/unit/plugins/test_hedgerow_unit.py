@@ -24,6 +24,26 @@ def test_a_unit_older_than_its_files_is_restarted(
 
 
 @pytest.mark.parametrize(
+    "label,profile,expected",
+    [
+        ("unconfined", "hedgerow-server", True),
+        ("hedgerow-exporter (enforce)", "hedgerow-server", True),
+        ("hedgerow-server (enforce)", "hedgerow-server", False),
+        ("hedgerow-server (complain)", "hedgerow-server", False),  # loading the profile changes the mode, no restart
+        (None, "hedgerow-server", False),
+        ("unconfined", None, False),
+        ("unconfined", "", False),
+    ],
+)
+def test_a_unit_that_runs_without_its_profile_is_restarted(
+    plugin: Callable[[str], ModuleType], *, label: str | None, profile: str | None, expected: bool
+) -> None:
+    unit = RUNS | ({} if label is None else {"confined": label})
+    assert plugin("action/hedgerow_unit").unconfined(unit, profile) is expected
+    assert not plugin("action/hedgerow_unit").unconfined(None, profile)
+
+
+@pytest.mark.parametrize(
     "unit,state,enabled,expected",
     [
         (RUNS, "started", True, True),
