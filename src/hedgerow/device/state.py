@@ -32,6 +32,7 @@ BOOT = Path("/boot/firmware")
 HARDWARE_ROOT = Path("/etc/hedgerow/hardware-root")
 TRIAL = Path("/etc/hedgerow/boot-trial")
 EEPROM_DEFAULTS = Path("/etc/default/rpi-eeprom-update")
+EEPROM_WRITTEN = Path("/run/hedgerow-eeprom.json")
 EEPROM_IMAGES = Path("/usr/lib/firmware/raspberrypi/bootloader-2712")
 APPARMOR = Path("/sys/kernel/security/apparmor")
 _TIMEOUT_S = 30
@@ -157,9 +158,11 @@ def parse_defaults(text: str) -> dict[str, str]:
 
 
 def parse_image(data: bytes) -> dict[str, Any]:
-    """What an EEPROM image says of itself: build and manufacturing version by the strings in it, as rpi-eeprom-update
-    finds them, and the configuration by its section (length and name before it, big-endian).
-    """  # noqa: D205 - one sentence
+    """What an EEPROM image says of itself.
+
+    Build and manufacturing version stand in it as text, which is how rpi-eeprom-update finds them; the configuration
+    is a section with its length (big-endian) and name before it.
+    """
     timestamp = re.search(rb"BUILD_TIMESTAMP=(\d+)", data)
     version = re.search(rb"MFG_VER:\s*(\d+)", data)
     section = re.search(rb"\x55\xaa\xf1\x1f(.{4})bootconf\.txt.{4}", data, re.DOTALL)
@@ -287,7 +290,14 @@ def _eeprom_images(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def _staged(file: Path) -> dict[str, Any] | None:
-    """A bootloader update on the boot partition, done or not: its build and configuration, and how old it is."""
+    """A bootloader update on the boot partition, done or not: its build and configuration, and how old it is.
+
+    One that was flashed from the running system is not there; ``hedgerow.device.eeprom`` leaves a note of it until
+    the next boot.
+    """
+    note = _json(EEPROM_WRITTEN)
+    if note is not None:
+        return {"timestamp": note.get("timestamp"), "config": note.get("config"), "before_this_boot": False}
     try:
         data = file.read_bytes()
     except OSError:

@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+import time
+from pathlib import Path
 
 import pytest
 
 from hedgerow.device import state
+from hedgerow.emulator import eeprom as images
 
 
 def test_reads_this_machine_as_json() -> None:
@@ -97,3 +102,46 @@ def test_apt_sources(name: str, text: str, expected: list[dict[str, list[str]]])
 def test_profiles_with_their_modes() -> None:
     text = "hedgerow-server (enforce)\n/usr/bin/man//filter (complain)\n"
     assert state.parse_profiles(text) == {"hedgerow-server": "enforce", "/usr/bin/man//filter": "complain"}
+
+
+def test_an_eeprom_image_tells_its_build_its_manufacturing_version_and_its_configuration() -> None:
+    assert state.parse_image(images.image("2026-05-26", mfg_version=1)) == {
+        "timestamp": 1779807685,
+        "mfg_version": 1,
+        "config": images.FACTORY_CONFIG,
+    }
+    assert state.parse_image(b"") == {"timestamp": None, "mfg_version": None, "config": None}
+
+
+def test_assignments_of_a_defaults_file() -> None:
+    text = '# a comment\nFIRMWARE_RELEASE_STATUS="default"\n#BOOTFS=/boot\nEEPROM_CONFIG_HOOK=\n'
+    assert state.parse_defaults(text) == {"FIRMWARE_RELEASE_STATUS": "default", "EEPROM_CONFIG_HOOK": ""}
+
+
+def test_images_by_channel_are_the_newest_of_each(tmp_path: Path) -> None:
+    for channel, date in (("default", "2025-05-08"), ("default", "2026-05-26"), ("own", "2025-03-10")):
+        (tmp_path / channel).mkdir(exist_ok=True)
+        (tmp_path / channel / f"pieeprom-{date}.bin").write_bytes(images.image(date))
+    (tmp_path / "empty").mkdir()
+    found = state._eeprom_images(tmp_path)
+    assert found.keys() == {"default", "own"}
+    assert found["default"] == {
+        "path": f"{tmp_path}/default/pieeprom-2026-05-26.bin",
+        "timestamp": 1779807685,
+        "mfg_version": None,
+    }
+
+
+def test_a_kept_trial_s_files_are_not_newer_than_their_boot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "config.txt"
+    file.write_text("a=1\n")
+    monkeypatch.setattr(state, "TRIAL", tmp_path)
+    monkeypatch.setattr(state, "_boot_id", lambda: "this")
+    os.utime(file, (time.time() + 60, time.time() + 60))
+    assert state._changed_since_boot(file) == ["config.txt"]
+    digest = hashlib.sha256(b"a=1\n").hexdigest()
+    result = {"boot_id": "this", "sha256": {"config.txt": digest}}
+    (tmp_path / "result.json").write_text(json.dumps(result))
+    assert state._changed_since_boot(file) == []
+    (tmp_path / "result.json").write_text(json.dumps(result | {"boot_id": "another"}))
+    assert state._changed_since_boot(file) == ["config.txt"]
