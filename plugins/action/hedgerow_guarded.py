@@ -69,7 +69,7 @@ class ActionModule(_FilesModule):  # type: ignore[misc, valid-type]
                 return result
             self._change(args, compared["changed_paths"], differs)
         except HedgerowError as error:
-            return result | {"failed": True, "msg": str(error)}
+            return result | {"failed": True, "changed": False, "msg": str(error)}
         return result
 
     def _compare(self, args: dict[str, Any]) -> tuple[dict[str, Any], dict[str, list[str]]]:
@@ -124,13 +124,14 @@ class ActionModule(_FilesModule):  # type: ignore[misc, valid-type]
         Raises:
             DeviceError: the change did not stay.
         """
-        said = "the host undid it before it was asked"
+        why = "the change took longer than the time for it"
         while time.monotonic() < deadline:
             answer, said = self._through_a_new_connection(_GUARD, "confirm", {"name": name})
             if answer is not None:
                 if answer["confirmed"]:
                     return
                 break
+            why = said
             time.sleep(1)
         # Longer than the clock: the host may be busy undoing it.
         until = deadline + 30
@@ -139,9 +140,9 @@ class ActionModule(_FilesModule):  # type: ignore[misc, valid-type]
             back = self._through_a_new_connection(_GUARD, "confirm", {"name": name})[0] is not None
         host = self._variables["inventory_hostname"]
         raise DeviceError(
-            f"no new SSH login after the change ({said}); {host} has undone it by itself"
+            f"no new SSH login after the change ({why}); {host} has undone it by itself"
             if back
-            else f"no new SSH login after the change, nor after the time for undoing it ({said})",
+            else f"no new SSH login after the change, nor after the time for undoing it ({why})",
             where=host,
             next_step="correct what was changed (the firewall's or sshd's variables), then run again"
             if back

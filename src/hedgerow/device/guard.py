@@ -84,7 +84,8 @@ def arm(
     folder.chmod(0o700)
     kept = [_keep(path, folder / f"kept-{index}") for index, path in enumerate(paths)]
     for file, command in live.items():
-        _write(folder / file, _run(command)[1].encode())
+        code, said = _run(command)
+        _write(folder / file, said.encode() if code == 0 else b"")  # what is not there is kept as nothing
     _write(folder / "guard.py", source.encode())
     commands = [[word.replace("{folder}", str(folder)) for word in command] for command in commands]
     # Written last: it is what makes all of the above count.
