@@ -19,7 +19,9 @@ PCI_DEVICES = {"hat-plus-2": "0x45c4", "hat-plus-13": "0x2864", "hat-plus-26": "
 HAT_PRODUCTS = {"hat-plus-2": "AI HAT+ 2", "hat-plus-13": "AI HAT+", "hat-plus-26": "AI HAT+"}
 ARCHITECTURES = {"hat-plus-2": "HAILO10H", "hat-plus-13": "HAILO8L", "hat-plus-26": "HAILO8"}  # facts §3.7
 
-KERNEL_RELEASE = "6.18.50+rpt-rpi-2712"  # field units of autumn 2026 (facts §1.1)
+# What runs: picked by the guest's power-on, unless a live value overrides it.
+KERNEL = "proc/sys/kernel/osrelease"
+KERNEL_RELEASE = "6.18.50+rpt-rpi-2712"  # of a board that never booted: what its card has (archive/kernel.py)
 # Type 0x17 (Pi 5), Rev 1.1, new-style bit set; memory in bits 20-22 (facts §4.1).
 REVISIONS = {1024: "a04171", 2048: "b04171", 4096: "c04171", 8192: "d04171", 16384: "e04171"}
 # 2025-05-08 14:13 UTC: the minimum that Pi OS itself flashes up to (facts §2.6).
@@ -86,6 +88,8 @@ def render(board: Board, values: Values) -> dict[str, Entry]:
             f"MemTotal:       {board.memory_mb * 1024:8d} kB\nMemFree:        {available:8d} kB\n"
             f"MemAvailable:   {available:8d} kB"
         )
+    if values.get("kernel_release") is not None:
+        files[KERNEL] = _text(str(values["kernel_release"]))
     # What only the guest's vcgencmd and hailortcli read: no file of a real board holds these.
     for key, value in values.items():
         files[f"live/{key}"] = _text("none" if value is None else str(value))
@@ -134,7 +138,6 @@ def _processor(board: Board, values: Values) -> dict[str, Entry]:
             f"{cores}Revision\t: {REVISIONS[board.memory_mb]}\nSerial\t\t: {board.serial}\n"
             "Model\t\t: Raspberry Pi 5 Model B Rev 1.1"
         ),
-        "proc/sys/kernel/osrelease": _text(KERNEL_RELEASE),
         "firmware/cmdline": _text(FIRMWARE_CMDLINE),
         f"{policy}/scaling_cur_freq": _text(str(int(str(values["cpu_freq_mhz"])) * 1000)),
         f"{policy}/cpuinfo_max_freq": _text("2400000"),

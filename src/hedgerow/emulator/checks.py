@@ -30,6 +30,7 @@ PROGRAMS: dict[str, tuple[str, str]] = {
     "iptables": ("iptables", "netavark routes the bridge through it"),
     "mmdebstrap": ("mmdebstrap", "builds the Debian image"),
     "dpkg-deb": ("dpkg", "builds the stand-in packages"),
+    "gpg": ("gpg", "signs the archive that has them"),
     "nsenter": ("util-linux", "enters the private mount namespace"),
     "unshare": ("util-linux", "makes the private mount namespace"),
     "mount": ("mount", "mounts cgroup version 2 in there"),

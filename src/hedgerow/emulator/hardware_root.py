@@ -28,6 +28,7 @@ _NOT_RENDERED = (
     "proc/device-tree/aliases",
     "proc/device-tree/chosen/bootloader",
     "proc/sys/kernel/random",
+    boards.KERNEL,
     "sys/bus/nvmem",
 )
 # Rendered as the factory left it, and from the first boot on the bootloader's: its build may have been updated.
@@ -51,6 +52,7 @@ class HardwareRoot:
         shutil.rmtree(self.folder, ignore_errors=True)
         _write(self.path / "first-boot/authorized_keys", authorized_key.encode())
         _write(self.path / "flash/pieeprom.bin", eeprom.image(self.board.bootloader))
+        _write(self.path / boards.KERNEL, f"{boards.KERNEL_RELEASE}\n".encode())
         self.write(values)
 
     def mark_cold_boot(self) -> None:

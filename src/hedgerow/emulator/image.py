@@ -1,9 +1,10 @@
-"""The base image: Debian trixie as Raspberry Pi OS lite would leave it, built once and cached by content.
+"""The image of emulated hosts: Debian trixie as Raspberry Pi OS Lite would leave it, built once and cached by content.
 
 Invariants:
 
-- The file name is the hash of every input (recipe, guest files, the machine's apt settings and certificates), so an
-  image is never out of date and never built twice.
+- Its name is the hash of every input (recipe, guest files, stand-in packages, the machine's apt settings and
+  certificates), so an image is never out of date and never built twice. Debian's part has a name of its own.
+- One image for every host: what a HAT needs is installed by a role, as on a board.
 - A build goes to a temporary name and is renamed when it is whole; an interrupted one leaves nothing that counts.
 - No mirror is named here: mmdebstrap takes its default, the guest keeps what mmdebstrap wrote.
 """
@@ -19,11 +20,11 @@ import shlex
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hedgerow.emulator import standins
+from hedgerow.emulator.archive import repository, suites
 from hedgerow.emulator.podman import Podman
 from hedgerow.errors import MachineError
 
@@ -89,21 +90,32 @@ MASKED_UNITS = (
 # apt settings of the machine that a guest needs to reach the same archive in the same way.
 _APT_KEYS = ("Acquire::Check-Valid-Until", "Acquire::Check-Date", "Acquire::http::Proxy", "Acquire::https::Proxy")
 
+_START = ("--change", 'CMD ["/sbin/init"]', "--change", "STOPSIGNAL SIGRTMIN+3")
 _MODES = {"etc/sudoers.d/010_pi-nopasswd": 0o440}
 
-_SETUP = """\
+# In Debian alone, where the network is: as mmdebstrap's last step.
+_DOWNLOAD = """\
 set -eu
 update-ca-certificates >/dev/null
+apt-get clean
+apt-get --yes --quiet=2 --download-only --no-install-recommends install {archives}
+"""
+# What makes a Pi of it: from files alone, without a network. /mnt has the files and the archive.
+_SETUP = """\
+set -eu
+tar --extract --directory=/ --file=/mnt/files.tar
+cp -r /mnt/archive/. /
 # As the imager leaves it: first user, no password, sudo without one (images before April 2026).
 groupadd --force --system video
 useradd --create-home --shell /bin/bash --uid 1000 --groups adm,sudo,video pi
 rm -f /etc/ssh/ssh_host_* /etc/resolv.conf.dpkg-*
-systemctl enable ssh.service emulated-pi.service
+systemctl --quiet enable ssh.service emulated-pi.service
+raspi="-o Dir::Etc::SourceList=/etc/apt/sources.list.d/raspi.sources -o Dir::Etc::SourceParts=/dev/null"
+apt-get --quiet=2 $raspi -o APT::Get::List-Cleanup=0 update
+DEBIAN_FRONTEND=noninteractive apt-get --yes --quiet=2 --no-install-recommends install {packages} >/dev/null
 # An empty file, not a missing one: systemd then makes a machine id of its own at first boot.
 : >/etc/machine-id
 rm -f /var/lib/dbus/machine-id
-apt-get clean
-apt-get --yes --quiet=2 --download-only --no-install-recommends install {archives}
 """
 
 
@@ -115,27 +127,36 @@ class Recipe:
     apt_options: dict[str, str]
     architecture: str
 
+    def base_digest(self) -> str:
+        """Hash of what Debian's part is made of: minutes to build, and seldom another."""
+        return _hash(
+            {
+                "suite": SUITE,
+                "packages": PACKAGES,
+                "archives": ARCHIVES,
+                "download": _DOWNLOAD,
+                "apt": self.apt_options,
+                "architecture": self.architecture,
+                "certificates": _contents(self.certificates()),
+            }
+        )
+
     def digest(self) -> str:
-        parts = {
-            "suite": SUITE,
-            "packages": PACKAGES,
-            "archives": ARCHIVES,
-            "masked": MASKED_UNITS,
-            "setup": _SETUP,
-            "apt": self.apt_options,
-            "architecture": self.architecture,
-            "overlay": {path: [hashlib.sha256(data).hexdigest(), run] for path, (data, run) in self.overlay.items()},
-            "standins": {
-                variant: [[package.control(), sorted(package.files)] for package in packages]
-                for variant, packages in standins.STACKS.items()
-            },
-            "programs": {
-                file.name: hashlib.sha256(file.read_bytes()).hexdigest()
-                for file in sorted((GUEST.parent / "hat-stack").iterdir())
-                if file.is_file()
-            },
-        }
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+        return _hash(
+            {
+                "base": self.base_digest(),
+                "masked": MASKED_UNITS,
+                "setup": _SETUP,
+                "overlay": _contents(self.overlay),
+                "archive": repository.digest(),
+                "installed": suites.BASE,
+            }
+        )
+
+    def certificates(self) -> dict[str, tuple[bytes, bool]]:
+        """Those files that downloading needs."""
+        folder = f"{MACHINE_CERTIFICATES.relative_to('/')}/"
+        return {path: entry for path, entry in self.overlay.items() if path.startswith(folder)}
 
 
 def recipe() -> Recipe:
@@ -156,52 +177,44 @@ def recipe() -> Recipe:
 
 
 class Images:
-    """Images by HAT variant, in ``folder`` (``var/cache/images``) and in our podman's storage."""
+    """The image of every host: Debian's part in ``folder`` (``var/cache/images``), both in our podman's storage."""
 
     def __init__(self, folder: Path, podman: Podman, say: Callable[[str], None]) -> None:
         self._folder = folder
         self._podman = podman
         self._say = say
         self.recipe = recipe()
-        self.digest = self.recipe.digest()
+        self._base_digest = self.recipe.base_digest()
+        self._base = f"{REPOSITORY}:{self._base_digest}-base"
+        self.tag = f"{REPOSITORY}:{self.recipe.digest()}"
 
-    def tag(self, hat: str) -> str:
-        """Name of the image for a host with ``hat``; it may not exist yet."""
-        return f"{REPOSITORY}:{self.digest}-{standins.VARIANTS[hat]}"
-
-    def ensure(self, hats: set[str]) -> bool:
-        """Make the images for ``hats`` exist; True if any was missing. Call it inside a podman session."""
-        missing = {self.tag(hat): standins.VARIANTS[hat] for hat in hats if not self._exists(self.tag(hat))}
-        if not missing:
+    def ensure(self) -> bool:
+        """Make the image exist; True if it was missing. Call it inside a podman session."""
+        if self._exists(self.tag):
             return False
         with self._lock():
-            base = f"{REPOSITORY}:{self.digest}-base"
-            if not self._exists(base):
+            if not self._exists(self._base):
                 archive = self.build()
                 self._say(f"importing {archive.name} into podman")
-                self._podman.run(
-                    "import", "--quiet", "--change", 'CMD ["/sbin/init"]', "--change", "STOPSIGNAL SIGRTMIN+3",
-                    archive, base,
-                )  # fmt: skip
-            for tag, variant in missing.items():
-                if not self._exists(tag):
-                    self._add_stack(base, tag, variant)
+                self._podman.run("import", "--quiet", *_START, archive, self._base)
+            if not self._exists(self.tag):
+                self._make_a_pi()
             self._forget_others()
         return True
 
     def build(self) -> Path:
-        """Return the cached archive for this recipe, running mmdebstrap if there is none."""
-        archive = self._folder / f"{self.digest}.tar"
+        """Return the cached archive of Debian's part, running mmdebstrap if there is none."""
+        archive = self._folder / f"{self._base_digest}.tar"
         if archive.is_file():
             return archive
         self._folder.mkdir(parents=True, exist_ok=True)
         partial = archive.with_suffix(".partial.tar")
         self._say(f"building the Debian {SUITE} image with mmdebstrap (minutes, once; then cached as {archive.name})")
         with tempfile.TemporaryDirectory(dir=self._folder) as temporary:
-            overlay = Path(temporary) / "overlay.tar"
-            overlay.write_bytes(overlay_archive(self.recipe))
-            setup = Path(temporary) / "setup"
-            setup.write_text(_SETUP.format(archives=" ".join(ARCHIVES)), encoding="utf-8")
+            certificates = Path(temporary) / "certificates.tar"
+            certificates.write_bytes(_tar(self.recipe.certificates()))
+            download = Path(temporary) / "download"
+            download.write_text(_DOWNLOAD.format(archives=" ".join(ARCHIVES)), encoding="utf-8")
             command = [
                 "mmdebstrap",
                 "--variant=minbase",
@@ -209,8 +222,8 @@ class Images:
                 # Lists and downloaded archives stay: a guest's first apt-get install works without a fetch.
                 "--skip=cleanup/apt/lists,cleanup/apt/cache",
                 *(f'--aptopt={key} "{value}"' for key, value in sorted(self.recipe.apt_options.items())),
-                f"--customize-hook=tar-in {shlex.quote(str(overlay))} /",
-                f'--customize-hook=chroot "$1" sh < {shlex.quote(str(setup))}',
+                f"--customize-hook=tar-in {shlex.quote(str(certificates))} /",
+                f'--customize-hook=chroot "$1" sh < {shlex.quote(str(download))}',
                 SUITE,
                 str(partial),
             ]
@@ -219,7 +232,7 @@ class Images:
             partial.unlink(missing_ok=True)
             raise MachineError(
                 f"mmdebstrap failed with exit code {done.returncode}; its last lines above say why",
-                where=f"image {self.digest}",
+                where=f"image {self._base_digest}",
                 next_step="hedgerow emulate check, and see that `apt-get update` works on this machine",
             )
         partial.replace(archive)
@@ -233,38 +246,34 @@ class Images:
             archive.unlink()
         return [str(archive) for archive in archives]
 
-    def _add_stack(self, base: str, tag: str, variant: str) -> None:
-        """Install the stand-in packages of ``variant`` on ``base`` as one layer."""
-        self._say(f"adding the stand-in packages of variant {variant}")
-        container = f"hedgerow-image-{self.digest}-{variant}"
+    def _make_a_pi(self) -> None:
+        """Guest files, the archive and what Raspberry Pi OS has installed of it, as one layer on Debian's part."""
+        self._say("making a Raspberry Pi of it: files, archive, kernels (seconds)")
+        container = f"hedgerow-image-{self.tag.rpartition(':')[2]}"
         self._podman.run("rm", "--force", "--ignore", container)
         with tempfile.TemporaryDirectory(dir=self._folder) as temporary:
             folder = Path(temporary)
-            for package in standins.STACKS[variant]:
-                standins.build(package, folder)
+            (folder / "files.tar").write_bytes(overlay_archive(self.recipe))
+            repository.write(folder / "archive", self.recipe.architecture)
+            setup = _SETUP.format(packages=" ".join(suites.BASE))
             try:
                 self._podman.run(
                     "run", "--name", container, "--network=none", "--privileged", "--systemd=false",
-                    "--volume", f"{folder}:/stack:ro", base,
-                    "sh", "-c", "dpkg --install /stack/*.deb",
+                    "--volume", f"{folder}:/mnt:ro", self._base, "sh", "-c", setup,
                 )  # fmt: skip
-                self._podman.run(
-                    "commit", "--quiet", "--change", 'CMD ["/sbin/init"]', "--change", "STOPSIGNAL SIGRTMIN+3",
-                    container, tag,
-                )  # fmt: skip
+                self._podman.run("commit", "--quiet", *_START, container, self.tag)
             finally:
                 self._podman.run("rm", "--force", "--ignore", container, check=False)
 
     def _forget_others(self) -> None:
         """Remove archives and images of other recipes (some 400 MB each); one that a container uses stays."""
         for archive in self._folder.glob("*.tar"):
-            if archive.stem != self.digest:
+            if archive.stem != self._base_digest:
                 archive.unlink()
         listing = self._podman.json("images", "--format=json") or []
         names = [name for image in listing for name in image.get("Names") or []]
-        ours = f"{REPOSITORY}:{self.digest}-"
-        others = [name for name in names if name.startswith(f"{REPOSITORY}:") and not name.startswith(ours)]
-        # Variants are layers on the base and go first.
+        others = [name for name in names if name.startswith(f"{REPOSITORY}:") and name not in {self.tag, self._base}]
+        # The others are layers on their base and go first.
         for name in sorted(others, key=lambda name: name.endswith("-base")):
             self._podman.run("rmi", name, check=False)
 
@@ -282,24 +291,36 @@ class Images:
 
 def overlay_archive(recipe: Recipe) -> bytes:
     """The guest files and masked units as one tar archive, owned by root."""
+    return _tar(recipe.overlay, masked=MASKED_UNITS, folders=("hardware",))
+
+
+def _tar(files: dict[str, tuple[bytes, bool]], *, masked: Sequence[str] = (), folders: Sequence[str] = ()) -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
-        for path, (data, program) in recipe.overlay.items():
+        for path, (data, program) in files.items():
             info = tarfile.TarInfo(path)
             info.size = len(data)
             info.mode = _MODES.get(path, 0o755 if program else 0o644)
             archive.addfile(info, io.BytesIO(data))
-        for unit in MASKED_UNITS:
+        for unit in masked:
             info = tarfile.TarInfo(f"etc/systemd/system/{unit}")
             info.type = tarfile.SYMTYPE
             info.linkname = "/dev/null"
             archive.addfile(info)
-        for folder in ("hardware",):
+        for folder in folders:
             info = tarfile.TarInfo(folder)
             info.type = tarfile.DIRTYPE
             info.mode = 0o755
             archive.addfile(info)
     return buffer.getvalue()
+
+
+def _contents(files: dict[str, tuple[bytes, bool]]) -> dict[str, list[object]]:
+    return {path: [hashlib.sha256(data).hexdigest(), run] for path, (data, run) in files.items()}
+
+
+def _hash(parts: dict[str, object]) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _machine_apt_options() -> dict[str, str]:

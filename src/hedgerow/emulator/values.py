@@ -81,6 +81,12 @@ def _version(text: str) -> Value:
     return text
 
 
+def _kernel_release(text: str) -> Value:
+    if not re.fullmatch(r"\d+\.\d+\.\d+\+rpt-rpi-(2712|v8)", text):
+        raise ValueError
+    return text
+
+
 def _choice(*allowed: str) -> Callable[[str], Value]:
     def parse(text: str) -> Value:
         if text not in allowed:
@@ -103,6 +109,9 @@ KEYS: Mapping[str, Key] = {
         _optional(_integer(0, 16384)), "0…16384|none", "free memory to report; none: the container's own"
     ),
     "clock_synced": Key(_boolean, "true|false", "whether the clock is synchronised"),
+    "kernel_release": Key(
+        _optional(_kernel_release), "N.N.N+rpt-rpi-2712|…-v8|none", "running kernel; none: what the next boot loads"
+    ),
     "eeprom_staged": Key(
         _choice("any", "cold"), "any|cold", "which boots write a staged bootloader update; cold: a warm one discards it"
     ),
@@ -132,6 +141,7 @@ def defaults(hat: str, cooling: str) -> Values:
         "psu_max_current_ma": 5000,
         "memory_available_mb": None,
         "clock_synced": True,
+        "kernel_release": None,
         "eeprom_staged": "any",
     }
     if hat in HAT_STACKS:

@@ -36,6 +36,15 @@ def test_the_mark_of_a_cold_boot_stays_until_the_guest_takes_it(root: HardwareRo
     assert (root.path / "power/cold-boot").is_file()
 
 
+def test_the_kernel_is_the_guests_to_tell_unless_a_value_overrides_it(root: HardwareRoot) -> None:
+    running = root.path / "proc/sys/kernel/osrelease"
+    running.write_text("6.18.34+rpt-rpi-2712\n")
+    root.write(root.read())
+    assert running.read_text() == "6.18.34+rpt-rpi-2712\n"
+    root.write(root.read() | {"kernel_release": "6.18.50+rpt-rpi-v8"})
+    assert running.read_text() == "6.18.50+rpt-rpi-v8\n"
+
+
 def test_what_the_board_lost_goes_and_comes_back(root: HardwareRoot) -> None:
     driver = root.path / "sys/bus/pci/devices/0001:01:00.0/driver"
     assert driver.is_symlink()

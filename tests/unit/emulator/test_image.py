@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from hedgerow.emulator import image, standins
+from hedgerow.emulator import image
+from hedgerow.emulator.archive import repository, suites
 
 RECIPE = image.Recipe({"etc/x": (b"1", False)}, {"Acquire::Check-Date": "false"}, "amd64")
 
@@ -31,6 +32,15 @@ def test_the_recipe_itself_changes_the_name(monkeypatch: pytest.MonkeyPatch) -> 
     assert RECIPE.digest() != before
 
 
+def test_a_guest_file_or_a_package_does_not_build_debian_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = RECIPE.digest()
+    assert replace(RECIPE, overlay={"etc/x": (b"2", False)}).base_digest() == RECIPE.base_digest()
+    monkeypatch.setattr(repository, "digest", lambda: "another archive")
+    assert RECIPE.digest() != before
+    certificate = {f"{image.MACHINE_CERTIFICATES.relative_to('/')}/x.crt": (b"1", False)}
+    assert replace(RECIPE, overlay=certificate).base_digest() != RECIPE.base_digest()
+
+
 def test_overlay_is_roots_programs_run_and_units_are_masked() -> None:
     with tarfile.open(fileobj=io.BytesIO(image.overlay_archive(image.recipe()))) as archive:
         members = {member.name: member for member in archive}
@@ -43,23 +53,21 @@ def test_overlay_is_roots_programs_run_and_units_are_masked() -> None:
 
 def test_nothing_of_hailo_is_in_the_base() -> None:
     assert not [path for path in image.recipe().overlay if "hailo" in path]
+    assert not [name for name in suites.BASE if "hailo" in name or "dkms" in name]
+
+
+def test_the_source_is_raspberry_pis_but_for_its_place() -> None:
+    data, _ = image.recipe().overlay["etc/apt/sources.list.d/raspi.sources"]
+    fields = dict(line.split(": ") for line in data.decode().splitlines() if not line.startswith("#"))
+    assert fields == {
+        "Types": "deb",
+        "URIs": f"file:/{repository.FOLDER}/",
+        "Suites": "trixie",
+        "Components": "main",
+        "Signed-By": f"/{repository.KEYRING}",
+    }
 
 
 def test_cmdline_is_one_line() -> None:
     data, _ = image.recipe().overlay["boot/firmware/cmdline.txt"]
     assert data.count(b"\n") == 1
-
-
-def test_standin_is_a_package_with_the_real_name(tmp_path) -> None:
-    package = next(package for package in standins.HAILO_10H if package.name == "h10-hailort")
-    built = standins.build(package, tmp_path)
-    assert built.name == "h10-hailort_5.1.1_all.deb"
-    assert built.read_bytes().startswith(b"!<arch>\n")
-    assert [path.name for path in tmp_path.iterdir()] == [built.name]
-
-
-@pytest.mark.parametrize("packages", standins.STACKS.values())
-def test_standins_depend_on_nothing_but_each_other(packages) -> None:
-    names = {package.name for package in packages}
-    wanted = {name.strip() for package in packages for name in package.relations.get("Depends", "").split(",") if name}
-    assert wanted <= names

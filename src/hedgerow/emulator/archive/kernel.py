@@ -1,8 +1,8 @@
 """Kernels and boot firmware as Raspberry Pi packages them; a few hundred bytes that boot nothing.
 
-Names: facts §1.4. Versions with their epoch: field captures of 2026 (``Debian 1:6.18.34-1+rpt1``, and package lists of
-images of 2026-09 and 2026-10). Files and hooks: Debian's kernel packaging, which Raspberry Pi's follows. Left out of the
-dependencies: compiler, linux-base, initramfs-tools.
+Names: facts §1.4. Versions, with their epoch: field captures of 2026 (``uname -v`` says ``Debian 1:6.18.34-1+rpt1``;
+package lists of the images of 2026-09 and 2026-10). Files and hooks: Debian's kernel packaging, which Raspberry Pi's
+follows. Left out of the dependencies: compiler, linux-base, initramfs-tools.
 """
 
 from __future__ import annotations
@@ -70,7 +70,8 @@ def _image(version: str, flavour: str) -> StandIn:
     modules = f"usr/lib/modules/{name}"
     # Of the defconfig (facts §2.5): what roles and people look up.
     config = (
-        f"CONFIG_ARM64_{FLAVOURS[flavour]}K_PAGES=y\nCONFIG_SECURITY_APPARMOR=y\nCONFIG_LSM=\"\"\n"
+        f"CONFIG_ARM64_{FLAVOURS[flavour]}K_PAGES=y\n"
+        'CONFIG_SECURITY_APPARMOR=y\nCONFIG_LSM=""\n'
         "CONFIG_PSI=y\nCONFIG_PSI_DEFAULT_DISABLED=y\nCONFIG_MEMCG=y\nCONFIG_BCM2835_WDT=y\n"
     )  # fmt: skip
     return StandIn(
@@ -82,6 +83,7 @@ def _image(version: str, flavour: str) -> StandIn:
             f"boot/config-{name}": text(config),
             f"boot/System.map-{name}": File(),
             f"{modules}/modules.builtin": File(),
+            f"{modules}/modules.builtin.modinfo": File(),
             f"{modules}/modules.order": File(),
         },
         scripts={kind: _script(f"kernel/image.{kind}", name) for kind in ("postinst", "prerm", "postrm")},

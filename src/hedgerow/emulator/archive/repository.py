@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from email.utils import formatdate
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 from hedgerow.emulator.archive.build import StandIn, build
 from hedgerow.emulator.archive.suites import SUITES, Suite
@@ -52,7 +53,7 @@ def write(root: Path, architecture: str, suites: Mapping[str, Suite] = SUITES) -
             release = _write_suite(folder / "dists" / codename, codename, suite, index, architecture)
             signer.sign(release)
         keyring = root / KEYRING
-        keyring.parent.mkdir(parents=True)
+        keyring.parent.mkdir(parents=True, exist_ok=True)
         keyring.write_bytes(signer.public_key())
 
 
@@ -91,7 +92,7 @@ class _Signer:
     def __init__(self, home: Path) -> None:
         self._home = home
 
-    def __enter__(self) -> _Signer:
+    def __enter__(self) -> Self:
         self._gpg("--quick-generate-key", _KEY_NAME, "ed25519", "sign", "never")
         return self
 

@@ -1,7 +1,7 @@
-"""What the archive has: the suite that a board's ``raspi.sources`` names, one for upgrades, and what an image installs.
+"""What the archive has: the suite that a board's ``raspi.sources`` names, one for upgrades, and what an image has.
 
-``trixie`` stands for Raspberry Pi's archive. Whether that keeps older versions is not known (facts §1.3); this one does,
-so that a lock may go back. ``trixie-next`` stands for a fleet's own mirror, where tests find versions to come.
+``trixie`` stands for Raspberry Pi's archive. Whether that keeps older versions is not known (facts §1.3); this one
+does, so that a lock may go back. ``trixie-next`` stands for a fleet's own mirror, where tests find versions to come.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ SUITES: Mapping[str, Suite] = {
     ),
 }
 
-# What Raspberry Pi OS Lite has installed of the archive (facts §1.2): both flavours, and neither dkms nor a HAT's stack.
+# What Raspberry Pi OS Lite has installed of the archive (facts §1.2): both flavours; neither dkms nor a HAT's stack.
 BASE = (
     f"linux-image-rpi-2712={kernel.deb_version(kernel.BASE_VERSION)}",
     f"linux-image-rpi-v8={kernel.deb_version(kernel.BASE_VERSION)}",

@@ -51,11 +51,10 @@ class VirtualFleet:
         return self.folder / "first_contact_key"
 
     def build_images(self) -> tuple[bool, list[str]]:
-        """Make the cards that the hosts need; return whether any was missing, and their paths."""
+        """Make the card of the hosts; return whether it was missing, and its path."""
         checks.require()
         cards = self._cards()
-        hats = {str(host.host.hat) for host in self.hosts.values()}
-        return cards.ensure(hats), sorted(str(cards.path(hat)) for hat in hats)
+        return cards.ensure(), [str(cards.path())]
 
     def up(self, hosts: Iterable[str] | None = None, *, recreate: bool = False) -> list[HostStatus]:
         """Boot ``hosts`` (default: all) and return when each runs and answers SSH.
@@ -69,7 +68,7 @@ class VirtualFleet:
         for host in wanted:
             _check_address(host.host)
         cards = self._cards()
-        cards.ensure({host.host.hat for host in wanted})
+        cards.ensure()
         ensure_first_contact_key(self.folder, self.name)
         checks.require_space(self.folder, NEEDED_MB)
         results: list[HostStatus] = []
@@ -139,7 +138,7 @@ class VirtualFleet:
     def _bring_up(self, host: VirtualHost, cards: Cards, *, recreate: bool) -> HostStatus:
         name = host.host.name
         spec = host.spec()
-        digest = host.digest(cards.digest(host.host.hat))
+        digest = host.digest(cards.digest())
         outdated = spec is not None and spec.inputs != digest
         if outdated and recreate:
             self._say(f"{name}: replacing the virtual machine")
@@ -150,7 +149,7 @@ class VirtualFleet:
         if host.state().power != "off" and spec is not None:
             return self._left_alone(host, outdated=outdated)
         if spec is None:
-            host.create(cards.path(host.host.hat), digest, self._public_key())
+            host.create(cards.path(), digest, self._public_key())
         self._say(f"{name}: booting its own kernel in software emulation (half a minute to a minute)")
         host.power_on()
         host.await_boot()
@@ -170,7 +169,7 @@ class VirtualFleet:
         spec = host.spec()
         if spec is None:
             return self._row(host, "absent")
-        outdated = spec.inputs != host.digest(cards.digest(host.host.hat))
+        outdated = spec.inputs != host.digest(cards.digest())
         state = host.state()
         if state.power != "on":
             return self._row(host, state.power, outdated=outdated)

@@ -3,7 +3,7 @@
 Two caches below ``var/cache/vm``, each named by the hash of what went into it:
 
 - ``<hash>.tar``: the root file system as mmdebstrap made it, foreign architecture and all. Minutes.
-- ``<hash>.qcow2``: the card with the guest files, first user and stand-in packages of one HAT variant. A minute.
+- ``<hash>.qcow2``: the card with the guest files, first user, archive and stand-in packages. A minute.
 
 Each is built under another name and renamed when it is whole; an interrupted build leaves nothing that counts. No
 mirror is named here: mmdebstrap takes its default.
@@ -25,7 +25,8 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from hedgerow.emulator import image, standins
+from hedgerow.emulator import image
+from hedgerow.emulator.archive import repository, suites
 from hedgerow.emulator.vm import card, checks
 from hedgerow.errors import MachineError
 
@@ -78,8 +79,9 @@ systemctl --quiet enable ssh.service emulated-pi.service systemd-networkd.servic
 : >/etc/machine-id
 rm -f /var/lib/dbus/machine-id
 ln -s /run/emulated-pi/board /hardware
-[ ! -d /stack ] || dpkg --install /stack/*.deb >/dev/null
-rm -rf /stack
+raspi="-o Dir::Etc::SourceList=/etc/apt/sources.list.d/raspi.sources -o Dir::Etc::SourceParts=/dev/null"
+apt-get --quiet=2 $raspi -o APT::Get::List-Cleanup=0 update
+apt-get --yes --quiet=2 --no-install-recommends install {packages} >/dev/null
 apt-get --yes --quiet=2 --download-only --no-install-recommends install {archives}
 """
 
@@ -87,7 +89,7 @@ Say = Callable[[str], None]
 
 
 class Cards:
-    """Card images by HAT variant in ``folder`` (``var/cache/vm``)."""
+    """The card image in ``folder`` (``var/cache/vm``)."""
 
     def __init__(self, folder: Path, say: Say) -> None:
         self._folder = folder
@@ -104,8 +106,7 @@ class Cards:
             }
         )
 
-    def digest(self, hat: str) -> str:
-        variant = standins.VARIANTS[hat]
+    def digest(self) -> str:
         return _digest(
             {
                 "base": self._base,
@@ -114,30 +115,25 @@ class Cards:
                 "masked": MASKED_UNITS,
                 "setup": _SETUP,
                 "card": [card.BOOT_START, card.BOOT_SIZE, card.SIZE, card.DISK_ID],
-                "stack": [[package.control(), sorted(package.files)] for package in standins.STACKS[variant]],
-                "programs": {
-                    file.name: hashlib.sha256(file.read_bytes()).hexdigest()
-                    for file in sorted((image.GUEST.parent / "hat-stack").iterdir())
-                    if file.is_file()
-                },
+                "archive": repository.digest(),
+                "installed": suites.BASE,
             }
         )
 
-    def path(self, hat: str) -> Path:
-        """Where the card for ``hat`` is; it may not exist yet."""
-        return self._folder / f"{self.digest(hat)}.qcow2"
+    def path(self) -> Path:
+        """Where the card is; it may not exist yet."""
+        return self._folder / f"{self.digest()}.qcow2"
 
-    def ensure(self, hats: set[str]) -> bool:
-        """Make the cards for ``hats`` exist; True if any was missing."""
-        missing = {self.path(hat): hat for hat in sorted(hats) if not self.path(hat).is_file()}
-        if not missing:
+    def ensure(self) -> bool:
+        """Make the card exist; True if it was missing."""
+        path = self.path()
+        if path.is_file():
             return False
         self._folder.mkdir(parents=True, exist_ok=True)
         checks.require_space(self._folder, NEEDED_MB)
         with self._lock():
-            for path, hat in missing.items():
-                if not path.is_file():
-                    self._build(path, standins.VARIANTS[hat])
+            if not path.is_file():
+                self._build(path)
         return True
 
     def purge(self) -> list[str]:
@@ -183,15 +179,15 @@ class Cards:
         partial.replace(archive)
         return archive
 
-    def _build(self, target: Path, variant: str) -> None:
+    def _build(self, target: Path) -> None:
         archive = self._root_file_system()
         ensure_foreign_programs(self._say)
-        self._say(f"laying out the card of variant {variant} (a minute, once)")
+        self._say("laying out the card (a minute, once)")
         with tempfile.TemporaryDirectory(dir=self._folder) as temporary:
             root = Path(temporary) / "root"
             root.mkdir()
             _run("tar", "--extract", f"--directory={root}", f"--file={archive}", "--xattrs", "--xattrs-include=*")
-            self._furnish(root, variant)
+            self._furnish(root)
             boot = _take_boot_partition(root)
             raw = Path(temporary) / "card.img"
             _lay_out(raw, boot, root)
@@ -199,23 +195,20 @@ class Cards:
             _run("qemu-img", "convert", "-O", "qcow2", raw, finished)
             finished.replace(target)
 
-    def _furnish(self, root: Path, variant: str) -> None:
-        """Guest files, first user, stand-in packages and downloads, in the extracted root."""
+    def _furnish(self, root: Path) -> None:
+        """Guest files, first user, archive, stand-in packages and downloads, in the extracted root."""
         files = {path: entry for path, entry in self._overlay.items() if path != _RESOLV_CONF}
         archive = root / "overlay.tar"
         archive.write_bytes(_tar(files, masked=MASKED_UNITS))
         _run("tar", "--extract", f"--directory={root}", f"--file={archive}", "--no-overwrite-dir")
         archive.unlink()
-        stack = root / "stack"
-        stack.mkdir()
-        for package in standins.STACKS[variant]:
-            standins.build(package, stack)
+        repository.write(root, ARCHITECTURE)
         resolv_conf = root / _RESOLV_CONF
         resolv_conf.unlink(missing_ok=True)
         shutil.copyfile("/etc/resolv.conf", resolv_conf)
         # Its own mounts, gone with the process; `proc` is what apt and systemctl ask.
         inside = 'mount -t proc proc "$1/proc" && exec chroot "$1" sh -c "$2"'
-        setup = _SETUP.format(archives=" ".join(ARCHIVES))
+        setup = _SETUP.format(archives=" ".join(ARCHIVES), packages=" ".join(suites.BASE))
         _run("unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", inside, "sh", root, setup)
         resolv_conf.write_bytes(self._overlay[_RESOLV_CONF][0])
 
@@ -250,7 +243,8 @@ def ensure_foreign_programs(say: Say) -> None:
 def _take_boot_partition(root: Path) -> Path:
     """Move the kernel from /boot to the boot partition's folder, under the names that the Pi's firmware looks for."""
     boot = root / "boot/firmware"
-    for pattern, name in (("vmlinuz-*", "kernel_2712.img"), ("initrd.img-*", "initramfs_2712")):
+    # Not the stand-ins of Raspberry Pi's kernels, which lie beside it and boot nothing.
+    for pattern, name in (("vmlinuz-*-arm64-16k", "kernel_2712.img"), ("initrd.img-*-arm64-16k", "initramfs_2712")):
         found = sorted((root / "boot").glob(pattern))
         if len(found) != 1:
             raise MachineError(f"the image has {len(found)} files {pattern} in /boot, not one", where=KERNEL)
