@@ -23,3 +23,13 @@ def test_f18_the_clock_is_kept_and_awaited(host):
     assert host.service("systemd-timesyncd.service").is_running
     assert host.service("systemd-time-wait-sync.service").is_enabled
     assert host.run("timedatectl show -p NTPSynchronized --value").stdout.strip() == "yes"
+
+
+def test_f34_a_dead_root_disk_reboots_the_board(host):
+    """PID 1 feeds the hardware watchdog although nothing can be read any more; this unit does not."""
+    unit = host.root("systemctl cat hedgerow-storage-probe.service").splitlines()
+    assert "FailureAction=reboot-immediate" in unit
+    assert any(line.startswith("WatchdogSec=") for line in unit)
+    assert host.service("hedgerow-storage-probe.service").is_enabled
+    host.not_in_a_container("its root is on no disk of its own")
+    assert host.service("hedgerow-storage-probe.service").is_running

@@ -27,6 +27,7 @@ FOLDER = ROOT / "files/apparmor.d"
 WAIVERS = {
     "hailo-ollama.service": "Hailo's own server, which nothing here starts; the role hardening binds it to loopback",
     "hedgerow-egress.service": "a one-shot that resolves names and fills sets of nftables, in a sandbox of its own",
+    "hedgerow-storage-probe.service": "reads one block of the root disk, and its sandbox leaves it nothing else",
     "mender-client.service": "stays off (role mender_client); the program has hedgerow-mender by its path",
     "nftables.service": "Debian's one-shot that loads a file at boot and ends",
     "systemd-journald.service": "systemd's own, in systemd's sandbox; it reads what every process may send",
