@@ -85,11 +85,12 @@ def render(text: str, *, abi: str, mode: str, fragments: str, rules: Sequence[st
     """A profile as it lies on a host: one file, the lock's ABI, its mode, the inventory's rules at its end.
 
     Raises:
-        UsageError: the source lacks the place for one of these, or a rule is no single rule.
+        UsageError: the source lacks the place for one of these, or a rule is more than one.
     """
     for rule in rules:
-        if "\n" in rule or not rule.endswith(",") or "{" in re.sub(r"@?\{[^}\s]*\}", "", rule):
-            raise UsageError(f"{rule!r} is no rule", next_step='write one as in a profile: "/srv/models/** r,"')
+        bare = re.sub(r"@?\{[^}\s]*\}", "", rule)
+        if "\n" in bare or "," in bare[:-1] or "{" in bare:
+            raise UsageError(f"{rule!r} is no single rule", next_step="write one as in a profile: /srv/models/** r")
 
     def fragment(found: re.Match[str]) -> str:
         return (Path(fragments) / found[1]).read_text(encoding="utf-8")
@@ -98,7 +99,8 @@ def render(text: str, *, abi: str, mode: str, fragments: str, rules: Sequence[st
         own = [flag for flag in found[2].replace(",", " ").split() if flag not in MODES]
         return f"{found[1]}{', '.join(own + (['complain'] if mode == 'complain' else []))}{found[3]}"
 
-    added = "".join(f"  {rule}\n" for rule in rules)
+    # With or without its comma: in a YAML list of one line it cannot be written without quotes.
+    added = "".join(f"  {rule.rstrip(',')},\n" for rule in rules)
     if added:
         added = f"  # From the inventory (apparmor_rules).\n{added}\n"
     text, inlined = _FRAGMENT.subn(fragment, text)

@@ -81,7 +81,9 @@ def test_what_does_not_exist_is_refused(mode: str, override: dict[str, str], tex
 
 
 def test_a_profile_is_one_file_with_abi_mode_and_the_inventory_s_rules(fragments: str) -> None:
-    text = apparmor.render(SOURCE, abi="3.0", mode="complain", fragments=fragments, rules=["/srv/** r,", "@{run}/x w,"])
+    text = apparmor.render(
+        SOURCE, abi="3.0", mode="complain", fragments=fragments, rules=["/srv/** r,", "@{run}/{x,y} w"]
+    )
     assert text == (
         "# Written by Hedgerow (role apparmor); changes here are overwritten.\n"
         "# A service.\n"
@@ -93,7 +95,7 @@ def test_a_profile_is_one_file_with_abi_mode_and_the_inventory_s_rules(fragments
         "  /etc/x r,\n\n"
         "  # From the inventory (apparmor_rules).\n"
         "  /srv/** r,\n"
-        "  @{run}/x w,\n\n"
+        "  @{run}/{x,y} w,\n\n"
         "  include if exists <local/hedgerow-x>\n"
         "}\n"
     )
@@ -107,9 +109,9 @@ def test_from_complain_to_enforce_and_back_is_one_word_in_the_file(fragments: st
     assert watched.replace(", complain", "") == enforced
 
 
-@pytest.mark.parametrize("rule", ["/x r", "/x r,\n/y w,", "} profile evil {,"])
+@pytest.mark.parametrize("rule", ["/x r,\n/y w,", "/x r, /y w,", "} profile evil {"])
 def test_a_rule_is_one_rule(fragments: str, rule: str) -> None:
-    with pytest.raises(UsageError, match="is no rule"):
+    with pytest.raises(UsageError, match="is no single rule"):
         apparmor.render(SOURCE, abi="4.0", mode="enforce", fragments=fragments, rules=[rule])
 
 
