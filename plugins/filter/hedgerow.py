@@ -9,7 +9,7 @@ from typing import Any
 from ansible.errors import AnsibleFilterError
 
 from hedgerow import paths
-from hedgerow.converge import apparmor, boot, config, firewall, hardening, hat, pins, preflight, reboot
+from hedgerow.converge import apparmor, apt_sources, boot, config, firewall, hardening, hat, pins, preflight, reboot
 from hedgerow.errors import HedgerowError
 
 FILTERS: dict[str, Callable[..., Any]] = {
@@ -19,6 +19,7 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "hedgerow_apparmor_texts": apparmor.texts,
     "hedgerow_apparmor_to_load": apparmor.to_load,
     "hedgerow_apparmor_unproven": apparmor.unproven,
+    "hedgerow_apt_sources": apt_sources.files,
     "hedgerow_cmdline_txt": boot.cmdline_text,
     "hedgerow_config": config.render,
     "hedgerow_config_txt": boot.config_text,
@@ -30,9 +31,13 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "hedgerow_peers": firewall.peers,
     "hedgerow_pin_remarks": pins.remarks,
     "hedgerow_pins": pins.pins,
+    "hedgerow_pins_on_device": pins.on_device,
     "hedgerow_preflight": lambda facts, host, limits: preflight.problems(host, facts, limits),
     "hedgerow_reboot_reasons": reboot.reasons,
+    "hedgerow_transactions": pins.transactions,
     "hedgerow_holds": lambda release, hat, state: pins.holds(release, hat, state["packages"], state["holds"]),
+    "hedgerow_locked": pins.locked,
+    "hedgerow_not_by_apt": pins.not_by_apt,
 }
 
 

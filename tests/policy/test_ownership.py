@@ -134,6 +134,8 @@ def test_the_names_of_the_contract_have_the_writers_of_the_contract(claims: list
     assert by_claim["path", "/etc/hedgerow/device.yml"] == "roles/model_store"
     assert by_claim["unit", "hedgerow-deadline.timer"] == "roles/model_store"
     assert by_claim["path", "/etc/sudoers.d/50-hedgerow-admin"] == "deploy/bootstrap.py"
+    assert by_claim["path", "/etc/apt/preferences.d/50-hedgerow.pref"] == "roles/os_pinning"
+    assert by_claim["path", "/etc/hedgerow/pins.json"] == "roles/os_pinning"
 
 
 def test_two_roles_with_one_path_conflict(make_role: Any) -> None:

@@ -8,6 +8,7 @@ exact; only the ``+bN`` of a rebuild, which differs by architecture, is passed o
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -135,8 +136,8 @@ def holds(release: Mapping[str, Any], hat: str, packages: Mapping[str, str], hel
 def transactions(release: Mapping[str, Any], hat: str, packages: Mapping[str, str]) -> list[dict[str, Any]]:
     """What apt has to do, in order, so that what is installed becomes what is pinned.
 
-    Each is ``{"name", "install": {package: version}, "remove": [package]}``. Removed are kernels newer than the
-    lock's: firmware boots the newest one, whatever the metapackage says.
+    Each is ``{"name", "install": {package: version}, "remove": [package], "rebuilt": bool}``. Removed are kernels
+    newer than the lock's: firmware boots the newest one, whatever the metapackage says.
     """
     found = []
     for row in rows(release, hat):
@@ -145,7 +146,7 @@ def transactions(release: Mapping[str, Any], hat: str, packages: Mapping[str, st
         if differing or remove:
             # The whole row, so that one that needs the others is never moved alone.
             install = {name: wanted for name, wanted in row.packages.items() if name in packages}
-            found.append({"name": row.name, "install": install, "remove": remove})
+            found.append({"name": row.name, "install": install, "remove": remove, "rebuilt": row.rebuilt})
     return found
 
 
@@ -199,8 +200,22 @@ def remarks(facts: Mapping[str, Any], release: Mapping[str, Any], hat: str) -> l
     return found
 
 
+def on_device(release: Mapping[str, Any], hat: str) -> str:
+    """``/etc/hedgerow/pins.json``: what the device's exporter compares dpkg with (``hedgerow.device.pinned``)."""
+    kernel = release["kernel"]
+    lock = {
+        "release": release["name"],
+        "packages": locked(release, hat),
+        "blocked": list(_blocked(release, hat)),
+        "kernel": None if kernel["version"] is None else f"{kernel['version']}+rpt-{kernel['flavour']}",
+    }
+    return json.dumps(lock, indent=2, sort_keys=True) + "\n"
+
+
 def same(wanted: str, have: str) -> bool:
     """Whether two Debian versions are equal but for the ``+bN`` of a rebuild."""
+    if ":" not in wanted:
+        have = have.rpartition(":")[2]
     return have == wanted or (have.startswith(wanted) and _REBUILD.fullmatch(have.removeprefix(wanted)) is not None)
 
 
