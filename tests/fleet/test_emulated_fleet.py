@@ -56,6 +56,15 @@ def up(fleet: EmulatedFleet) -> EmulatedFleet:
     return fleet
 
 
+@pytest.fixture
+def stack(up: EmulatedFleet) -> EmulatedFleet:
+    """The first Pi has the software of its HAT, as the role installs it."""
+    if up.exec(PI, ["which", "hailortcli"]).returncode != 0:
+        done = up.exec(PI, ["apt-get", "--yes", "--quiet=2", "install", "dkms", "hailo-h10-all"])
+        assert done.returncode == 0, done.stderr
+    return up
+
+
 def hardware(fleet: EmulatedFleet, host: str) -> dict:
     """What a controller sees over nothing but ``python3 -``."""
     program = remote_script.build("hedgerow.device.hardware", "read")
@@ -86,15 +95,15 @@ def test_four_hosts_boot_within_the_bar_and_a_second_up_changes_nothing(fleet: E
     assert not any(host.changed or host.outdated for host in fleet.up())
 
 
-def test_hosts_are_boards_of_their_own(up: EmulatedFleet) -> None:
-    seen = {name: hardware(up, name) for name in (PI, GATEWAY)}
-    assert seen[PI]["board"]["serial"] == up.hosts[PI].host.serial
+def test_hosts_are_boards_of_their_own(stack: EmulatedFleet) -> None:
+    seen = {name: hardware(stack, name) for name in (PI, GATEWAY)}
+    assert seen[PI]["board"]["serial"] == stack.hosts[PI].host.serial
     assert seen[PI]["hat"]["architecture"] == "HAILO10H"
     assert seen[PI]["hat"]["node"] == "/dev/hailo0"
     assert seen[PI]["thermal"]["hat_c"] == 52.4
     assert seen[GATEWAY]["hat"]["kind"] == "none"
-    ids = {up.exec(name, ["cat", "/etc/machine-id"]).stdout for name in up.hosts}
-    keys = {host.host_key.read_text().split()[1] for host in up.hosts.values()}
+    ids = {stack.exec(name, ["cat", "/etc/machine-id"]).stdout for name in stack.hosts}
+    keys = {host.host_key.read_text().split()[1] for host in stack.hosts.values()}
     assert len(ids) == len(keys) == 4
 
 
@@ -103,9 +112,9 @@ def test_a_host_without_a_hat_has_nothing_of_hailo(up: EmulatedFleet) -> None:
     assert up.exec(GATEWAY, ["sh", "-c", "ls /dev | grep -i -e hailo -e h1x"]).returncode != 0
 
 
-def test_live_values_are_seen_while_the_host_runs(up: EmulatedFleet) -> None:
-    up.set_values(PI, temperature_c=84.5, undervoltage=True, link_speed_gts="5.0", hat_temperature_c=97)
-    seen = hardware(up, PI)
+def test_live_values_are_seen_while_the_host_runs(stack: EmulatedFleet) -> None:
+    stack.set_values(PI, temperature_c=84.5, undervoltage=True, link_speed_gts="5.0", hat_temperature_c=97)
+    seen = hardware(stack, PI)
     assert seen["thermal"]["soc_c"] == 84.5
     assert seen["thermal"]["hat_c"] == 97.0
     assert seen["throttled"]["raw"] == "0x10001"
@@ -113,22 +122,22 @@ def test_live_values_are_seen_while_the_host_runs(up: EmulatedFleet) -> None:
     assert seen["hat"]["link_speed_gts"] == 5.0
 
 
-def test_versions_that_differ_fail_as_the_real_tool_does(up: EmulatedFleet) -> None:
-    up.set_values(PI, library_version="5.3.0")
-    identify = up.exec(PI, ["hailortcli", "fw-control", "identify"])
+def test_versions_that_differ_fail_as_the_real_tool_does(stack: EmulatedFleet) -> None:
+    stack.set_values(PI, library_version="5.3.0")
+    identify = stack.exec(PI, ["hailortcli", "fw-control", "identify"])
     assert identify.returncode == 76
     assert "HAILO_INVALID_DRIVER_VERSION(76)" in identify.stderr
-    up.set_values(PI, library_version="5.1.1")
-    assert up.exec(PI, ["hailortcli", "fw-control", "identify"]).returncode == 0
+    stack.set_values(PI, library_version="5.1.1")
+    assert stack.exec(PI, ["hailortcli", "fw-control", "identify"]).returncode == 0
 
 
-def test_a_hat_that_falls_off_takes_its_node_along(up: EmulatedFleet) -> None:
-    up.set_values(PI, hat_present=False)
-    assert up.exec(PI, ["test", "-e", "/dev/hailo0"]).returncode == 1
-    silent = up.exec(PI, ["hailortcli", "fw-control", "identify"])
+def test_a_hat_that_falls_off_takes_its_node_along(stack: EmulatedFleet) -> None:
+    stack.set_values(PI, hat_present=False)
+    assert stack.exec(PI, ["test", "-e", "/dev/hailo0"]).returncode == 1
+    silent = stack.exec(PI, ["hailortcli", "fw-control", "identify"])
     assert (silent.returncode, silent.stdout, silent.stderr) == (0, "", "")
-    up.set_values(PI, hat_present=True)
-    assert up.exec(PI, ["test", "-c", "/dev/hailo0"]).returncode == 0
+    stack.set_values(PI, hat_present=True)
+    assert stack.exec(PI, ["test", "-c", "/dev/hailo0"]).returncode == 0
 
 
 def test_power_cut_keeps_the_disk_and_clears_what_counts_since_boot(up: EmulatedFleet) -> None:
