@@ -214,8 +214,6 @@ def on_device(release: Mapping[str, Any], hat: str) -> str:
 
 def same(wanted: str, have: str) -> bool:
     """Whether two Debian versions are equal but for the ``+bN`` of a rebuild."""
-    if ":" not in wanted:
-        have = have.rpartition(":")[2]
     return have == wanted or (have.startswith(wanted) and _REBUILD.fullmatch(have.removeprefix(wanted)) is not None)
 
 

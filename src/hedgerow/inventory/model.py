@@ -32,7 +32,7 @@ class OsRelease(_Pin, frozen=True):
 class KernelPin(_Pin, frozen=True):
     """The kernel metapackage with its Debian version, and what ``uname -r`` begins and ends with.
 
-    ``version`` is ``6.18.50``, ``deb`` is ``6.18.50-1+rpt1``; ``page_size`` in bytes follows from the flavour.
+    ``version`` is ``6.18.50``, ``deb`` is ``1:6.18.50-1+rpt1``; ``page_size`` in bytes follows from the flavour.
     """
 
     package: str | None

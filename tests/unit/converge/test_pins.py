@@ -14,12 +14,12 @@ RELEASE: dict[str, Any] = {
     "kernel": {
         "package": "linux-image-rpi-2712",
         "version": "6.18.50",
-        "deb": "6.18.50-1+rpt1",
+        "deb": "1:6.18.50-1+rpt1",
         "flavour": "rpi-2712",
         "page_size": 16384,
     },
-    "headers": {"package": "linux-headers-rpi-2712", "deb": "6.18.50-1+rpt1"},
-    "raspi_firmware": {"version": "1:1.20260521-1"},
+    "headers": {"package": "linux-headers-rpi-2712", "deb": "1:6.18.50-1+rpt1"},
+    "raspi_firmware": {"version": "1:1.20260915-1"},
     "eeprom": {"version": "28.28-1", "channel": "default", "minimum": "2025-05-08"},
     "dkms": {"version": "3.2.2-1~deb13u1"},
     "hailo_10h": {
@@ -52,18 +52,18 @@ OPEN: dict[str, Any] = RELEASE | {
     "hailo_8": _NO_HAILO,
 }
 OLDER: dict[str, Any] = RELEASE | {
-    "kernel": RELEASE["kernel"] | {"version": "6.18.34", "deb": "6.18.34-1+rpt1"},
-    "headers": RELEASE["headers"] | {"deb": "6.18.34-1+rpt1"},
+    "kernel": RELEASE["kernel"] | {"version": "6.18.34", "deb": "1:6.18.34-1+rpt1"},
+    "headers": RELEASE["headers"] | {"deb": "1:6.18.34-1+rpt1"},
 }
 MENDERISED: dict[str, Any] = RELEASE | {"mender_client": RELEASE["mender_client"] | {"integration": "rootfs"}}
 BOARD = {
-    "linux-image-rpi-2712": "6.18.50-1+rpt1",
-    "linux-image-6.18.50+rpt-rpi-2712": "6.18.50-1+rpt1",
-    "linux-headers-rpi-2712": "6.18.50-1+rpt1",
-    "linux-headers-6.18.50+rpt-rpi-2712": "6.18.50-1+rpt1",
-    "linux-headers-6.18.50+rpt-common-rpi": "6.18.50-1+rpt1",
-    "linux-kbuild-6.18.50+rpt": "6.18.50-1+rpt1",
-    "raspi-firmware": "1:1.20260521-1",
+    "linux-image-rpi-2712": "1:6.18.50-1+rpt1",
+    "linux-image-6.18.50+rpt-rpi-2712": "1:6.18.50-1+rpt1",
+    "linux-headers-rpi-2712": "1:6.18.50-1+rpt1",
+    "linux-headers-6.18.50+rpt-rpi-2712": "1:6.18.50-1+rpt1",
+    "linux-headers-6.18.50+rpt-common-rpi": "1:6.18.50-1+rpt1",
+    "linux-kbuild-6.18.50+rpt": "1:6.18.50-1+rpt1",
+    "raspi-firmware": "1:1.20260915-1",
     "rpi-eeprom": "28.28-1",
     "dkms": "3.2.2-1~deb13u1",
     **RELEASE["hailo_10h"]["packages"],
@@ -163,7 +163,7 @@ def test_f06_headers_and_kernel_are_held_and_moved_together() -> None:
 
 
 def test_holds_of_kernels_that_the_lock_left_are_released() -> None:
-    packages = BOARD | {"linux-image-6.18.34+rpt-rpi-2712": "6.18.34-1+rpt1"}
+    packages = BOARD | {"linux-image-6.18.34+rpt-rpi-2712": "1:6.18.34-1+rpt1"}
     found = pins.holds(RELEASE, "none", packages, [*packages, "bash"])
     assert found == {"hold": [], "release": ["linux-image-6.18.34+rpt-rpi-2712"]}
     assert pins.holds(OPEN, "none", packages, ["linux-image-6.18.34+rpt-rpi-2712"])["release"] == []
@@ -197,7 +197,7 @@ def test_f43_a_kernel_of_another_distribution_is_told() -> None:
 
 
 def test_f46_a_kernel_that_waits_for_a_reboot_is_no_drift_and_is_said() -> None:
-    packages = BOARD | {"linux-image-6.18.34+rpt-rpi-2712": "6.18.34-1+rpt1"}
+    packages = BOARD | {"linux-image-6.18.34+rpt-rpi-2712": "1:6.18.34-1+rpt1"}
     running_old = facts(packages, "6.18.34+rpt-rpi-2712")
     assert pins.drift(RELEASE, "hat-plus-2", running_old) == []
     assert "waits for a reboot (F46)" in " ".join(pins.remarks(running_old, RELEASE, "hat-plus-2"))
@@ -217,7 +217,7 @@ def test_a_half_installed_set_is_brought_back_whole() -> None:
 
 def test_the_way_back_removes_what_firmware_would_boot() -> None:
     (only,) = pins.transactions(OLDER, "hat-plus-2", BOARD)
-    assert only["install"]["linux-image-rpi-2712"] == "6.18.34-1+rpt1"
+    assert only["install"]["linux-image-rpi-2712"] == "1:6.18.34-1+rpt1"
     assert "linux-image-6.18.50+rpt-rpi-2712" in only["remove"]
     assert "linux-image-6.18.50+rpt-rpi-2712" not in only["install"]
 
