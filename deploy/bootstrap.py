@@ -28,7 +28,8 @@ server.user(
     create_home=True,
 )
 
-# Without a password: the login is by key alone, and there is no person at a prompt when a fleet converges.
+# Without a password: the login is by key alone, and there is no person at a prompt when a fleet converges. Images since
+# 2026-04-13 bring no such right themselves (F31). What older ones gave the first user is the role hardening's to take.
 sudoers(
     name=f"Let {admin} become root",
     path="/etc/sudoers.d/50-hedgerow-admin",

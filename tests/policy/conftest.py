@@ -65,11 +65,12 @@ class Role:
 
     @cached_property
     def placed(self) -> list[dict[str, Any]]:
-        """Entries of every `hedgerow_files` task."""
+        """Entries of every task that places files: `hedgerow_files`, `hedgerow_guarded`."""
         return [
             entry
             for task in self.tasks
-            for entry in (task.get("hedgerow_files") or {}).get("files", [])
+            for module in ("hedgerow_files", "hedgerow_guarded")
+            for entry in (task.get(module) or {}).get("files", [])
             if isinstance(entry, dict)
         ]
 

@@ -140,10 +140,10 @@ def travelling(root: Path, sources: dict[str, str]) -> set[str]:
             if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value in sources:
                 found.add(node.value)
     for path in (root / "roles").rglob("*.yml"):
-        found |= {
-            name.rpartition(".")[0]
-            for name in re.findall(r"function: (hedgerow[\w.]+)", path.read_text(encoding="utf-8"))
-        }
+        text = path.read_text(encoding="utf-8")
+        found |= {name.rpartition(".")[0] for name in re.findall(r"function: (hedgerow[\w.]+)", text)}
+        # Placed as they are: `file: "{{ _role_source }}/x.py"`, where the source is the package's device folder.
+        found |= {f"hedgerow.device.{name}" for name in re.findall(r"_source \}\}/(\w+)\.py", text)}
     return found
 
 
@@ -165,7 +165,9 @@ def test_what_travels_is_standard_library(root: Path, sources: dict[str, str]) -
     assert {
         "hedgerow.device.hardware",
         "hedgerow.device.state",
+        "hedgerow.device.egress",
         "hedgerow.device.files",
+        "hedgerow.device.guard",
         "hedgerow.device.packages",
         "hedgerow.runtime.install",
     } <= names

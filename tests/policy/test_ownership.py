@@ -57,7 +57,7 @@ def claims_of_play(play: dict[str, Any], flatten: Any) -> Iterator[Claim]:
         if task.get("delegate_to") != "localhost" and "'state': 'absent'" not in str(task)
     ]
     for task in tasks:
-        for entry in (task.get("hedgerow_files") or {}).get("files", []):
+        for entry in (task.get("hedgerow_files") or task.get("hedgerow_guarded") or {}).get("files", []):
             if "absent" not in entry:
                 yield "path", target(entry)
     yield from claims_of_tasks(tasks)
@@ -134,6 +134,9 @@ def test_the_names_of_the_contract_have_the_writers_of_the_contract(claims: list
     assert by_claim["path", "/etc/hedgerow/device.yml"] == "roles/model_store"
     assert by_claim["unit", "hedgerow-deadline.timer"] == "roles/model_store"
     assert by_claim["path", "/etc/sudoers.d/50-hedgerow-admin"] == "deploy/bootstrap.py"
+    assert by_claim["path", "/etc/ssh/sshd_config.d/00-hedgerow.conf"] == "roles/hardening"
+    assert by_claim["path", "/etc/nftables.conf"] == "roles/hardening"
+    assert by_claim["unit", "nftables.service"] == "roles/hardening"
     assert by_claim["path", "/etc/apt/preferences.d/50-hedgerow.pref"] == "roles/os_pinning"
     assert by_claim["path", "/etc/hedgerow/pins.json"] == "roles/os_pinning"
 

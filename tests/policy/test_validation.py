@@ -13,6 +13,7 @@ VALIDATORS = {
     r"/etc/apparmor\.d/[^/]+$": "apparmor_parser -Q -K",
     r"/etc/udev/rules\.d/.+\.rules$": "udevadm verify",
     r"/etc/apt/preferences\.d/": "apt-cache",
+    r"/etc/apt/apt\.conf\.d/": "apt-config",
     r"/etc/sudoers\.d/": "visudo -c",
     r"/etc/ssh/sshd_config": "sshd -t",
     r"/etc/nginx/nginx\.conf$": "nginx -t",
