@@ -36,6 +36,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
+from ansible.plugins.action import ActionBase
 from ansible.plugins.loader import action_loader
 
 from hedgerow import remote_script
@@ -56,6 +57,7 @@ class ActionModule(_FilesModule):  # type: ignore[misc, valid-type]
 
     def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         self._variables = task_vars or {}
+        ActionBase.run(self, tmp, self._variables)  # the parent's own would place the files
         args = self._task.args
         if missing := _REQUIRED - set(args):
             raise AnsibleActionFail(f"hedgerow_guarded: {', '.join(sorted(missing))} is missing")
