@@ -9,7 +9,20 @@ from typing import Any
 from ansible.errors import AnsibleFilterError
 
 from hedgerow import paths
-from hedgerow.converge import apparmor, apt_sources, boot, config, firewall, hardening, hat, pins, preflight, reboot
+from hedgerow.converge import (
+    apparmor,
+    apt_sources,
+    boot,
+    config,
+    eeprom,
+    firewall,
+    hardening,
+    hat,
+    pins,
+    preflight,
+    reboot,
+    storage,
+)
 from hedgerow.errors import HedgerowError
 
 FILTERS: dict[str, Callable[..., Any]] = {
@@ -20,10 +33,22 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "hedgerow_apparmor_to_load": apparmor.to_load,
     "hedgerow_apparmor_unproven": apparmor.unproven,
     "hedgerow_apt_sources": apt_sources.files,
+    "hedgerow_boot_remarks": boot.remarks,
+    "hedgerow_boot_trial": boot.trial_of,
+    "hedgerow_boot_trial_problems": boot.trial_problems,
+    "hedgerow_cmdline_tokens": boot.cmdline_tokens,
     "hedgerow_cmdline_txt": boot.cmdline_text,
     "hedgerow_config": config.render,
+    "hedgerow_config_lines": boot.config_lines,
     "hedgerow_config_txt": boot.config_text,
+    "hedgerow_config_txt_findings": lambda text, facts, hat, flavour: boot.findings(
+        text, boot.board(facts["hardware"]), hat=hat, flavour=flavour
+    ),
     "hedgerow_drift": lambda facts, release, kind: pins.drift(release, kind, facts),
+    "hedgerow_eeprom": lambda facts, release, layers, downgrade: eeprom.plan(
+        facts, release, eeprom.merged(*layers), downgrade=downgrade
+    ),
+    "hedgerow_eeprom_too_old": lambda facts, release: eeprom.too_old(facts["hardware"]["eeprom"], release["eeprom"]),
     "hedgerow_firewall": firewall.plan,
     "hedgerow_fleet_dir": lambda fleet: str(paths.fleet_dir(fleet)),
     "hedgerow_hardening": hardening.plan,
@@ -35,9 +60,14 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "hedgerow_preflight": lambda facts, host, limits: preflight.problems(host, facts, limits),
     "hedgerow_reboot_reasons": reboot.reasons,
     "hedgerow_transactions": pins.transactions,
+    "hedgerow_in_window": reboot.in_window,
+    "hedgerow_pending_kernel": lambda facts: reboot.pending_kernel(
+        facts["hardware"]["kernel"]["release"], facts["packages"]
+    ),
     "hedgerow_holds": lambda release, hat, state: pins.holds(release, hat, state["packages"], state["holds"]),
     "hedgerow_locked": pins.locked,
     "hedgerow_not_by_apt": pins.not_by_apt,
+    "hedgerow_storage": storage.plan,
 }
 
 

@@ -26,6 +26,7 @@ FOLDER = ROOT / "files/apparmor.d"
 # Units that roles start or write, and that run without a profile of ours: why.
 WAIVERS = {
     "hailo-ollama.service": "Hailo's own server, which nothing here starts; the role hardening binds it to loopback",
+    "hedgerow-boot-trial.service": "runs in the boot of a trial alone, in a sandbox, with checks of the operator",
     "hedgerow-egress.service": "a one-shot that resolves names and fills sets of nftables, in a sandbox of its own",
     "hedgerow-storage-probe.service": "reads one block of the root disk, and its sandbox leaves it nothing else",
     "mender-client.service": "stays off (role mender_client); the program has hedgerow-mender by its path",

@@ -21,6 +21,7 @@ Rules of ``cmdline.txt`` (facts §2.2):
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -36,6 +37,7 @@ SINGLE_VALUED = frozenset({"panic", "psi", "lsm", "cma", "loglevel", "cfg80211.i
 CONFIG_TXT = "/boot/firmware/config.txt"
 CMDLINE_TXT = "/boot/firmware/cmdline.txt"
 # Names and mark that hedgerow.device.boot_trial goes by; it is sent to hosts alone and can import nothing of ours.
+ROOM_MB = 256  # of a boot partition: two kernels with their initramfs (facts §2.10)
 TRYBOOT_CMDLINE = "tryboot-cmdline.txt"
 TRIAL_MARK = "# hedgerow trial"
 
@@ -48,6 +50,10 @@ def config_lines(
     ``pcie_gen`` 2 is the way out of a link that drops at Gen 3 (F13); whether it overrides what a HAT+ EEPROM asks
     for is UNVERIFIED (facts §2.3). ``kernel_watchdog_s`` covers the time before systemd opens the watchdog (F36).
     """
+    if pcie_gen not in {None, 1, 2, 3}:
+        raise UsageError(
+            f"there is no PCIe generation {pcie_gen}", where="boot_config_pcie_gen", next_step="write 1, 2 or 3"
+        )
     found = [] if pcie_gen is None else [f"dtparam=pciex1_gen={pcie_gen}"]
     if kernel_watchdog_s:
         # Bootloaders since 2025-07-17 look for the device tree's early-watchdog, which this parameter sets.
@@ -208,6 +214,35 @@ def cmdline_text(current: str, present: Sequence[str], absent: Sequence[str] = (
     kept = [token for token in kept if token not in absent]
     new = kept + [token for token in present if token not in kept]
     return current if new == old else " ".join(new) + "\n"
+
+
+def remarks(facts: Mapping[str, Any], tokens: Sequence[str], *, watchdog_s: int | None) -> list[str]:
+    """What of ``hedgerow_facts`` an operator should know and nobody must act on; a sentence each.
+
+    ``tokens`` are those of the command line, ``watchdog_s`` the time asked of systemd's watchdog, None or 0: none.
+    """
+    state, boot, found = facts["state"], facts["hardware"]["boot"], []
+    if (size := state["boot"]["size_mb"]) is not None and size < ROOM_MB:
+        found.append(f"its boot partition has {size} MiB, kernels want {ROOM_MB}: write a newer image at leisure (F40)")
+    result = state["boot"]["trial"]["result"] or {}
+    if result.get("outcome") == "fell_back":
+        found.append(f"its last trial of a boot configuration came back: {result['reason']}")
+    if state["container"]:
+        return found  # limits and watchdog are its machine's
+    running = facts["hardware"]["kernel"]["cmdline"] or []
+    asked = "cgroup_enable=memory" in tokens and not missing_tokens(running, ["cgroup_enable=memory"])
+    if asked and "memory" not in state["cgroup_controllers"]:
+        found.append("its kernel was asked for memory cgroups and has none: limits of services do nothing (F16)")
+    if watchdog_s and boot["watchdog"]["state"] != "active":
+        device = boot["watchdog"]["identity"] or "/dev/watchdog0, which is not there"
+        found.append(f"nobody feeds its hardware watchdog ({device}): a hung board stays hung (F33)")
+    return found
+
+
+def trial_of(config: str, cmdline: str, *, kernel_watchdog_s: int) -> dict[str, Any]:
+    """``trial`` named after what it tries: the same change is the same trial."""
+    identity = hashlib.sha256(f"{config}\0{cmdline}".encode()).hexdigest()[:12]
+    return trial(config, cmdline, identity=identity, kernel_watchdog_s=kernel_watchdog_s)
 
 
 def trial(config: str, cmdline: str, *, identity: str, kernel_watchdog_s: int) -> dict[str, Any]:

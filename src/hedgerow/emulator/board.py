@@ -24,8 +24,8 @@ KERNEL = "proc/sys/kernel/osrelease"
 KERNEL_RELEASE = "6.18.50+rpt-rpi-2712"  # of a board that never booted: what its card has (archive/kernel.py)
 # Type 0x17 (Pi 5), Rev 1.1, new-style bit set; memory in bits 20-22 (facts §4.1).
 REVISIONS = {1024: "a04171", 2048: "b04171", 4096: "c04171", 8192: "d04171", 16384: "e04171"}
-# 2025-05-08 14:13 UTC: the minimum that Pi OS itself flashes up to (facts §2.6).
-BOOTLOADER = "2025-05-08"
+# Head of the default channel in autumn 2026 (facts §2.6); Pi OS itself flashes up to 2025-05-08 alone.
+BOOTLOADER = "2026-05-26"
 
 # What firmware prepends on a Pi 5 (facts §2.2); the guest adds its own cmdline.txt at each boot.
 FIRMWARE_CMDLINE = (

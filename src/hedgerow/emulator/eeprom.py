@@ -34,8 +34,13 @@ def build_timestamp(date: str) -> int:
     )
 
 
+def released(date: str) -> bytes:
+    """The image as it was released: those before May 2026 say no manufacturing version."""
+    return image(date, mfg_version=1 if date >= "2026-05" else None)
+
+
 def image(date: str, *, mfg_version: int | None = None, config: str = FACTORY_CONFIG) -> bytes:
-    """The image ``pieeprom-<date>.bin``; before 2026-05 images carried no ``MFG_VER``."""
+    """The image ``pieeprom-<date>.bin`` with a configuration of one's own."""
     timestamp = build_timestamp(date)
     commit = hashlib.sha256(date.encode()).hexdigest()[:8]  # plainly none of theirs
     told = [f"BUILD_TIMESTAMP={timestamp}", f"VERSION:{commit}", f"DATE: {date.replace('-', '/')}"]

@@ -51,7 +51,7 @@ class HardwareRoot:
         """Start afresh: a new board with ``values`` and the operator's key for its first boot."""
         shutil.rmtree(self.folder, ignore_errors=True)
         _write(self.path / "first-boot/authorized_keys", authorized_key.encode())
-        _write(self.path / "flash/pieeprom.bin", eeprom.image(self.board.bootloader))
+        _write(self.path / "flash/pieeprom.bin", eeprom.released(self.board.bootloader))
         _write(self.path / boards.KERNEL, f"{boards.KERNEL_RELEASE}\n".encode())
         self.write(values)
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,6 +14,9 @@ from hedgerow.converge.boot import (
     config_text,
     findings,
     missing_tokens,
+    remarks,
+    trial_of,
+    trial_problems,
 )
 from hedgerow.converge.config_txt import Board
 from hedgerow.errors import DeviceError, UsageError
@@ -48,6 +53,8 @@ def test_lists_of_fleet_group_and_host_are_joined_and_filters_stay_with_their_li
 
 def test_f13_a_host_can_ask_for_gen_2() -> None:
     assert config_lines([["a=1"]], pcie_gen=2) == ["dtparam=pciex1_gen=2", "a=1"]
+    with pytest.raises(UsageError, match="generation 5"):
+        config_lines([], pcie_gen=5)
 
 
 def test_f36_the_time_before_systemd_is_watched_when_asked() -> None:
@@ -199,3 +206,79 @@ def test_a_later_token_that_wins_is_told() -> None:
 
 def test_what_the_kernel_never_saw_is_told() -> None:
     assert missing_tokens(CMDLINE.split(), WANTED) == WANTED
+
+
+def facts(**more: Any) -> dict[str, Any]:
+    boot = {"tryboot": False, "partition": 1, "watchdog": {"identity": "bcm2835-wdt", "state": "active"}}
+    return {
+        "hardware": {
+            "board": {"serial": "e0d1c2b3a4950011", "revision": "d04171"},
+            "boot": boot | more.get("boot", {}),
+            "kernel": {"cmdline": more.get("cmdline", ["cgroup_disable=memory", "cgroup_enable=memory"])},
+        },
+        "state": {
+            "container": more.get("container", False),
+            "cgroup_controllers": more.get("controllers", ["cpu", "memory"]),
+            "boot": {
+                "size_mb": more.get("size_mb", 512),
+                "autoboot": more.get("autoboot"),
+                "trial": {"result": more.get("result")},
+            },
+        },
+    }
+
+
+def test_a_board_of_which_nothing_is_to_be_said() -> None:
+    assert remarks(facts(), WANTED, watchdog_s=60) == []
+
+
+def test_f16_a_kernel_that_was_asked_for_memory_cgroups_and_has_none() -> None:
+    (remark,) = remarks(facts(controllers=["cpu"]), WANTED, watchdog_s=60)
+    assert "has none" in remark
+    assert remarks(facts(controllers=["cpu"], cmdline=["quiet"]), WANTED, watchdog_s=60) == [], "a reboot waits first"
+    assert remarks(facts(controllers=["cpu"], container=True), WANTED, watchdog_s=60) == []
+
+
+def test_f33_a_watchdog_that_nobody_feeds() -> None:
+    idle = {"watchdog": {"identity": None, "state": None}}
+    (remark,) = remarks(facts(boot=idle), WANTED, watchdog_s=60)
+    assert "nobody feeds" in remark
+    assert remarks(facts(boot=idle), WANTED, watchdog_s=None) == []
+    assert remarks(facts(boot=idle), WANTED, watchdog_s=0) == []
+
+
+def test_f40_a_boot_partition_too_small_for_kernels() -> None:
+    assert "66 MiB" in remarks(facts(size_mb=66), WANTED, watchdog_s=60)[0]
+    assert remarks(facts(size_mb=None), WANTED, watchdog_s=60) == []
+
+
+def test_a_trial_that_came_back_is_told_until_the_next_one() -> None:
+    result = {"outcome": "fell_back", "reason": "failed: ssh.service"}
+    assert "failed: ssh.service" in remarks(facts(result=result), WANTED, watchdog_s=60)[0]
+    assert remarks(facts(result=result | {"outcome": "committed"}), WANTED, watchdog_s=60) == []
+
+
+def test_a_device_that_can_try() -> None:
+    assert trial_problems(facts(), CONFIG) == []
+
+
+@pytest.mark.parametrize(
+    "more, config, text",
+    [
+        ({"boot": {"tryboot": None}}, CONFIG, "does not tell"),
+        ({"boot": {"tryboot": True}}, CONFIG, "itself a trial"),
+        ({"boot": {"partition": 2}}, CONFIG, "A/B layout"),
+        ({"autoboot": "[all]\ntryboot_a_b=1\n"}, CONFIG, "A/B layout"),
+        ({}, CONFIG + "[all]\nboot_ramdisk=1\n", "boot_ramdisk=1"),
+        ({}, CONFIG + "[all]\nos_prefix=a/\n", "os_prefix=a/"),
+    ],
+)
+def test_f37_a_layout_in_which_no_tryboot_txt_is_read_is_refused(more: dict[str, Any], config: str, text: str) -> None:
+    (problem,) = trial_problems(facts(**more), config)
+    assert text in problem
+
+
+def test_the_same_change_is_the_same_trial() -> None:
+    one, two = (trial_of("a=1\n", cmdline, kernel_watchdog_s=60)["id"] for cmdline in ("quiet\n", "psi=1\n"))
+    assert one != two
+    assert one == trial_of("a=1\n", "quiet\n", kernel_watchdog_s=90)["id"]

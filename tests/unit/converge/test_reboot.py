@@ -2,15 +2,24 @@ from __future__ import annotations
 
 from typing import Any
 
-from hedgerow.converge.reboot import pending_kernel, reasons
+import pytest
+
+from hedgerow.converge.reboot import in_window, pending_kernel, reasons
+from hedgerow.errors import UsageError
 
 
 def facts(
-    cmdline: list[str], changed: list[str] | None = None, packages: dict[str, str] | None = None
+    cmdline: list[str],
+    changed: list[str] | None = None,
+    packages: dict[str, str] | None = None,
+    staged: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     return {
-        "hardware": {"kernel": {"release": "6.12.75+rpt-rpi-2712", "cmdline": cmdline}},
-        "state": {"boot": {"changed_since_boot": changed or []}},
+        "hardware": {
+            "kernel": {"release": "6.12.75+rpt-rpi-2712", "cmdline": cmdline},
+            "eeprom": {"bootloader_timestamp": 1, "config": "A=1\n"},
+        },
+        "state": {"boot": {"changed_since_boot": changed or []}, "eeprom": {"staged": staged}},
         "packages": packages or {},
     }
 
@@ -21,6 +30,14 @@ def test_nothing_waits() -> None:
 
 def test_what_this_run_wrote_waits() -> None:
     assert reasons(facts([]), ["psi=1"], ["/boot/firmware/cmdline.txt"]) == ["cmdline.txt changed since it booted"]
+
+
+def test_other_files_need_no_reboot() -> None:
+    assert reasons(facts(["psi=1"]), ["psi=1"], ["/etc/default/rpi-eeprom-update"]) == []
+
+
+def test_a_bootloader_that_this_run_wrote_waits() -> None:
+    assert reasons(facts([]), [], [], bootloader_written=True) == ["a bootloader update waits"]
 
 
 def test_what_an_earlier_run_wrote_still_waits() -> None:
@@ -61,3 +78,33 @@ def test_a_kernel_of_another_system_is_followed_by_its_own_kind() -> None:
 
 def test_an_unknown_release_waits_for_nothing() -> None:
     assert pending_kernel(None, {"linux-image-6.9.1+rpt-rpi-2712": "1"}) is None
+
+
+def test_a_staged_bootloader_waits_until_a_boot_has_had_its_chance() -> None:
+    staged = {"timestamp": 2, "config": "A=1\n", "before_this_boot": False}
+    assert reasons(facts([], staged=staged), [], []) == ["a bootloader update waits"]
+    assert reasons(facts([], staged=staged | {"before_this_boot": True}), [], []) == []
+    assert reasons(facts([], staged=staged | {"timestamp": 1}), [], []) == [], "it runs"
+
+
+@pytest.mark.parametrize(
+    "window, now, inside",
+    [
+        (None, "12:00", True),
+        ("", "12:00", True),
+        ("02:00-04:30", "02:00", True),
+        ("02:00-04:30", "04:29", True),
+        ("02:00-04:30", "04:30", False),
+        ("22:00-05:00", "23:59", True),
+        ("22:00-05:00", "04:59", True),
+        ("22:00-05:00", "12:00", False),
+    ],
+)
+def test_window(window: str | None, now: str, *, inside: bool) -> None:
+    assert in_window(window, now) is inside
+
+
+@pytest.mark.parametrize("window", ["2-4", "02:00", "25:00-26:00", "02:00-04:60"])
+def test_a_window_that_is_none_is_refused(window: str) -> None:
+    with pytest.raises(UsageError, match="is no window"):
+        in_window(window, "12:00")

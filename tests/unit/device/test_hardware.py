@@ -130,7 +130,7 @@ def test_a_healthy_board(pi: Pi) -> None:
     assert seen["power_supply"] == {"max_current_ma": 5000}
     assert seen["kernel"]["release"] == "6.18.50+rpt-rpi-2712"
     assert seen["eeprom"] == {
-        "bootloader_version": "2025-05-08", "bootloader_timestamp": 1746713597, "min_boot_ver": None,
+        "bootloader_version": "2026-05-26", "bootloader_timestamp": 1779807685, "min_boot_ver": None,
         "config": FACTORY_CONFIG,
     }  # fmt: skip
     assert seen["boot"]["tryboot"] is False

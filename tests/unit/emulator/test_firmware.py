@@ -22,7 +22,7 @@ PROGRAMS = {
     **{name: GUEST / "eeprom" / name for name in ("rpi-eeprom-config", "rpi-eeprom-update", "rpi-bootloader-version")},
 }
 CONFIG = "dtparam=audio=on\n[cm5]\ncmdline=other.txt\n[all]\n"
-NEW = "2026-05-26"
+OLD, NEW = "2025-05-08", "2026-05-26"
 
 
 class Pi:
@@ -93,7 +93,7 @@ class Pi:
 
 @pytest.fixture
 def pi(tmp_path: Path) -> Pi:
-    pi = Pi(tmp_path, Board(serial="00000000deadbeef", hat="none", cooling="active"))
+    pi = Pi(tmp_path, Board(serial="00000000deadbeef", hat="none", cooling="active", bootloader=OLD))
     pi.power_on(cold=True)
     return pi
 
@@ -230,7 +230,7 @@ def test_f27_an_old_bootloader_tells_no_configuration_and_defaults_are_written(t
 
 
 def test_f28_an_image_older_than_the_board_is_refused_where_the_check_is_strict(tmp_path: Path) -> None:
-    pi = Pi(tmp_path, Board(serial="00000000deadbeef", hat="none", cooling="active", min_boot_ver=2))
+    pi = Pi(tmp_path, Board(serial="00000000deadbeef", hat="none", cooling="active", bootloader=OLD, min_boot_ver=2))
     pi.power_on(cold=True)
     assert pi.run("rpi-eeprom-update", "-a").returncode == 0, "advisory by default"
     pi.set(STRICT_MIN_VER_CHECK="1")

@@ -37,8 +37,6 @@ if [ "$1" = configure ]; then
 	fi
 fi
 """
-# Images before May 2026 say no manufacturing version.
-_FIRST_MFG_VERSION = "2026-05"
 
 
 def package(version: str, **channels: str) -> StandIn:
@@ -50,8 +48,7 @@ def package(version: str, **channels: str) -> StandIn:
         "etc/default/rpi-eeprom-update": text(_DEFAULTS),
     }
     for channel, date in channels.items():
-        mfg_version = 1 if date >= _FIRST_MFG_VERSION else None
-        files[f"{FOLDER}/{channel}/pieeprom-{date}.bin"] = File(eeprom.image(date, mfg_version=mfg_version))
+        files[f"{FOLDER}/{channel}/pieeprom-{date}.bin"] = File(eeprom.released(date))
         files[f"{FOLDER}/{channel}/recovery.bin"] = text("stand-in\n")
     return StandIn("rpi-eeprom", version, "all", {"Depends": "python3"}, files, {"postinst": _POSTINST})
 
