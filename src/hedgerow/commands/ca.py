@@ -1,8 +1,9 @@
-"""``hedgerow ca``: init, issue, sign, list, show."""
+"""``hedgerow ca``: init, issue, sign, revoke, readmit, list, show."""
 
 from __future__ import annotations
 
 import datetime as dt
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ from hedgerow import inventory as inventories
 from hedgerow.commands.inventory import inventory_option
 from hedgerow.errors import RefusedError, UsageError
 from hedgerow.identity import ca as authority
-from hedgerow.identity import certificates, issued
+from hedgerow.identity import certificates, issued, revocations
 from hedgerow.identity.profiles import CLIENT_PROFILES, DeviceNames, Profile
 from hedgerow.output import json_option, out, print_json, print_table
+from hedgerow.rollout import lease
 
 days_option = click.option("--days", type=int, help="Life in days, at most 90; the profile's default if left out.")
 
@@ -133,6 +135,63 @@ def sign(*, csr: Path, path: Path, days: int | None, target: Path | None, as_jso
         out.print(f"{host.name} ({profile.value}): {target}", highlight=False, soft_wrap=True)
 
 
+reason_option = click.option("--reason", required=True, help="Why; it stays in the ledger.")
+
+
+@ca.command()
+@click.argument("holder")
+@inventory_option
+@reason_option
+@json_option
+def revoke(*, holder: str, path: Path, reason: str, as_json: bool) -> None:
+    """Give HOLDER no certificate any more: a host of the inventory, a board's serial, or a client's name.
+
+    What it has is revoked; it is refused at enrolment until: hedgerow ca readmit HOLDER. There is no revocation list
+    yet: peers take a revoked certificate until it ends.
+    """
+    opened = _open(path)
+    kind, name = _holder(holder, path, opened)
+    line, changed = opened.revoke(kind, name, reason=reason, by=lease.whoami())
+    if as_json:
+        print_json({"changed": changed, **msgspec.to_builtins(line)})
+    else:
+        done = "revoked" if changed else f"was revoked on {line.time[:10]}"
+        out.print(f"{name} ({kind}): {done}; {len(line.certificates)} certificates end with it", highlight=False)
+
+
+@ca.command()
+@click.argument("holder")
+@inventory_option
+@reason_option
+@json_option
+def readmit(*, holder: str, path: Path, reason: str, as_json: bool) -> None:
+    """Let HOLDER have a certificate again, for another key. What was revoked stays revoked."""
+    opened = _open(path)
+    kind, name = _holder(holder, path, opened)
+    changed = opened.readmit(kind, name, reason=reason, by=lease.whoami())
+    if as_json:
+        print_json({"changed": changed, "kind": kind, "holder": name})
+    else:
+        out.print(f"{name} ({kind}): {'admitted again' if changed else 'nothing stood against it'}", highlight=False)
+
+
+def _holder(holder: str, path: Path, opened: authority.FleetCA) -> tuple[revocations.Kind, str]:
+    """Kind and name of whom the operator means; a host's name stands for the board that the inventory gives it."""
+    host = inventories.load(path).hosts.get(holder)
+    if host is not None:
+        return "board", host.serial
+    entries = {(entry.name, entry.profile) for entry in issued.read(opened.log)}
+    if re.fullmatch(r"[0-9a-f]{16}", holder):
+        return "board", holder
+    if any(name == holder and profile in {one.value for one in CLIENT_PROFILES} for name, profile in entries):
+        return "client", holder
+    raise UsageError(
+        f"nobody of this fleet is called {holder}",
+        where=str(opened.log),
+        next_step="name a host, a board's serial (16 hex digits) or a client: hedgerow ca list",
+    )
+
+
 @ca.command("list")
 @inventory_option
 @click.option("--all", "everything", is_flag=True, help="Every certificate ever issued, not only each holder's latest.")
@@ -145,8 +204,10 @@ def list_(*, path: Path, everything: bool, as_json: bool) -> None:
     entries = list(issued.read(folder / "ca" / "issued.jsonl"))
     if not everything:
         entries = list({(entry.profile, entry.name): entry for entry in entries}.values())
+    lines = revocations.read(folder / "ca")
+    gone = set(revocations.certificates(lines))
     if as_json:
-        print_json([msgspec.to_builtins(entry) for entry in entries])
+        print_json([{**msgspec.to_builtins(entry), "revoked": entry.serial_number in gone} for entry in entries])
         return
     print_table(
         None,
@@ -157,7 +218,7 @@ def list_(*, path: Path, everything: bool, as_json: bool) -> None:
                 entry.profile,
                 ", ".join(entry.dns).removesuffix(f".{fleet}") or None,
                 _minutes(entry.time),
-                _remaining(entry),
+                "revoked" if entry.serial_number in gone else _remaining(entry),
                 entry.reason,
             )
             for entry in entries

@@ -5,6 +5,7 @@ Lives in ``var/fleets/<fleet>/ca/`` on the controller (docs/contracts.md). Invar
 - Names in a certificate are computed here from the inventory. A request proves
   possession of a key and says which serial it is for; its names are never copied.
 - A certificate is in ``issued.jsonl``, on disk, before anyone gets it.
+- Who stands in the ledger of revocations gets none, and a key whose certificate was revoked never gets another one.
 - ``ca.key`` is 0600, encrypted if ``HEDGEROW_CA_PASSPHRASE_FILE`` names a passphrase.
 """
 
@@ -25,7 +26,7 @@ from cryptography.x509.oid import NameOID
 
 from hedgerow import atomic
 from hedgerow.errors import RefusedError, UsageError
-from hedgerow.identity import certificates, issued, keyfile
+from hedgerow.identity import certificates, issued, keyfile, revocations
 from hedgerow.identity.profiles import (
     CLIENT_PROFILES,
     DEVICE_PROFILES,
@@ -150,17 +151,21 @@ class FleetCA:
                 where="rule: a certificate is issued to the serial that the inventory holds",
                 next_step="correct pi_serial in the inventory if the board was exchanged",
             )
-        return certificates.pem(
-            self._issue(
-                _public_key(request),
-                profile,
-                names.serial,
-                certificates.device_sans(names, profile),
-                days=days,
-                reason=reason,
-                now=now or _now(),
+        key = _public_key(request)
+        with _locked(self.folder):
+            self.require_admitted("board", names.serial)
+            self._require_other_key(key, names)
+            return certificates.pem(
+                self._issue(
+                    key,
+                    profile,
+                    names.serial,
+                    certificates.device_sans(names, profile),
+                    days=days,
+                    reason=reason,
+                    now=now or _now(),
+                )
             )
-        )
 
     def issue_client(
         self,
@@ -187,8 +192,12 @@ class FleetCA:
         folder.mkdir(mode=0o700, exist_ok=True)
         key_file, certificate_file = folder / f"{name}.key", folder / f"{name}.crt"
         sans = certificates.client_sans(self.fleet, profile)
-        with _locked(folder):
+        # As in ``sign_csr`` and ``revoke``: nothing is issued between a revocation's look and its line.
+        with _locked(self.folder):
+            self.require_admitted("client", name)
             present = _read_certificate_or_none(certificate_file)
+            if present is not None and f"{present.serial_number:x}" in self.revoked_certificates():
+                present = None
             reason = certificates.reason_to_issue(
                 present,
                 keyfile.public_der(key_file),
@@ -212,6 +221,74 @@ class FleetCA:
             atomic.write_bytes(key_file, keyfile.encode(key, None), mode=0o600)
             atomic.write_text(certificate_file, certificates.pem(fresh))
         return ClientFiles(key_file, certificate_file, fresh.not_valid_after_utc, reason)
+
+    def revoke(
+        self, kind: revocations.Kind, holder: str, *, reason: str, by: str, now: dt.datetime | None = None
+    ) -> tuple[revocations.Revoked, bool]:
+        """Give ``holder`` no certificate any more, and revoke those that have life left.
+
+        Returns the line that stands, and whether it was written now: a second call changes nothing.
+        """
+        now = now or _now()
+        with _locked(self.folder):
+            lines = revocations.read(self.folder)
+            gone = set(revocations.certificates(lines))
+            profiles = DEVICE_PROFILES if kind == "board" else CLIENT_PROFILES
+            alive = [
+                entry.serial_number
+                for entry in issued.read(self.log)
+                if entry.name == holder
+                and entry.profile in {profile.value for profile in profiles}
+                and entry.serial_number not in gone
+                and dt.datetime.fromisoformat(entry.not_after) > now
+            ]
+            present = revocations.standing(lines, kind, holder)
+            if present is not None and not alive:
+                return present, False
+            line = revocations.Revoked(
+                time=_rfc3339(now), kind=kind, holder=holder, reason=reason, by=by, certificates=alive
+            )
+            revocations.append(self.folder, line)
+        return line, True
+
+    def readmit(
+        self, kind: revocations.Kind, holder: str, *, reason: str, by: str, now: dt.datetime | None = None
+    ) -> bool:
+        """Let ``holder`` have a certificate again, for another key; False if nothing stood against it."""
+        with _locked(self.folder):
+            if revocations.standing(revocations.read(self.folder), kind, holder) is None:
+                return False
+            revocations.append(
+                self.folder,
+                revocations.Readmitted(time=_rfc3339(now or _now()), kind=kind, holder=holder, reason=reason, by=by),
+            )
+        return True
+
+    def require_admitted(self, kind: revocations.Kind, holder: str) -> None:
+        """Raise RefusedError if ``holder`` stands in the ledger of revocations."""
+        line = revocations.standing(revocations.read(self.folder), kind, holder)
+        if line is not None:
+            raise RefusedError(
+                f"{holder} was revoked on {line.time[:10]}: {line.reason}",
+                where=f"{self.folder / revocations.FILE}; rule: who was revoked gets no certificate",
+                next_step=f"if it may come back: hedgerow ca readmit {holder} --reason WHY",
+            )
+
+    def revoked_certificates(self) -> frozenset[str]:
+        """Serial numbers (hex) of every certificate that was revoked."""
+        return frozenset(revocations.certificates(revocations.read(self.folder)))
+
+    def _require_other_key(self, key: ec.EllipticCurvePublicKey, names: DeviceNames) -> None:
+        """A key is revoked with its certificate: who else has it may have it still."""
+        gone = self.revoked_certificates()
+        digest = hashlib.sha256(certificates.public_der(key)).hexdigest()
+        if gone and any(entry.serial_number in gone and entry.key_sha256 == digest for entry in issued.read(self.log)):
+            raise RefusedError(
+                f"{names.host} asks for a certificate for a key that was revoked",
+                where="rule: a revoked key is never certified again",
+                next_step=f"ansible-playbook playbooks/rotate_identity.yml --limit {names.host} "
+                "-e device_identity_new_key=true",
+            )
 
     def _issue(
         self,

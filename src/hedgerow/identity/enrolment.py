@@ -66,8 +66,9 @@ def enrol(
 
     Raises:
         DeviceError: the device cannot; its old files are as they were.
-        RefusedError: the CA will not.
+        RefusedError: the CA will not; it revoked the board.
     """
+    ca.require_admitted("board", names.serial)
     found = call("status", directory=directory)
     outcome = Outcome(repaired=[f"{fault['path']}: {fault['what']}" for fault in found["faults"]])
     if found["key_exposed"] and not new_key:
@@ -79,15 +80,21 @@ def enrol(
         call("repair", directory=directory)
 
     present = _certificate(found["certificate"])
+    revoked = present is not None and f"{present.serial_number:x}" in ca.revoked_certificates()
+    new_key = new_key or revoked  # admitted again, and others may have the old one
     outcome.expires = present.not_valid_after_utc if present is not None else None
-    outcome.reason = certificates.reason_to_issue(
-        present,
-        _public_der(found["public_key"]),
-        ca=ca.certificate,
-        name=certificates.subject(names.fleet, profile, names.serial),
-        sans=certificates.device_sans(names, profile),
-        now=now,
-    ) or ("a renewal was asked for" if force or new_key else None)
+    outcome.reason = (
+        ("its certificate was revoked" if revoked else None)
+        or certificates.reason_to_issue(
+            present,
+            _public_der(found["public_key"]),
+            ca=ca.certificate,
+            name=certificates.subject(names.fleet, profile, names.serial),
+            sans=certificates.device_sans(names, profile),
+            now=now,
+        )
+        or ("a renewal was asked for" if force or new_key else None)
+    )
 
     ca_pem = certificates.pem(ca.certificate)
     if outcome.reason is None and found["ca"] == ca_pem:
