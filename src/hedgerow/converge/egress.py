@@ -105,7 +105,7 @@ def _archives(uris: list[str], why: str, *, prefix: str = "apt") -> list[Allow]:
     """A rule for each port that archives use; a ``file:`` or ``cdrom:`` source needs none."""
     by_port: dict[int, dict[str, None]] = {}
     for uri in uris:
-        parts = urlsplit(uri)
+        parts = urlsplit(uri.removeprefix("mirror+"))  # the list of mirrors; these themselves are to be listed
         if parts.scheme in _PORTS and parts.hostname:
             by_port.setdefault(parts.port or _PORTS[parts.scheme], {})[parts.hostname] = None
     return [Allow(f"{prefix}-{port}", why, tuple(hosts), (port,)) for port, hosts in sorted(by_port.items())]

@@ -16,7 +16,7 @@ from dataclasses import asdict
 from typing import Any
 from urllib.parse import urlsplit
 
-from hedgerow.converge import egress
+from hedgerow.converge import apt_sources, egress
 from hedgerow.converge.egress import Allow
 from hedgerow.errors import RefusedError, UsageError
 
@@ -40,8 +40,8 @@ def plan(state: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
     """Everything that the ruleset's template and the device's resolver need.
 
     ``state`` is ``hedgerow_facts.state``. ``asked`` has ``host``, ``peers`` (what ``peers`` returns), ``gateway``,
-    ``registry_url``, ``ntp_servers``, ``forwarding`` and the lists ``operators``, ``clients``, ``monitors`` (networks),
-    ``inbound`` and ``egress`` (rules).
+    ``registry_url``, ``ntp_servers``, ``forwarding``, ``archives`` (the fleet's own; None: nobody says) and the lists
+    ``operators``, ``clients``, ``monitors`` (networks), ``inbound`` and ``egress`` (rules).
 
     Raises:
         UsageError: a list holds something else than it should.
@@ -62,7 +62,7 @@ def plan(state: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
     let_in = inbound(who, gateway=asked["gateway"], ssh_open=ssh_open, listed=asked["inbound"])
     let_out = egress.outbound(
         registry_url=asked["registry_url"],
-        apt_sources=state["apt_sources"],
+        apt_sources=archives(state["apt_sources"], asked["archives"]),
         apt_proxies=state["apt_proxies"],
         ntp_servers=asked["ntp_servers"],
         scraped=scraped(asked["host"], asked["peers"]) if asked["gateway"] else [],
@@ -112,6 +112,18 @@ def sources(
         "gateways": [peer["address"] for peer in others if peer["gateway"] and peer["site"] == me["site"]],
         "readers": [peer["address"] for peer in others if peer["registry"] == me["address"]],
     }
+
+
+def archives(
+    present: Sequence[Mapping[str, Any]], wanted: Sequence[Mapping[str, Any]] | None
+) -> list[Mapping[str, Any]]:
+    """Package archives of the host: its own, and the fleet's as the inventory has them.
+
+    The host was read before this very run has placed or removed some of the fleet's (role ``os_pinning``).
+    """
+    if wanted is None:
+        return list(present)
+    return [source for source in present if not source["file"].startswith(apt_sources.PREFIX)] + list(wanted)
 
 
 def scraped(host: str, found: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -175,12 +187,20 @@ def name_sets(allows: Iterable[Allow], side: str) -> dict[str, list[str]]:
 def require_way_back(operators: Sequence[str], client: str | None) -> None:
     """Refuse networks that leave out the address which this very controller comes from.
 
-    Names count as possible: the device alone knows what they resolve to.
+    Names are refused, too: whether an operator gets in must not hang on a name server.
 
     Raises:
+        UsageError: one is no address and no network.
         RefusedError: the next connection would be dropped.
     """
-    if not operators or client is None or any(egress.is_name(network) for network in operators):
+    for network in operators:
+        if egress.is_name(network):
+            raise UsageError(
+                f"{network!r} is no address and no network",
+                where="hardening_operator_networks",
+                next_step="write 192.0.2.5 or 192.0.2.0/24: with a name, a silent name server would lock operators out",
+            )
+    if not operators or client is None:
         return
     address = ipaddress.ip_address(client)
     if not any(_contains(network, address) for network in operators):

@@ -44,12 +44,12 @@ def test_archives_are_those_of_the_host_itself_each_once() -> None:
         apt_sources=[
             {"uris": ["http://deb.example/debian", "http://deb.example/security"]},
             {"uris": ["https://tls.example/x", "http://odd.example:8080/y"]},
-            {"uris": ["file:/srv/archive", "cdrom:[Debian]/"]},
+            {"uris": ["file:/srv/archive", "cdrom:[Debian]/", "mirror+https://list.example/x"]},
         ],
         apt_proxies=["http://proxy.example:3142/"],
     )
     assert found["apt-80"].peers == ("deb.example",)
-    assert (found["apt-443"].peers, found["apt-8080"].peers) == (("tls.example",), ("odd.example",))
+    assert (found["apt-443"].peers, found["apt-8080"].peers) == (("tls.example", "list.example"), ("odd.example",))
     assert (found["apt-proxy-3142"].peers, found["apt-proxy-3142"].ports) == (("proxy.example",), (3142,))
 
 

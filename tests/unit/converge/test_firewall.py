@@ -26,6 +26,7 @@ def plan(host: str, state: dict[str, Any] | None = None, **change: Any) -> dict[
         "peers": PEERS,
         "gateway": host == "gw",
         "registry_url": "https://10.0.0.10/",
+        "archives": None,
         "ntp_servers": [],
         "forwarding": None,
         "operators": ["10.0.0.1"],
@@ -94,9 +95,14 @@ def test_networks_without_this_controller_are_refused(networks: list[str]) -> No
         plan("pi-1", operators=networks)
 
 
-@pytest.mark.parametrize("networks", [["10.0.0.0/24"], ["192.0.2.1", "10.0.0.1"], ["bastion.example"]])
-def test_networks_with_it_pass_and_names_may_be_it(networks: list[str]) -> None:
+@pytest.mark.parametrize("networks", [["10.0.0.0/24"], ["192.0.2.1", "10.0.0.1"], ["2001:db8::/32", "10.0.0.1"]])
+def test_networks_with_it_pass(networks: list[str]) -> None:
     assert plan("pi-1", operators=networks)["inbound"]
+
+
+def test_a_way_in_hangs_on_no_name_server() -> None:
+    with pytest.raises(UsageError, match=r"'bastion\.example' is no address"):
+        plan("pi-1", operators=["10.0.0.1", "bastion.example"])
 
 
 def test_matches_are_nft_s_by_family_and_names_are_sets() -> None:
@@ -127,6 +133,18 @@ def test_ids_are_names_and_single(ids: tuple[str, ...]) -> None:
 )
 def test_forwarding_is_for_containers(wanted: Any, packages: dict[str, str], expected: Any) -> None:
     assert plan("pi-1", {"packages": packages}, forwarding=wanted)["forwards"] is expected
+
+
+def test_archives_that_this_very_run_places_or_removes_count_already() -> None:
+    """Or the run after the first would change the firewall again."""
+    present = [
+        {"uris": ["http://deb.example/"], "file": "debian.sources"},
+        {"uris": ["http://old.example/"], "file": "hedgerow-old.sources"},
+    ]
+    wanted = [{"name": "new", "uris": ["https://new.example/"]}]
+    found = plan("pi-1", {"apt_sources": present}, archives=wanted)
+    assert found["sets"] == {"to_apt_80_4": ["deb.example"], "to_apt_443_4": ["new.example"]}
+    assert plan("pi-1", {"apt_sources": present})["sets"] == {"to_apt_80_4": ["deb.example", "old.example"]}
 
 
 def test_peers_come_from_the_inventory() -> None:
