@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import socket
 import subprocess
 import time
@@ -26,7 +27,7 @@ BOOT_TIMEOUT_S = 120  # a boot takes 1-3 s; a busy machine with many hosts may n
 POWER_OFF_TIMEOUT_S = 15
 POLL_S = 0.1
 # Raised whenever the way containers are made changes.
-_CONTAINER_VERSION = 4
+_CONTAINER_VERSION = 5
 
 _SECCOMP = Path(__file__).parent / "guest" / "seccomp.json"
 
@@ -88,6 +89,8 @@ class EmulatedHost:
             f"--label={HOST_LABEL}={self.host.name}",
             f"--label={_INPUTS_LABEL}={digest}",
             f"--volume={self.board.path}:/hardware",
+            # podman lays a tmpfs over it for systemd's sake, and a journal that outlives a boot could not be shown.
+            f"--volume={self._journal()}:/var/log/journal",
             "--privileged",
             # The clock is this machine's: no guest may set it. (--privileged makes podman ignore --cap-drop.)
             f"--security-opt=seccomp={_SECCOMP}",
@@ -97,6 +100,13 @@ class EmulatedHost:
             "--restart=on-failure",
             image,
         )
+
+    def _journal(self) -> Path:
+        """Where the host's saved journal lies, across its boots; empty for a new host."""
+        folder = self.board.folder / "journal"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        return folder
 
     def remove(self) -> None:
         self._podman.run("rm", "--force", "--time=0", self.name)
