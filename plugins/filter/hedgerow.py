@@ -24,6 +24,7 @@ from hedgerow.converge import (
     storage,
 )
 from hedgerow.errors import HedgerowError
+from hedgerow.release import rings
 
 FILTERS: dict[str, Callable[..., Any]] = {
     "hedgerow_apparmor_modes": apparmor.modes,
@@ -59,6 +60,7 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "hedgerow_pins_on_device": pins.on_device,
     "hedgerow_preflight": lambda facts, host, limits: preflight.problems(host, facts, limits),
     "hedgerow_reboot_reasons": reboot.reasons,
+    "hedgerow_ring_gate": rings.gate,
     "hedgerow_transactions": pins.transactions,
     "hedgerow_in_window": reboot.in_window,
     "hedgerow_pending_kernel": lambda facts: reboot.pending_kernel(

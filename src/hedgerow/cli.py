@@ -20,6 +20,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("hedgerow.commands.demo:demo", "From nothing to three serving emulated Pis, every step named."),
     "emulate": ("hedgerow.commands.emulate:emulate", "Build, boot, alter and remove emulated Pi hosts."),
     "inventory": ("hedgerow.commands.inventory:inventory", "Check and show an inventory."),
+    "release": ("hedgerow.commands.release:release", "Judge a version lock before a host is touched."),
     "ca": ("hedgerow.commands.ca:ca", "The fleet's certificate authority."),
     "model": ("hedgerow.commands.model:model", "Build model bundles from checkpoints."),
     "runtime": ("hedgerow.commands.runtime:runtime", "Build the wheelhouse that devices install."),
