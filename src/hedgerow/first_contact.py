@@ -204,6 +204,17 @@ class KnownHosts:
             text = "".join(f"{line}\n" for line in [*lines, f"{pattern} {KEY_TYPE} {key.blob}"])
             atomic.write_text(self.path, text, mode=0o644)
 
+    def forget(self, address: str, port: int) -> bool:
+        """Unpin the address; whether a key was pinned."""
+        pattern = _pattern(address, port)
+        make_private_folder(self.path.parent)
+        with _alone(self.path.parent):
+            lines = self._lines()
+            kept = [line for line in lines if line.split()[:1] != [pattern]]
+            if kept != lines:
+                atomic.write_text(self.path, "".join(f"{line}\n" for line in kept), mode=0o644)
+        return kept != lines
+
     def _lines(self) -> list[str]:
         return self.path.read_text(encoding="utf-8").splitlines() if self.path.is_file() else []
 

@@ -93,6 +93,16 @@ def test_known_hosts_keeps_one_key_a_host(tmp_path):
     assert GOOD.blob in found.stdout
 
 
+def test_known_hosts_forgets_one_host(tmp_path):
+    known = KnownHosts(tmp_path / "ssh" / "known_hosts")
+    assert not known.forget("192.0.2.1", 22)
+    known.put("192.0.2.1", 22, GOOD)
+    known.put("192.0.2.1", 2222, GOOD)
+    assert known.forget("192.0.2.1", 22)
+    assert known.get("192.0.2.1", 22) is None
+    assert known.get("192.0.2.1", 2222) == GOOD
+
+
 @pytest.fixture
 def emulated(tmp_path, monkeypatch):
     monkeypatch.setenv("HEDGEROW_VAR", str(tmp_path / "var"))

@@ -121,6 +121,10 @@ class Files:
                 described.add(name)
         return found
 
+    def named(self, host: str) -> list[tuple[Path, int | None]]:
+        """Every place that names ``host``, with variables or without."""
+        return [(document.file, document.line(place)) for document, place, name, _ in self._hosts() if name == host]
+
     def _hosts(self) -> Iterator[tuple[Document, Place, str, Any]]:
         for document in self.documents:
             if document.kind == "hosts_file":

@@ -75,7 +75,15 @@ def list_hosts(path: Path, *, limit: str | None = None) -> dict[str, Any]:
         "ANSIBLE_FORCE_COLOR": "0",
     }
     try:
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
+        done = subprocess.run(
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,  # Ansible refuses the one that its own workers have
+            capture_output=True,
+            text=True,
+            timeout=_TIMEOUT_S,
+            check=False,
+        )
     except subprocess.TimeoutExpired as error:
         raise UsageError(
             f"ansible-inventory gave no answer within {_TIMEOUT_S} s",
