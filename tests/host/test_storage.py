@@ -11,7 +11,12 @@ pytestmark = [pytest.mark.fleet, pytest.mark.slow]
 
 SCORE = 2.5
 DATA = "/var/lib/hedgerow"
-USERS_OF_DATA = ("hedgerow-server.service", "hedgerow-exporter.service", "prometheus-node-exporter.service")
+USERS_OF_DATA = (
+    "hedgerow-server.service",
+    "hedgerow-exporter.service",
+    "hedgerow-deadline.timer",
+    "prometheus-node-exporter.service",
+)
 
 
 def journal_mode(host) -> str:
