@@ -18,6 +18,7 @@ from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from hedgerow.device import confinement, hardware
+from hedgerow.device.pinned import Pinned
 
 FIRMWARE_INTERVAL_S = 5.0
 
@@ -55,8 +56,9 @@ class Board:
 class DeviceCollector(Collector):
     """The samples of ``hedgerow_device_`` and ``hedgerow_hat_``."""
 
-    def __init__(self, board: Board, certificate: Path) -> None:
+    def __init__(self, board: Board, certificate: Path, pinned: Pinned | None = None) -> None:
         self._board = board
+        self._pinned = pinned or Pinned()
         # The certificate that this process serves with: a service is restarted when it is renewed.
         self._expiry = x509.load_pem_x509_certificate(certificate.read_bytes()).not_valid_after_utc.timestamp()
 
@@ -73,6 +75,7 @@ class DeviceCollector(Collector):
             "hedgerow_device_certificate_expiry_timestamp_seconds", "End of the device's certificate.", self._expiry
         )
         yield _apparmor()
+        yield from _pins(self._pinned, full)
         yield from _hat(full, sensors)
 
 
@@ -129,6 +132,18 @@ def _hat(full: dict[str, Any] | None, sensors: dict[str, Any]) -> Iterator[Metri
     yield info
     yield _gauge("hedgerow_hat_mismatch", "1 if driver, library and firmware do not agree.", hat["mismatch"])
     yield _gauge("hedgerow_hat_temperature_celsius", "Temperature of the NPU.", full["thermal"]["hat_c"])
+
+
+def _pins(pinned: Pinned, full: dict[str, Any] | None) -> Iterator[Metric]:
+    running = None if full is None else full.get("kernel", {}).get("release")
+    yield _gauge(
+        "hedgerow_device_pins_drifted",
+        "Installed packages that are not what the version lock says; 0 is well.",
+        pinned.drifted(),
+    )
+    yield _gauge(
+        "hedgerow_device_pending_kernel", "1 if the next boot takes another kernel (F46).", pinned.pending(running)
+    )
 
 
 def _apparmor() -> Metric:
