@@ -10,7 +10,7 @@ from hedgerow import paths
 from hedgerow.emulator import values as live
 from hedgerow.emulator.fleet import EmulatedFleet, HostStatus, Power
 from hedgerow.emulator.fleet import remove_all as remove_all_containers
-from hedgerow.emulator.vm.fleet import VirtualFleet
+from hedgerow.emulator.vm.fleet import VirtualFleet, purge_cards
 from hedgerow.emulator.vm.fleet import remove as remove_machines
 from hedgerow.errors import RefusedError, UsageError
 from hedgerow.inventory import Inventory
@@ -126,8 +126,4 @@ def remove_all(*, purge_images: bool = False) -> list[str]:
     folder = paths.var_dir() / "emulator"
     removed = [name for fleet in sorted(folder.glob("*")) for name in remove_machines(fleet)]
     removed += remove_all_containers(purge_images=purge_images)
-    cards = paths.cache_dir() / "vm"
-    if purge_images and cards.exists():
-        shutil.rmtree(cards)
-        removed.append(str(cards))
-    return removed
+    return removed + (purge_cards() if purge_images else [])

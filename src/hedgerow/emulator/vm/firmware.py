@@ -1,4 +1,4 @@
-"""What a Pi 5's boot firmware decides from the boot partition: kernel, initramfs, command line.
+"""What a Pi 5's boot firmware decides from the boot partition: which configuration, which kernel, which command line.
 
 Pure: ``boot`` gets a reader of the partition's files. Only what a virtual machine can follow is followed; overlays and
 ``dtparam`` change hardware that is not there. Rules: facts §2.1, §2.2, §2.4 and §2.8.
@@ -21,8 +21,11 @@ Reader = Callable[[str], bytes | None]
 
 CONFIG = "config.txt"
 TRYBOOT = "tryboot.txt"
-# Kernels in the order in which a Pi 5 looks for them, each with the initramfs that auto_initramfs=1 takes.
-KERNELS = {"kernel_2712.img": "initramfs_2712", "kernel8.img": "initramfs8"}
+# Kernels in the order in which a Pi 5 looks for them.
+KERNELS = ("kernel_2712.img", "kernel8.img")
+# How a stand-in of a kernel begins (archive/kernel.py). It says which release the board would run; what runs is the
+# machine's own kernel, whose page size and version it cannot change.
+MAGIC = b"emulated kernel "
 
 # Names of the filter [pi5] in the sense of a Pi 5 Model B; every other model's name is a filter that does not hold.
 _MODELS = {"pi5"}
@@ -37,44 +40,39 @@ class NotBootableError(DeviceError):
 
 @dataclass(frozen=True, slots=True)
 class Boot:
-    """One decision: names of files on the boot partition, and the kernel's command line."""
+    """One decision: which configuration, which kernel of the boot partition, and the kernel's command line."""
 
     config: str
     kernel: str
-    initramfs: str | None
     cmdline: str
 
 
 def boot(read: Reader, *, serial: str, trial: bool) -> Boot:
     """Decide what to start; ``read`` returns a file's content or None.
 
+    A trial without ``tryboot.txt`` is none, and so is one where trials switch partitions: there is only one here.
+
     Raises:
-        NotBootableError: no configuration, or no kernel.
+        NotBootableError: no kernel, or what lies there is none.
     """
+    trial = trial and read(TRYBOOT) is not None and not _switches_partitions(read)
     config = TRYBOOT if trial else CONFIG
-    if read(config) is None and trial:
-        raise NotBootableError("the trial has no tryboot.txt", where="/boot/firmware")
-    settings = effective(config, read, serial=serial, trial=trial)
     # Without a config.txt the firmware goes on with its defaults.
+    settings = effective(config, read, serial=serial, trial=trial)
     wanted = [settings["kernel"]] if "kernel" in settings else list(KERNELS)
     prefix = settings.get("os_prefix", "")
-    kernel = next((name for name in wanted if read(prefix + name) is not None), None)
+    kernel = next((prefix + name for name in wanted if read(prefix + name) is not None), None)
     if kernel is None:
-        raise NotBootableError(
-            f"no kernel: {', '.join(prefix + name for name in wanted)} is not there", where=f"/boot/firmware/{config}"
-        )
-    initramfs = settings.get("initramfs", settings.get("ramfsfile", "")).split(" ")[0] or None
-    if initramfs is None and settings.get("auto_initramfs") == "1":
-        initramfs = KERNELS.get(kernel)
-    if initramfs is not None and read(prefix + initramfs) is None:
-        initramfs = None
+        missing = ", ".join(prefix + name for name in wanted)
+        raise NotBootableError(f"no kernel: {missing} is not there", where=f"/boot/firmware/{config}")
+    if not (read(kernel) or b"").startswith(MAGIC):
+        raise NotBootableError(f"{kernel} is no kernel", where=f"/boot/firmware/{config}")
     name = prefix + settings.get("cmdline", "cmdline.txt")
-    return Boot(
-        config,
-        prefix + kernel,
-        None if initramfs is None else prefix + initramfs,
-        command_line((read(name) or b"").decode(errors="replace")),
-    )
+    return Boot(config, kernel, command_line((read(name) or b"").decode(errors="replace")))
+
+
+def _switches_partitions(read: Reader) -> bool:
+    return effective("autoboot.txt", read, serial="", trial=False).get("tryboot_a_b") == "1"
 
 
 def effective(config: str, read: Reader, *, serial: str, trial: bool) -> dict[str, str]:
@@ -90,10 +88,7 @@ def effective(config: str, read: Reader, *, serial: str, trial: bool) -> dict[st
                 kind, holds = _filter(name, serial=serial, trial=trial)
                 held[kind] = holds
         elif all(held.values()):
-            key, equals, value = line.partition("=")
-            if not equals:
-                # `initramfs NAME followkernel` is the one setting without an equals sign.
-                key, _, value = line.partition(" ")
+            key, _, value = line.partition("=")
             settings[key.strip()] = value.strip()
     return settings
 

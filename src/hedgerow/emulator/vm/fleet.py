@@ -54,7 +54,7 @@ class VirtualFleet:
         """Make the card of the hosts; return whether it was missing, and its path."""
         checks.require()
         cards = self._cards()
-        return cards.ensure(), [str(cards.path())]
+        return cards.ensure(_cards_in_use()), [str(cards.card.disk)]
 
     def up(self, hosts: Iterable[str] | None = None, *, recreate: bool = False) -> list[HostStatus]:
         """Boot ``hosts`` (default: all) and return when each runs and answers SSH.
@@ -68,7 +68,7 @@ class VirtualFleet:
         for host in wanted:
             _check_address(host.host)
         cards = self._cards()
-        cards.ensure()
+        cards.ensure(_cards_in_use())
         ensure_first_contact_key(self.folder, self.name)
         checks.require_space(self.folder, NEEDED_MB)
         results: list[HostStatus] = []
@@ -91,7 +91,8 @@ class VirtualFleet:
 
     def down(self, *, purge_images: bool = False) -> list[str]:
         """Remove every virtual machine of this fleet, also those that the inventory no longer has."""
-        return remove(self.folder) + (self._cards().purge() if purge_images else [])
+        removed = remove(self.folder)
+        return removed + (purge_cards() if purge_images else [])
 
     def status(self, hosts: Iterable[str] | None = None) -> list[HostStatus]:
         cards = self._cards()
@@ -138,7 +139,7 @@ class VirtualFleet:
     def _bring_up(self, host: VirtualHost, cards: Cards, *, recreate: bool) -> HostStatus:
         name = host.host.name
         spec = host.spec()
-        digest = host.digest(cards.digest())
+        digest = host.digest(cards.digest)
         outdated = spec is not None and spec.inputs != digest
         if outdated and recreate:
             self._say(f"{name}: replacing the virtual machine")
@@ -149,7 +150,7 @@ class VirtualFleet:
         if host.state().power != "off" and spec is not None:
             return self._left_alone(host, outdated=outdated)
         if spec is None:
-            host.create(cards.path(), digest, self._public_key())
+            host.create(cards.card, digest, self._public_key())
         self._say(f"{name}: booting its own kernel in software emulation (half a minute to a minute)")
         host.power_on()
         host.await_boot()
@@ -169,7 +170,7 @@ class VirtualFleet:
         spec = host.spec()
         if spec is None:
             return self._row(host, "absent")
-        outdated = spec.inputs != host.digest(cards.digest())
+        outdated = spec.inputs != host.digest(cards.digest)
         state = host.state()
         if state.power != "on":
             return self._row(host, state.power, outdated=outdated)
@@ -218,6 +219,30 @@ def remove(folder: Path) -> list[str]:
         shutil.rmtree(file.parent)
         removed.append(str(file.parent))
     return removed
+
+
+def _cards_in_use() -> set[Path]:
+    """Folders of the cards that machines of any fleet stand on."""
+    specs = (
+        supervisor.read_spec(file.parent) for file in (paths.var_dir() / "emulator").glob(f"*/*/{supervisor.SPEC}")
+    )
+    return {Path(spec.kernel).parent for spec in specs if spec is not None}
+
+
+def purge_cards() -> list[str]:
+    """Remove the cached cards, unless a machine of another fleet stands on one; return what went."""
+    cards = paths.cache_dir() / "vm"
+    used = sorted((paths.var_dir() / "emulator").glob(f"*/*/{supervisor.SPEC}"))
+    if used:
+        raise PartialError(
+            "the cards are in use by another fleet and stay; this fleet is gone",
+            where=str(used[0].parent),
+            next_step="hedgerow emulate down --all --purge-images removes every fleet and the images",
+        )
+    if not cards.exists():
+        return []
+    shutil.rmtree(cards)
+    return [str(cards)]
 
 
 def _check_address(host: Host) -> None:

@@ -23,6 +23,7 @@ from hedgerow.emulator import values as live
 from hedgerow.emulator.hardware_root import HardwareRoot
 from hedgerow.emulator.host import UnitsFailedError, board_of, mac_address
 from hedgerow.emulator.vm import board_files, supervisor
+from hedgerow.emulator.vm.image import Card
 from hedgerow.emulator.vm.protocols import Agent, Monitor, Silent
 from hedgerow.emulator.vm.qemu import BOARD_VERSION, CPUS, MEMORY_MB
 from hedgerow.emulator.vm.supervisor import Spec, State
@@ -100,10 +101,10 @@ class VirtualHost:
     def state(self) -> State:
         return supervisor.read_state(self.folder)
 
-    def create(self, card: Path, digest: str, authorized_key: str) -> None:
+    def create(self, card: Card, digest: str, authorized_key: str) -> None:
         """A new board with a freshly written card; the description comes last and makes it count."""
         self.board.create(live.defaults(self.host.hat, self.host.cooling), authorized_key)
-        _qemu_img("create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", str(card), str(self.folder / "disk.qcow2"))
+        _qemu_img("create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", str(card.disk), str(self.folder / "disk.qcow2"))
         if self.data_disk_mb:
             _qemu_img("create", "-q", "-f", "qcow2", str(self.folder / "data.qcow2"), f"{self.data_disk_mb}M")
         spec = Spec(
@@ -114,6 +115,8 @@ class VirtualHost:
             tpm=self.tpm,
             data_disk_mb=self.data_disk_mb,
             sockets=str(self._sockets),
+            kernel=str(card.kernel),
+            initramfs=str(card.initramfs),
             inputs=digest,
             board=self.board.board,
         )
@@ -135,6 +138,12 @@ class VirtualHost:
         spec = self.spec()
         if spec is None:
             raise MachineError("no virtual machine was made here", where=str(self.folder))
+        if not Path(spec.kernel).is_file():
+            raise MachineError(
+                "the card that this machine was made from is gone",
+                where=str(Path(spec.kernel).parent),
+                next_step=f"hedgerow emulate up --recreate --limit {self.host.name} makes the machine anew",
+            )
         _require_ports(spec)
         if snapshot is None:
             self.board.write(live.after_power_on(self.board.read()))
@@ -212,8 +221,9 @@ class VirtualHost:
 
     def load_board(self) -> None:
         """Show the running guest its board's files of now; the device tree stays until the next boot."""
-        files = board_files.archive(self.board.path, self.host.name)
-        done = self.run(["/usr/lib/emulated-pi/load-board"], stdin=files, timeout_s=60)
+        files = board_files.archive(self.board, self.host.name, cold=False)
+        take = "/usr/lib/emulated-pi/load-board --live && /usr/lib/emulated-pi/sync-devices"
+        done = self.run(["sh", "-c", take], stdin=files, timeout_s=60)
         if done.returncode != 0:
             raise DeviceError(f"the guest did not take its board's files: {done.stderr.strip()}", where=self.host.name)
 

@@ -2,8 +2,9 @@
 
 Two caches below ``var/cache/vm``, each named by the hash of what went into it:
 
-- ``<hash>.tar``: the root file system as mmdebstrap made it, foreign architecture and all. Minutes.
-- ``<hash>.qcow2``: the card with the guest files, first user, archive and stand-in packages. A minute.
+- ``<hash>.tar``: Debian's part as mmdebstrap made it, foreign architecture and all. Minutes.
+- ``<hash>/``: the card with the guest files, first user and packages of the emulated archive, and beside it the kernel
+  and initramfs that every boot starts, whichever stand-in of a kernel the boot partition names. A minute or two.
 
 Each is built under another name and renamed when it is whole; an interrupted build leaves nothing that counts. No
 mirror is named here: mmdebstrap takes its default.
@@ -23,6 +24,7 @@ import subprocess
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from hedgerow.emulator import image
@@ -34,16 +36,7 @@ ARCHITECTURE = "arm64"
 GUEST = image.GUEST.parent / "vm"
 # 16 KiB pages, as Raspberry Pi OS's own kernel for this board has (facts §2.4).
 KERNEL = "linux-image-arm64-16k"
-PACKAGES = (
-    *image.PACKAGES,
-    "dosfstools",
-    "e2fsprogs",
-    "initramfs-tools",
-    KERNEL,
-    "qemu-guest-agent",
-    "udev",
-    "zstd",
-)
+PACKAGES = (*image.PACKAGES, "dosfstools", "e2fsprogs", "initramfs-tools", KERNEL, "qemu-guest-agent", "zstd")
 # Downloaded beside the containers' archives: what roles install only where the kernel is the host's own.
 ARCHIVES = (
     *image.ARCHIVES,
@@ -54,10 +47,12 @@ ARCHIVES = (
     "systemd-zram-generator",
 )
 
-# Of the containers' guest files: what keeps a container from its machine, which a virtual machine cannot reach.
+# Of the containers' guest files: what keeps a container from its machine, which a virtual machine cannot reach, and
+# what leaves a reboot's argument on a file system that here is read-only by then.
 NOT_SHARED = (
     "etc/systemd/system.conf.d/10-emulated.conf",
     "etc/systemd/system/chrony.service.d/10-emulated.conf",
+    "usr/lib/systemd/system-shutdown/emulated-pi",
 )
 # Nothing may fetch packages behind a test's back; systemd-firstboot would ask questions on the console.
 MASKED_UNITS = ("apt-daily.timer", "apt-daily-upgrade.timer", "e2scrub_all.timer", "systemd-firstboot.service")
@@ -76,20 +71,39 @@ groupadd --force --system video
 useradd --create-home --shell /bin/bash --uid 1000 --groups adm,sudo,video pi
 rm -f /etc/ssh/ssh_host_* /etc/resolv.conf.dpkg-*
 systemctl --quiet enable ssh.service emulated-pi.service systemd-networkd.service
-: >/etc/machine-id
-rm -f /var/lib/dbus/machine-id
 ln -s /run/emulated-pi/board /hardware
 raspi="-o Dir::Etc::SourceList=/etc/apt/sources.list.d/raspi.sources -o Dir::Etc::SourceParts=/dev/null"
 apt-get --quiet=2 $raspi -o APT::Get::List-Cleanup=0 update
 apt-get --yes --quiet=2 --no-install-recommends install {packages} >/dev/null
 apt-get --yes --quiet=2 --download-only --no-install-recommends install {archives}
+: >/etc/machine-id
+rm -f /var/lib/dbus/machine-id
 """
 
 Say = Callable[[str], None]
 
 
+@dataclass(frozen=True, slots=True)
+class Card:
+    """What a machine is made with: the card that its own is a copy-on-write layer of, and what boots it."""
+
+    folder: Path
+
+    @property
+    def disk(self) -> Path:
+        return self.folder / "card.qcow2"
+
+    @property
+    def kernel(self) -> Path:
+        return self.folder / "kernel"
+
+    @property
+    def initramfs(self) -> Path:
+        return self.folder / "initramfs"
+
+
 class Cards:
-    """The card image in ``folder`` (``var/cache/vm``)."""
+    """The card of every virtual machine, in ``folder`` (``var/cache/vm``)."""
 
     def __init__(self, folder: Path, say: Say) -> None:
         self._folder = folder
@@ -105,9 +119,7 @@ class Cards:
                 "initramfs": _hashes(self._initramfs()),
             }
         )
-
-    def digest(self) -> str:
-        return _digest(
+        self.digest = _digest(
             {
                 "base": self._base,
                 "overlay": _hashes(self._overlay),
@@ -119,38 +131,32 @@ class Cards:
                 "installed": suites.BASE,
             }
         )
+        self.card = Card(folder / self.digest)
 
-    def path(self) -> Path:
-        """Where the card is; it may not exist yet."""
-        return self._folder / f"{self.digest()}.qcow2"
-
-    def ensure(self) -> bool:
-        """Make the card exist; True if it was missing."""
-        path = self.path()
-        if path.is_file():
+    def ensure(self, in_use: set[Path]) -> bool:
+        """Make the card exist; True if it was missing. Others go then, except the folders ``in_use``."""
+        if self.card.folder.is_dir():
             return False
         self._folder.mkdir(parents=True, exist_ok=True)
         checks.require_space(self._folder, NEEDED_MB)
         with self._lock():
-            if not path.is_file():
-                self._build(path)
+            if not self.card.folder.is_dir():
+                self._build()
+            for entry in self._folder.iterdir():
+                if entry.suffix == ".tar" and entry.stem != self._base:
+                    entry.unlink()
+                elif entry.is_dir() and entry not in in_use | {self.card.folder}:
+                    shutil.rmtree(entry)
         return True
-
-    def purge(self) -> list[str]:
-        files = [*self._folder.glob("*.tar"), *self._folder.glob("*.qcow2")]
-        for file in files:
-            file.unlink()
-        return [str(file) for file in files]
 
     def _initramfs(self) -> dict[str, tuple[bytes, bool]]:
         return {path: entry for path, entry in self._overlay.items() if path.startswith(_INITRAMFS)}
 
-    def _root_file_system(self) -> Path:
+    def _debian(self) -> Path:
         """The cached archive of mmdebstrap's root file system, made if there is none."""
         archive = self._folder / f"{self._base}.tar"
         if archive.is_file():
             return archive
-        ensure_foreign_programs(self._say)
         partial = archive.with_suffix(".partial.tar")
         self._say(f"building Debian {image.SUITE} for {ARCHITECTURE} with mmdebstrap (5-10 minutes, once)")
         with tempfile.TemporaryDirectory(dir=self._folder) as temporary:
@@ -179,36 +185,38 @@ class Cards:
         partial.replace(archive)
         return archive
 
-    def _build(self, target: Path) -> None:
-        archive = self._root_file_system()
+    def _build(self) -> None:
         ensure_foreign_programs(self._say)
-        self._say("laying out the card (a minute, once)")
+        archive = self._debian()
+        self._say("making a Raspberry Pi's card of it: files, archive, kernels, partitions (a minute or two, once)")
         with tempfile.TemporaryDirectory(dir=self._folder) as temporary:
-            root = Path(temporary) / "root"
+            root, made = Path(temporary) / "root", Card(Path(temporary) / "card")
             root.mkdir()
+            made.folder.mkdir(mode=0o755)
             _run("tar", "--extract", f"--directory={root}", f"--file={archive}", "--xattrs", "--xattrs-include=*")
+            _take_kernel(root / "boot", made)
             self._furnish(root)
-            boot = _take_boot_partition(root)
             raw = Path(temporary) / "card.img"
-            _lay_out(raw, boot, root)
-            finished = Path(temporary) / "card.qcow2"
-            _run("qemu-img", "convert", "-O", "qcow2", raw, finished)
-            finished.replace(target)
+            _lay_out(raw, root)
+            _run("qemu-img", "convert", "-O", "qcow2", raw, made.disk)
+            made.folder.replace(self.card.folder)
 
     def _furnish(self, root: Path) -> None:
-        """Guest files, first user, archive, stand-in packages and downloads, in the extracted root."""
+        """Guest files, first user, packages and downloads, in the extracted root."""
         files = {path: entry for path, entry in self._overlay.items() if path != _RESOLV_CONF}
         archive = root / "overlay.tar"
         archive.write_bytes(_tar(files, masked=MASKED_UNITS))
         _run("tar", "--extract", f"--directory={root}", f"--file={archive}", "--no-overwrite-dir")
         archive.unlink()
-        repository.write(root, ARCHITECTURE)
+        with tempfile.TemporaryDirectory(dir=self._folder) as temporary:
+            repository.write(Path(temporary), ARCHITECTURE)
+            _run("cp", "-r", "--no-preserve=ownership", f"{temporary}/.", root)
         resolv_conf = root / _RESOLV_CONF
         resolv_conf.unlink(missing_ok=True)
         shutil.copyfile("/etc/resolv.conf", resolv_conf)
         # Its own mounts, gone with the process; `proc` is what apt and systemctl ask.
         inside = 'mount -t proc proc "$1/proc" && exec chroot "$1" sh -c "$2"'
-        setup = _SETUP.format(archives=" ".join(ARCHIVES), packages=" ".join(suites.BASE))
+        setup = _SETUP.format(packages=" ".join(suites.BASE), archives=" ".join(ARCHIVES))
         _run("unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", inside, "sh", root, setup)
         resolv_conf.write_bytes(self._overlay[_RESOLV_CONF][0])
 
@@ -240,26 +248,23 @@ def ensure_foreign_programs(say: Say) -> None:
     say("told this machine's kernel to run arm64 programs with qemu-user (binfmt_misc)")
 
 
-def _take_boot_partition(root: Path) -> Path:
-    """Move the kernel from /boot to the boot partition's folder, under the names that the Pi's firmware looks for."""
-    boot = root / "boot/firmware"
-    # Not the stand-ins of Raspberry Pi's kernels, which lie beside it and boot nothing.
-    for pattern, name in (("vmlinuz-*-arm64-16k", "kernel_2712.img"), ("initrd.img-*-arm64-16k", "initramfs_2712")):
-        found = sorted((root / "boot").glob(pattern))
+def _take_kernel(boot: Path, made: Card) -> None:
+    """Copy Debian's kernel out: what the machine starts, whatever the packages in it say of kernels."""
+    for pattern, target in (("vmlinuz-*", made.kernel), ("initrd.img-*", made.initramfs)):
+        found = sorted(boot.glob(pattern))
         if len(found) != 1:
             raise MachineError(f"the image has {len(found)} files {pattern} in /boot, not one", where=KERNEL)
-        shutil.copyfile(found[0], boot / name)
-    return boot
+        shutil.copyfile(found[0], target)
 
 
-def _lay_out(raw: Path, boot: Path, root: Path) -> None:
-    """Partition table, FAT with the files of ``boot``, ext4 with those of ``root``, in the sparse file ``raw``."""
+def _lay_out(raw: Path, root: Path) -> None:
+    """Partition table, FAT with what /boot/firmware has, ext4 with the rest, in the sparse file ``raw``."""
     with raw.open("wb") as disk:
         disk.write(card.partition_table())
         disk.truncate(card.SIZE)
     partition = f"{raw}@@{card.BOOT_START}"
     _run("mformat", "-i", partition, "-F", "-T", str(card.BOOT_SIZE // card.SECTOR), "-v", "bootfs", "::")
-    files = sorted(boot.iterdir())
+    files = sorted((root / "boot/firmware").iterdir())
     _run("mcopy", "-i", partition, "-s", *files, "::")
     for file in files:
         file.unlink()

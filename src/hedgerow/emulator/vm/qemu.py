@@ -113,7 +113,7 @@ def dump_device_tree(machine: Machine, target: Path) -> list[str]:
 
 
 def run(
-    machine: Machine, *, kernel: Path, initramfs: Path | None, device_tree: Path, cmdline: str, snapshot: str | None
+    machine: Machine, *, kernel: Path, initramfs: Path, device_tree: Path, cmdline: str, snapshot: str | None
 ) -> list[str]:
     """Run the board with what the firmware chose; ``snapshot`` resumes instead of booting.
 
@@ -126,14 +126,13 @@ def run(
         *("-qmp", f"unix:{machine.socket('events')},server=on,wait=off"),
         *("-qmp", f"unix:{machine.socket('monitor')},server=on,wait=off"),
         *("-kernel", str(kernel)),
+        *("-initrd", str(initramfs)),
         *("-dtb", str(device_tree)),
         *("-append", cmdline),
     ]
     if machine.tpm:
         # Not QEMU's own TPM device: Debian's arm64 kernel has no driver for it. guest/vm/usr/lib/emulated-pi/tpm.
         arguments += _port("tpm", machine.socket("tpm"), TPM_PORT, server=False)
-    if initramfs is not None:
-        arguments += ["-initrd", str(initramfs)]
     if snapshot is not None:
         arguments += ["-loadvm", snapshot]
     return arguments

@@ -43,6 +43,7 @@ LOCK = "lock"
 STATE = "state.json"
 SPEC = "machine.json"
 LOG = "supervisor.log"
+_DECISION = "boot.json"
 
 _POLL_S = 0.05
 _START_TIMEOUT_S = 60
@@ -65,6 +66,8 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True):
     sockets: str
     inputs: str
     board: Board
+    kernel: str = ""
+    initramfs: str = ""
 
     def machine(self, folder: Path) -> Machine:
         return Machine(
@@ -159,17 +162,17 @@ class Supervisor:
     def run(self) -> None:
         """Boot until the machine is off; the last state says why."""
         quick: list[float] = []
-        trial = False
+        argument: str | None = None  # power, no reboot
         while True:
             started = time.monotonic()
             try:
-                why = self._turn(trial=trial)
+                why = self._turn(argument)
             except firmware.NotBootableError as error:
                 self._say(f"not bootable: {error.what}")
-                if not trial:
+                if argument is None or not is_trial(argument):
                     return self._off(f"the firmware finds nothing to start: {error.what}")
                 # A trial that cannot even be loaded is over (UNVERIFIED on a board: it may wait for a watchdog).
-                trial = False
+                argument = ""
                 continue
             except HedgerowError as error:
                 return self._off(error.what)
@@ -180,7 +183,7 @@ class Supervisor:
                 return self._off(
                     f"it reset itself {_LOOP_RESETS} times within seconds; see {self._machine.console_log}"
                 )
-            trial = is_trial(self._reboot_argument)
+            argument = self._reboot_argument
 
     def stop(self) -> None:
         """The plug: called from a signal handler."""
@@ -188,8 +191,8 @@ class Supervisor:
         if self._qemu is not None:
             self._qemu.kill()
 
-    def _turn(self, *, trial: bool) -> str:
-        """One boot, or one resumption; returns how it ended."""
+    def _turn(self, argument: str | None) -> str:
+        """One boot (``argument``: of the reboot; None: power came), or one resumption; returns how it ended."""
         self._boots += 1
         self._reboot_argument = self._reason = ""
         snapshot, self._snapshot = self._snapshot, None
@@ -197,18 +200,25 @@ class Supervisor:
         with contextlib.ExitStack() as stack:
             if self._spec.tpm:
                 stack.enter_context(_tpm(self._machine))
-            command = self._resume(snapshot) if snapshot else self._boot(trial=trial)
+            chosen = self._decide(argument) if snapshot is None else self._last_decision()
             if self._stopping:
                 return "power cut"
-            config = firmware.TRYBOOT if trial else firmware.CONFIG
-            self._say(f"boot {self._boots} from {config}" if snapshot is None else f"resuming {snapshot!r}")
+            self._say(f"boot {self._boots} from {chosen.config}" if snapshot is None else f"resuming {snapshot!r}")
+            command = qemu.run(
+                self._machine,
+                kernel=Path(self._spec.kernel),
+                initramfs=Path(self._spec.initramfs),
+                device_tree=self._device_tree,
+                cmdline=chosen.cmdline,
+                snapshot=snapshot,
+            )
             with (self._folder / LOG).open("ab") as log:
                 # With this process the board's power supply is gone.
                 self._qemu = subprocess.Popen(
                     ["setpriv", "--pdeathsig", "KILL", *command], stdin=subprocess.DEVNULL, stdout=log, stderr=log
                 )
             try:
-                self._listen(config)
+                self._listen(chosen.config)
             finally:
                 code = self._qemu.wait()
                 self._qemu = None
@@ -219,36 +229,29 @@ class Supervisor:
         self._say(f"ended: {self._reason or 'no reason told'}")
         return self._reason
 
-    def _boot(self, *, trial: bool) -> list[str]:
-        boot_folder = self._folder / "boot"
-        shutil.rmtree(boot_folder, ignore_errors=True)
-        boot_folder.mkdir(parents=True)
-        values = self._hardware.read()
-        atomic.write_bytes(self._machine.board_files, board_files.archive(self._hardware.path, self._spec.name))
-        with card.boot_partition(self._machine.disk, boot_folder) as read:
-            chosen = firmware.boot(read, serial=self._spec.board.serial, trial=trial)
-            for name in filter(None, (chosen.kernel, chosen.initramfs)):
-                (boot_folder / Path(name).name).write_bytes(read(name) or b"")
-        tree = boot_folder / "board.dtb"
-        device_tree.write(self._machine, tree, device_tree.properties(self._spec.board, values, trial=trial))
-        atomic.write_text(boot_folder / "boot.json", msgspec.json.encode(chosen).decode())
-        return self._command(chosen, snapshot=None)
-
-    def _resume(self, snapshot: str) -> list[str]:
-        """What was loaded at boot is in the snapshot's memory; QEMU only wants files of the same names."""
-        data = (self._folder / "boot/boot.json").read_bytes()
-        return self._command(msgspec.json.decode(data, type=firmware.Boot), snapshot=snapshot)
-
-    def _command(self, chosen: firmware.Boot, *, snapshot: str | None) -> list[str]:
-        folder = self._folder / "boot"
-        return qemu.run(
-            self._machine,
-            kernel=folder / Path(chosen.kernel).name,
-            initramfs=folder / Path(chosen.initramfs).name if chosen.initramfs else None,
-            device_tree=folder / "board.dtb",
-            cmdline=chosen.cmdline,
-            snapshot=snapshot,
+    def _decide(self, argument: str | None) -> firmware.Boot:
+        """Read the card as the firmware, and put the board together for this boot."""
+        scratch = self._folder / "boot"
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir(parents=True)
+        with card.boot_partition(self._machine.disk, scratch) as read:
+            chosen = firmware.boot(read, serial=self._spec.board.serial, trial=is_trial(argument or ""))
+        files = board_files.archive(
+            self._hardware, self._spec.name, cold=argument is None, reboot_argument=argument or ""
         )
+        atomic.write_bytes(self._machine.board_files, files)
+        tree = device_tree.properties(self._spec.board, self._hardware.read(), trial=chosen.config == firmware.TRYBOOT)
+        device_tree.write(self._machine, self._device_tree, tree)
+        atomic.write_bytes(scratch / _DECISION, msgspec.json.encode(chosen))
+        return chosen
+
+    def _last_decision(self) -> firmware.Boot:
+        """For a resumption: what was loaded at boot is in the snapshot's memory, QEMU only wants arguments again."""
+        return msgspec.json.decode((self._folder / "boot" / _DECISION).read_bytes(), type=firmware.Boot)
+
+    @property
+    def _device_tree(self) -> Path:
+        return self._folder / "boot/board.dtb"
 
     def _listen(self, config: str) -> None:
         """Until QEMU ends: why, and what the guest told the firmware."""
