@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import ssl
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,7 +19,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from hedgerow import paths
+from hedgerow import emulator, paths
+from hedgerow.emulator import values as live
+from hedgerow.emulator.board import Board
+from hedgerow.emulator.hardware_root import HardwareRoot
 from hedgerow.fleet.endpoint import Endpoint
 from hedgerow.identity.ca import FleetCA
 from hedgerow.identity.profiles import DeviceNames, Profile
@@ -144,3 +151,129 @@ def make_pi(tmp_path: Path, fleet_ca: FleetCA):
 @pytest.fixture
 def pi(make_pi) -> FakePi:
     return make_pi()
+
+
+GUEST = Path(emulator.__file__).parent / "guest"
+CLAIMS = {"hailo1x_pci": ("26a2", "43a2", "45c4"), "hailo_pci": ("2864",)}
+
+
+class HatGuest:
+    """A board with a HAT below a folder, and the guest's own programs; kmod alone is a list of answers.
+
+    ``install`` stands for packages and dkms, ``boot`` for power, ``npu`` for modprobe, rmmod, udevadm and the rest.
+    """
+
+    def __init__(self, folder: Path, hat: str) -> None:
+        self.folder = folder
+        self.root = HardwareRoot(folder / "pi", Board(serial="00000000deadbeef", hat=hat, cooling="active"))
+        self.root.create(live.defaults(hat, "active"), "ssh-ed25519 AAAA")
+        self.hardware = self.root.path
+        for name in ("bin", "kmod", "run", "devices", "modules", "firmware", "lib", "rules", "boot"):
+            (folder / name).mkdir()
+        self.latch = folder / "npu-firmware"
+        shutil.copy(GUEST / "image/boot/firmware/config.txt", folder / "config.txt")
+        (folder / "vcio_gencmd").touch()
+        for name in ("npu", "modprobe", "modinfo"):
+            self._program(name)
+        self._program("vcgencmd")
+        self.boot()
+
+    def _program(self, name: str) -> None:
+        sources = {
+            "npu": GUEST / "image/usr/lib/emulated-pi/npu",
+            "vcgencmd": GUEST / "image/usr/bin/vcgencmd",
+            "hailortcli": GUEST / "hat-stack/hailortcli",
+        }
+        if name in {"modprobe", "modinfo"}:
+            # What was installed is a file of modinfo's words; what modprobe finds is a list of such files by name.
+            answer = (
+                'cat "$1"' if name == "modinfo" else f'for last; do :; done; cat "{self.folder}/kmod/$last" 2>/dev/null'
+            )
+            self._write(self.folder / "kmod" / name, f"#!/bin/sh\n{answer}\n:\n")
+            return
+        text = sources[name].read_text().replace("#!/usr/bin/python3", f"#!{sys.executable}")
+        for old, new in {
+            "/hardware": str(self.hardware),
+            "/run/emulated-pi/config.txt": str(self.folder / "config.txt"),
+            "/run/emulated-pi": str(self.folder / "run"),
+            "/var/lib/emulated-pi/npu-firmware": str(self.latch),
+            "/lib/firmware/hailo": str(self.folder / "firmware"),
+            "/usr/lib/udev/rules.d": str(self.folder / "rules"),
+            "/etc/udev/rules.d": str(self.folder / "no-rules"),
+            "/usr/lib/libhailort.so": str(self.folder / "lib/libhailort.so"),
+            '"/usr/sbin/"': f'"{self.folder / "kmod"}/"',
+            'Path("/dev")': f'Path("{self.folder / "devices"}")',
+            '"/dev/vcio_gencmd"': f'"{self.folder / "vcio_gencmd"}"',
+            "os.mknod(node, 0o600 | 0o020000, os.makedev(1, 3))": "node.touch()",
+        }.items():
+            text = text.replace(old, new)
+        self._write(self.folder / "bin" / name, text)
+
+    @staticmethod
+    def _write(path: Path, text: str) -> None:
+        path.write_text(text)
+        path.chmod(0o755)
+
+    def install(self, module: str, version: str, *, claims: tuple[str, ...] | None = None, options: str = "") -> None:
+        """The stack of one chip: module built, library, firmware and udev's rule."""
+        file = self.folder / "modules" / f"{module}.ko.xz"
+        ids = CLAIMS[module] if claims is None else claims
+        aliases = "".join(f"alias:          pci:v00001E60d0000{one.upper()}sv*sd*bc*sc*i*\n" for one in ids)
+        parameters = "parm:           force_desc_page_size:int\n"
+        file.write_text(
+            f"filename:       {file}\nversion:        {version}\nname:           {module}\n{aliases}{parameters}"
+        )
+        insmod = f"insmod {file} {options}".rstrip() + "\n"
+        (self.folder / "kmod" / module).write_text(insmod)
+        for one in ids:
+            chip = one.upper()
+            with (self.folder / "kmod" / f"pci:v00001E60d0000{chip}sv00001E60sd0000{chip}bc0Bsc40i00").open(
+                "a"
+            ) as answer:
+                answer.write(insmod)
+        h10 = module == "hailo1x_pci"
+        names = ("customer_certificate.bin", "scu_fw.bin", "u-boot-default.dtb.signed", "u-boot-spl.bin",
+                 "u-boot-tfa.itb", "fitImage", "image-fs") if h10 else ("hailo8_fw.bin",)  # fmt: skip
+        for name in names:
+            target = self.folder / "firmware" / (f"hailo10h/{name}" if h10 else name)
+            target.parent.mkdir(exist_ok=True)
+            target.write_text(f"stand-in of {name} {version}\n")
+        (self.folder / "rules/51-hailo-udev.rules").write_text('SUBSYSTEM=="hailo_chardev", MODE="0666"\n')
+        link = self.folder / "lib/libhailort.so"
+        link.unlink(missing_ok=True)
+        link.symlink_to(f"libhailort.so.{version}")
+        self._program("hailortcli")
+
+    def uninstall(self) -> None:
+        for file in [*(self.folder / "kmod").glob("hailo*"), *(self.folder / "kmod").glob("pci:*")]:
+            file.unlink()
+
+    def boot(self, *, cold: bool = True) -> None:
+        (self.folder / "run/boot").write_text("cold\n" if cold else "warm\n")
+        assert self.npu("boot").returncode == 0
+
+    def npu(self, *words: str) -> subprocess.CompletedProcess[str]:
+        return self.run("npu", *words)
+
+    def run(self, program: str, *words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([self.folder / "bin" / program, *words], capture_output=True, text=True, check=False)
+
+    def set(self, **settings: str) -> None:
+        """Live values, and what the emulator does after them."""
+        self.root.write(live.changed(self.root.read(), settings, host="test"))
+        done = self.npu("sync")
+        assert done.returncode == 0, done.stderr
+
+    def log(self) -> str:
+        return (self.hardware / "dev/kmsg").read_text()
+
+    @property
+    def path(self) -> str:
+        """PATH of a host: the guest's programs, with kmod's."""
+        return f"{self.folder / 'bin'}{os.pathsep}{self.folder / 'kmod'}"
+
+
+@pytest.fixture
+def hat_guest(tmp_path: Path) -> Callable[[str], HatGuest]:
+    """Make a board with the given HAT; nothing is installed on it."""
+    return lambda hat: HatGuest(tmp_path / "hat", hat)

@@ -287,7 +287,8 @@ def _board(base: Path) -> dict[str, Any]:
 
 def _hat(base: Path, *, with_hailortcli: bool) -> dict[str, Any]:
     device = _pci_device(base)
-    driver = _link_name(device / "driver") if device else None
+    # The module, not what it calls itself on the bus: hailo1x_pci is the driver hailo1x there.
+    driver = (_link_name(device / "driver/module") or _link_name(device / "driver")) if device else None
     loaded = _text(base / f"sys/module/{driver}/version") if driver else None
     library = parse_library_version(_command("hailortcli", "--version") or "")
     identified: dict[str, Any] = {"firmware_version": None, "architecture": None, "mismatch": None, "error": None}

@@ -10,7 +10,7 @@ import struct
 from dataclasses import dataclass
 
 from hedgerow.emulator import eeprom
-from hedgerow.emulator.values import HAT_STACKS, Values
+from hedgerow.emulator.values import Values
 
 PCI_ADDRESS = "0001:01:00.0"  # current kernels (facts §2.3)
 HAILO_VENDOR = "0x1e60"
@@ -167,9 +167,9 @@ def _sensors(values: Values) -> dict[str, Entry]:
 def _hat(board: Board, values: Values) -> dict[str, Entry]:
     if not values.get("hat_present"):
         return {}
-    module, _ = HAT_STACKS[board.hat]
     pci = f"sys/bus/pci/devices/{PCI_ADDRESS}"
-    files: dict[str, Entry] = {
+    # What is on the bus, with or without a driver; that part is the guest's (guest/image/usr/lib/emulated-pi/npu).
+    return {
         f"{pci}/vendor": _text(HAILO_VENDOR),
         f"{pci}/device": _text(PCI_DEVICES[board.hat]),
         f"{pci}/current_link_speed": _text(f"{values['link_speed_gts']} GT/s PCIe"),
@@ -177,18 +177,6 @@ def _hat(board: Board, values: Values) -> dict[str, Entry]:
         "live/architecture": _text(ARCHITECTURES[board.hat]),
         "live/pci_address": _text(PCI_ADDRESS),
     }
-    if values["driver_bound"]:
-        node = str(values["node"])
-        # Class and node were renamed together in driver 5.3.0 (facts §3.5).
-        device_class = "hailo1x" if node.startswith("h1x") else "hailo_chardev"
-        files |= {
-            f"{pci}/driver": Link(f"../../drivers/{module}"),
-            f"sys/bus/pci/drivers/{module}/module": Link(f"../../../../module/{module}"),
-            f"sys/module/{module}/version": _text(str(values["driver_version"])),
-            f"sys/class/{device_class}/{node}/dev": _text("1:3"),
-            f"dev/{node}": b"",
-        }
-    return files
 
 
 def _text(text: str) -> bytes:

@@ -24,12 +24,18 @@ _NOT_RENDERED = (
     "power",
     "flash",
     "firmware/bootloader",
+    "dev/",
     "proc/cmdline",
     "proc/device-tree/aliases",
     "proc/device-tree/chosen/bootloader",
     "proc/sys/kernel/random",
+    "proc/modules",
     boards.KERNEL,
     "sys/bus/nvmem",
+    "sys/bus/pci/drivers",
+    *(f"sys/bus/pci/devices/{boards.PCI_ADDRESS}/{name}" for name in ("driver", "reset")),
+    "sys/class/hailo",
+    "sys/module",
 )
 # Rendered as the factory left it, and from the first boot on the bootloader's: its build may have been updated.
 _BOOTLOADER_S = "proc/device-tree/chosen/bootloader/"

@@ -18,12 +18,10 @@ Values = dict[str, Value]
 
 HATS = ("none", "hat-plus-13", "hat-plus-26", "hat-plus-2")
 
-# What each HAT's software stack is on Raspberry Pi OS trixie (facts §3.2, §3.5).
-HAT_STACKS: Mapping[str, tuple[str, str]] = {
-    "hat-plus-2": ("hailo1x_pci", "5.1.1"),
-    "hat-plus-13": ("hailo_pci", "4.23.0"),
-    "hat-plus-26": ("hailo_pci", "4.23.0"),
-}
+# What installed packages and the boot make of it, unless a value is set.
+AUTO = "auto"
+# What the HAT does wrong, whatever is installed (facts §8): F39, F9, F8, F19, F20. The first two at its next start.
+HAT_FAULTS = ("no-msi", "firmware-timeout", "communication-closed", "in-use", "out-of-devices", "out-of-cma")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +79,10 @@ def _version(text: str) -> Value:
     return text
 
 
+def _auto(parse: Callable[[str], Value]) -> Callable[[str], Value]:
+    return lambda text: AUTO if text == AUTO else parse(text)
+
+
 def _kernel_release(text: str) -> Value:
     if not re.fullmatch(r"\d+\.\d+\.\d+\+rpt-rpi-(2712|v8)", text):
         raise ValueError
@@ -117,11 +119,12 @@ KEYS: Mapping[str, Key] = {
     ),
     "hat_present": Key(_boolean, "true|false", "false: the HAT is off the PCIe bus", hat=True),
     "hat_eeprom": Key(_boolean, "true|false", "false: the 40-pin header is not seated", hat=True),
-    "driver_bound": Key(_boolean, "true|false", "false: no module loaded (DKMS not rebuilt)", hat=True),
-    "driver_version": Key(_version, "N.N.N", "version of the loaded kernel module", hat=True),
-    "library_version": Key(_version, "N.N.N", "version of libhailort and hailortcli", hat=True),
-    "firmware_version": Key(_version, "N.N.N", "version of the firmware on the chip", hat=True),
-    "node": Key(_choice("hailo0", "h1x-0"), "hailo0|h1x-0", "device node; h1x-0 from driver 5.3.0 on", hat=True),
+    "driver_bound": Key(_choice(AUTO, "false"), "auto|false", "false: no module has it, whatever is there", hat=True),
+    "driver_version": Key(_auto(_version), "auto|N.N.N", "version of the loaded kernel module", hat=True),
+    "library_version": Key(_auto(_version), "auto|N.N.N", "version of libhailort and hailortcli", hat=True),
+    "firmware_version": Key(_auto(_version), "auto|N.N.N", "version of the firmware on the chip", hat=True),
+    "node": Key(_choice(AUTO, "hailo0", "h1x-0"), "auto|hailo0|h1x-0", "device node; h1x-0 from 5.3.0 on", hat=True),
+    "hat_fault": Key(_choice("none", *HAT_FAULTS), f"none|{'|'.join(HAT_FAULTS)}", "what the HAT does wrong", hat=True),
     "link_speed_gts": Key(_choice("2.5", "5.0", "8.0"), "2.5|5.0|8.0", "PCIe link speed", hat=True),
     "link_width": Key(_integer(0, 4), "0…4", "PCIe lanes", hat=True),
     "hat_temperature_c": Key(_optional(_number(-40, 150)), "-40…150|none", "NPU temperature", hat=True),
@@ -129,7 +132,7 @@ KEYS: Mapping[str, Key] = {
 
 
 def defaults(hat: str, cooling: str) -> Values:
-    """A healthy board: idle, cool, on a 27 W supply, its stack matched."""
+    """A healthy board: idle, cool, on a 27 W supply; its HAT runs what the host has installed."""
     values: Values = {
         "temperature_c": 48.3 if cooling == "active" else 56.7,
         "pmic_temperature_c": 49.9,
@@ -144,16 +147,16 @@ def defaults(hat: str, cooling: str) -> Values:
         "kernel_release": None,
         "eeprom_staged": "any",
     }
-    if hat in HAT_STACKS:
-        _, version = HAT_STACKS[hat]
+    if hat != "none":
         values |= {
             "hat_present": True,
             "hat_eeprom": True,
-            "driver_bound": True,
-            "driver_version": version,
-            "library_version": version,
-            "firmware_version": version,
-            "node": "hailo0",
+            "driver_bound": AUTO,
+            "driver_version": AUTO,
+            "library_version": AUTO,
+            "firmware_version": AUTO,
+            "node": AUTO,
+            "hat_fault": "none",
             "link_speed_gts": "8.0",
             "link_width": 1,
             "hat_temperature_c": 52.4,

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import ast
 import json
-import shutil
+import os
 import struct
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from hedgerow.device import hardware
-from hedgerow.emulator import values as live
-from hedgerow.emulator.board import Board
 from hedgerow.emulator.eeprom import FACTORY_CONFIG
-from hedgerow.emulator.hardware_root import HardwareRoot
 
 FIXTURES = Path(__file__).parents[2] / "fixtures" / "hardware"
-GUEST = Path(hardware.__file__).parents[1] / "emulator" / "guest"
 CASES = sorted(FIXTURES.glob("*/*.txt"))
 
 
@@ -60,27 +57,17 @@ def test_it_imports_the_standard_library_alone() -> None:
 
 
 class Pi:
-    """A board rendered to a folder, and the guest's programs on PATH, both pointed at that folder."""
+    """A board below a folder with the guest's programs on PATH, its HAT's stack installed and booted."""
 
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, hat: str) -> None:
-        self.root = HardwareRoot(folder / "pi", Board(serial="00000000deadbeef", hat=hat, cooling="active"))
-        self.root.create(live.defaults(hat, "active"), "ssh-ed25519 AAAA")
+    def __init__(self, guest: Any, monkeypatch: pytest.MonkeyPatch, hat: str) -> None:
+        self.guest, self.root = guest, guest.root
+        self.node = guest.folder / "vcio_gencmd"
+        if hat != "none":
+            guest.install(*(("hailo1x_pci", "5.1.1") if hat == "hat-plus-2" else ("hailo_pci", "4.23.0")))
+            guest.boot()
+            (guest.folder / "devices/hailo0").touch()
         self._boot()
-        node = folder / "vcio_gencmd"
-        node.touch()
-        config = folder / "config.txt"
-        shutil.copy(GUEST / "image/boot/firmware/config.txt", config)
-        programs = folder / "bin"
-        programs.mkdir()
-        sources = [GUEST / "image/usr/bin/vcgencmd"] + ([] if hat == "none" else [GUEST / "hat-stack/hailortcli"])
-        for source in sources:
-            text = source.read_text().replace("#!/usr/bin/python3", f"#!{sys.executable}")
-            text = text.replace("/hardware", str(self.root.path)).replace("/run/emulated-pi/config.txt", str(config))
-            text = text.replace('"/dev/vcio_gencmd"', f'"{node}"').replace('f"/dev/{', f'f"{self.root.path}/dev/{{')
-            (programs / source.name).write_text(text)
-            (programs / source.name).chmod(0o755)
-        monkeypatch.setenv("PATH", str(programs))
-        self.node = node
+        monkeypatch.setenv("PATH", guest.path)
 
     def _boot(self) -> None:
         """What the bootloader's stand-in leaves behind (tests/unit/emulator/test_firmware.py runs that itself)."""
@@ -97,15 +84,17 @@ class Pi:
         (self.root.path / "proc/sys/kernel/random/boot_id").write_text("boot-1\n")
 
     def set(self, **settings: str) -> None:
-        self.root.write(live.changed(self.root.read(), settings, host="test"))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("PATH", os.defpath)
+            self.guest.set(**settings)
 
     def read(self, **options) -> dict:
         return hardware.read(str(self.root.path), **options)
 
 
 @pytest.fixture
-def pi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pi:
-    return Pi(tmp_path, monkeypatch, "hat-plus-2")
+def pi(hat_guest, monkeypatch: pytest.MonkeyPatch) -> Pi:
+    return Pi(hat_guest("hat-plus-2"), monkeypatch, "hat-plus-2")
 
 
 def test_a_healthy_board(pi: Pi) -> None:
@@ -184,9 +173,17 @@ def test_driver_and_library_differ(pi: Pi) -> None:
     assert hat["error"] == "driver 5.1.1 and library 5.3.0 differ"
 
 
-def test_old_firmware_after_a_warm_reboot(pi: Pi) -> None:
+def test_f10_old_firmware_on_a_hailo_10h_is_the_drivers_complaint(pi: Pi) -> None:
     pi.set(firmware_version="5.0.0")
-    assert pi.read()["hat"]["mismatch"] is True
+    assert pi.read()["hat"]["error"] == "HAILO_DRIVER_OPERATION_FAILED(36)"
+    assert "Mismatch Driver version pcie driver 5:1:1 pci_ep driver 5:0:0" in pi.guest.log()
+
+
+def test_f02_old_firmware_on_a_hailo_8_is_the_librarys(hat_guest, monkeypatch: pytest.MonkeyPatch) -> None:
+    pi = Pi(hat_guest("hat-plus-26"), monkeypatch, "hat-plus-26")
+    pi.set(firmware_version="4.20.0")
+    hat = pi.read()["hat"]
+    assert (hat["mismatch"], hat["error"]) == (True, "host 4.23.0 and firmware 4.20.0 differ")
 
 
 def test_no_driver(pi: Pi) -> None:
@@ -228,13 +225,13 @@ def test_the_npu_is_left_alone(pi: Pi) -> None:
     assert (hat["library_version"], hat["mismatch"], hat["error"]) == ("5.1.1", False, None)
 
 
-def test_ai_hat_of_the_older_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    hat = Pi(tmp_path, monkeypatch, "hat-plus-26").read()["hat"]
+def test_ai_hat_of_the_older_kind(hat_guest, monkeypatch: pytest.MonkeyPatch) -> None:
+    hat = Pi(hat_guest("hat-plus-26"), monkeypatch, "hat-plus-26").read()["hat"]
     assert (hat["kind"], hat["driver"], hat["architecture"]) == ("hat-ai", "hailo_pci", "HAILO8")
 
 
-def test_no_hat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    hat = Pi(tmp_path, monkeypatch, "none").read()["hat"]
+def test_no_hat(hat_guest, monkeypatch: pytest.MonkeyPatch) -> None:
+    hat = Pi(hat_guest("none"), monkeypatch, "none").read()["hat"]
     assert (hat["kind"], hat["library_version"], hat["mismatch"], hat["error"]) == ("none", None, False, None)
 
 

@@ -7,7 +7,7 @@ import pytest
 from hedgerow.device import hardware
 from hedgerow.emulator import board as boards
 from hedgerow.emulator import values as live
-from hedgerow.emulator.board import Board, Link, render
+from hedgerow.emulator.board import Board, render
 
 PI = Board(serial="00000000deadbeef", hat="hat-plus-2", cooling="active")
 
@@ -42,19 +42,14 @@ def test_without_a_hat_nothing_of_hailo_is_there() -> None:
     assert not [path for path in files if "hailo" in path or "pci" in path or "/hat" in path or "h1x" in path]
 
 
-def test_hat_off_the_bus_takes_node_driver_and_class_with_it() -> None:
+def test_hat_off_the_bus_is_no_device_and_keeps_its_eeprom() -> None:
     files = rendered(hat_present="false")
-    assert not [path for path in files if path.startswith(("dev/", "sys/bus/pci", "sys/class/hailo", "sys/module"))]
+    assert not [path for path in files if path.startswith("sys/bus/pci")]
     assert "proc/device-tree/hat/product" in files
 
 
-def test_driver_link_names_the_module() -> None:
-    assert rendered()[f"sys/bus/pci/devices/{boards.PCI_ADDRESS}/driver"] == Link("../../drivers/hailo1x_pci")
-
-
-def test_class_follows_the_node() -> None:
-    assert "sys/class/hailo1x/h1x-0/dev" in rendered(node="h1x-0")
-    assert "sys/class/hailo_chardev/hailo0/dev" in rendered()
+def test_what_a_driver_makes_is_the_guests_to_show() -> None:
+    assert not [path for path in rendered() if path.startswith(("dev/", "sys/class/hailo", "sys/module"))]
 
 
 def test_an_unsynchronised_clock_has_no_flag() -> None:
