@@ -12,8 +12,8 @@ Invariants:
 - The disk that carries ``/`` is refused under whatever name.
 - The content on the card stays until the copy is verified, byte for byte, and written out. A run that is cut off
   anywhere leaves it where it was or, after one rename, at ``/var/lib/hedgerow.card``; the next run goes on from there.
-- A filesystem's label is ``hedgerow-new`` until all content is on it, then ``hedgerow-data``. Labels are what says
-  "ours" to the next run, on this board or another.
+- A filesystem's label is ``hedgerow-new`` until all content is on it, then ``hedgerow-data``; LUKS around it likewise
+  (``hedgerow-luks-new``, ``hedgerow-luks``). Labels are what says "ours" to the next run, on this board or another.
 - The folder below the mount is immutable (``chattr +i``): when the disk is missing, nobody writes models or keys to
   the card instead, root neither.
 """
@@ -37,6 +37,7 @@ TARGET = Path("/var/lib/hedgerow")
 ASIDE = Path("/var/lib/hedgerow.card")
 WORK = Path("/run/hedgerow-storage")
 MAPPER = "hedgerow_data"
+MAPPED = Path("/dev/mapper") / MAPPER
 
 NEW, DONE = "hedgerow-new", "hedgerow-data"
 LUKS_NEW, LUKS_DONE = "hedgerow-luks-new", "hedgerow-luks"
@@ -75,6 +76,7 @@ def prepare(device: str, *, may_format: bool, encrypt: dict[str, Any] | None = N
     """
     steps: list[str] = []
     with _worked():
+        _unmount(WORK / "new")  # of a run that was killed
         disk = _block_device(device)
         plain = _open(disk, device, encrypt, steps, may_format=may_format) if encrypt is not None else disk
         if _mounted(TARGET) == os.path.realpath(plain):
@@ -91,6 +93,8 @@ def prepare(device: str, *, may_format: bool, encrypt: dict[str, Any] | None = N
         _filesystem(plain, device, steps, may_format=may_format)
         if _probe(plain).get("LABEL") == NEW:
             _fill(plain, steps)
+        if plain != disk and _probe(disk).get("LABEL") == LUKS_NEW:
+            _run("cryptsetup", "config", "--label", LUKS_DONE, disk)
         _mount_for_good(plain, steps)
     return {"changed": True, "steps": steps}
 
@@ -228,6 +232,11 @@ def _remove_aside() -> None:
     _fsync(ASIDE.parent)
 
 
+def _unmount(place: Path) -> None:
+    if _mounted(place) is not None:
+        _run("umount", str(place))
+
+
 @contextlib.contextmanager
 def _temporary_mount(device: str) -> Iterator[Path]:
     place = WORK / "new"
@@ -318,7 +327,6 @@ def _tree(root: Path) -> dict[str, tuple[Any, ...]]:
 
 def _open(disk: str, named: str, encrypt: dict[str, Any], steps: list[str], *, may_format: bool) -> str:
     """The unlocked device below ``/dev/mapper``; formats, binds to the TPM and opens as far as each is missing."""
-    mapped = f"/dev/mapper/{MAPPER}"
     probed = _probe(disk)
     ours = probed.get("TYPE") == "crypto_LUKS" and probed.get("LABEL") == LUKS_DONE
     if not ours:
@@ -326,10 +334,10 @@ def _open(disk: str, named: str, encrypt: dict[str, Any], steps: list[str], *, m
         _encrypt(disk, encrypt, steps, named)
     elif encrypt["enrol"]:
         _bind(disk, encrypt, steps)
-    if not Path(mapped).exists():
+    if not MAPPED.exists():
         _unlock(disk, named)
         steps.append("unlocked it with the TPM")
-    return mapped
+    return str(MAPPED)
 
 
 def _encrypt(disk: str, encrypt: dict[str, Any], steps: list[str], named: str) -> None:
@@ -339,11 +347,12 @@ def _encrypt(disk: str, encrypt: dict[str, Any], steps: list[str], named: str) -
             where=named,
             next_step="fit one (docs/decisions/0019-storage.md), or set storage_data_encrypted: false",
         )
+    if MAPPED.exists():
+        _run("cryptsetup", "close", MAPPER)  # of a run that was killed; its label says that nothing is on it
     # The key has 256 random bits: stretching it costs a boot seconds and adds nothing.
     _run("cryptsetup", "luksFormat", "--batch-mode", "--type", "luks2", "--label", LUKS_NEW, "--pbkdf", "pbkdf2",
          "--pbkdf-force-iterations", "1000", "--key-file", "-", disk, secret=encrypt["recovery_key"])  # fmt: skip
     _bind(disk, encrypt, steps)
-    _run("cryptsetup", "config", "--label", LUKS_DONE, disk)
     steps.append(f"encrypted {named}")
 
 
