@@ -74,6 +74,11 @@ hil: dev ## The host tests on real boards: INVENTORY=inventory/mine HOSTS=pi-1,p
 test-site: dev ## Molecule: create, check, converge, idempotence, verify of the whole site
 	@$(MOLECULE) test -s site
 
+.PHONY: test-vm
+test-vm: ## Molecule: the site on an arm64 virtual machine with its own kernel (first time 10 minutes more)
+	@tools/bootstrap.sh dev vm
+	@$(MOLECULE) test -s vm
+
 .PHONY: prove-slice
 prove-slice: dev ## Figures, faults and bad inputs of the whole path in one table
 	@$(SUDO) $(BIN)/python -m bench.prove_slice

@@ -1,24 +1,28 @@
 #!/usr/bin/env bash
 # Make a fresh Debian machine able to run Hedgerow: missing Debian packages, then .venv from a lock.
-#   tools/bootstrap.sh controller|dev
+#   tools/bootstrap.sh controller|dev [vm]      with vm: also what virtual machines need
 # Idempotent: with nothing to do it takes a few milliseconds. Never touches the system's own Python packages.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-lock=${1:?usage: tools/bootstrap.sh controller|dev}
+lock=${1:?usage: tools/bootstrap.sh controller|dev [vm]}
+profile=${2:-}
 case $lock in
   controller) locks=(requirements/controller.txt requirements/convert.txt) ;;
   dev) locks=(requirements/dev.txt) ;;
   *) echo "bootstrap: no lock named '$lock'; use controller or dev" >&2; exit 2 ;;
 esac
+[[ -z $profile || $profile == vm ]] || { echo "bootstrap: no profile named '$profile'; there is vm" >&2; exit 2; }
 
 say() { printf '==> %s\n' "$*" >&2; }
 fail() { printf 'error: %s\n' "$1" >&2; shift; printf '  %s\n' "$@" >&2; exit 1; }
 
 install_missing_packages() {
-  local package reason missing=() sudo=()
+  local package reason section='' missing=() sudo=()
   while read -r package reason; do
     [[ $package == \#* || -z $package ]] && continue
+    if [[ $package == \[*\] ]]; then section=${package:1:-1}; continue; fi
+    [[ -z $section || $section == "$profile" ]] || continue
     if [[ $(dpkg-query -W -f '${db:Status-Abbrev}' "$package" 2>/dev/null) != ii* ]]; then
       # Another Python than Debian's brings its own venv module.
       if [[ $package == python3-venv ]] && "$python" -c 'import ensurepip' 2>/dev/null; then continue; fi
