@@ -278,7 +278,8 @@ def trial_problems(facts: Mapping[str, Any], config: str) -> list[str]:
     counts = config_txt.effective(config, board(facts["hardware"]))
     if boot["tryboot"] is None:
         found.append("firmware does not tell whether a boot is a trial (chosen/bootloader/tryboot is missing)")
-    if boot["tryboot"]:
+    kept = (facts["state"]["boot"]["trial"]["result"] or {}).get("boot_id")
+    if boot["tryboot"] and kept != boot["boot_id"]:
         found.append("this boot is itself a trial: wait until it is confirmed or over")
     if (boot["partition"] or 0) > 1 or facts["state"]["boot"]["autoboot"] is not None:
         found.append(

@@ -342,9 +342,9 @@ def resume(  # noqa: PLR0911 - one return for each boot that it can be
     if trial.phase == COMMITTING:
         commit(device, trial)
         return COMMITTED
+    if trial.phase == ARMED and trial.boot_id == device.boot_id:
+        return "waiting"  # armed a moment ago, perhaps in the boot of a trial that was kept: the reboot is on its way
     if not device.tryboot:
-        if trial.phase == ARMED and trial.boot_id == device.boot_id:
-            return "waiting"  # armed a moment ago, the reboot is on its way
         device.finish(trial, FELL_BACK, _why_it_fell_back(trial))
         return FELL_BACK
     if trial.phase == FAILED:

@@ -209,7 +209,12 @@ def test_what_the_kernel_never_saw_is_told() -> None:
 
 
 def facts(**more: Any) -> dict[str, Any]:
-    boot = {"tryboot": False, "partition": 1, "watchdog": {"identity": "bcm2835-wdt", "state": "active"}}
+    boot = {
+        "boot_id": "b1",
+        "tryboot": False,
+        "partition": 1,
+        "watchdog": {"identity": "bcm2835-wdt", "state": "active"},
+    }
     return {
         "hardware": {
             "board": {"serial": "e0d1c2b3a4950011", "revision": "d04171"},
@@ -260,6 +265,8 @@ def test_a_trial_that_came_back_is_told_until_the_next_one() -> None:
 
 def test_a_device_that_can_try() -> None:
     assert trial_problems(facts(), CONFIG) == []
+    kept = {"outcome": "committed", "boot_id": "b1"}
+    assert trial_problems(facts(boot={"tryboot": True, "boot_id": "b1"}, result=kept), CONFIG) == []
 
 
 @pytest.mark.parametrize(
@@ -267,6 +274,7 @@ def test_a_device_that_can_try() -> None:
     [
         ({"boot": {"tryboot": None}}, CONFIG, "does not tell"),
         ({"boot": {"tryboot": True}}, CONFIG, "itself a trial"),
+        ({"boot": {"tryboot": True}, "result": {"boot_id": "b0"}}, CONFIG, "itself a trial"),
         ({"boot": {"partition": 2}}, CONFIG, "A/B layout"),
         ({"autoboot": "[all]\ntryboot_a_b=1\n"}, CONFIG, "A/B layout"),
         ({}, CONFIG + "[all]\nboot_ramdisk=1\n", "boot_ramdisk=1"),

@@ -156,6 +156,16 @@ def test_a_device_must_stay_well_for_a_while(board: Board) -> None:
     assert resume(board.device(), lambda *_: "it comes and goes" if next(flickers) % 4 == 3 else None) == "reboot"
 
 
+def test_a_second_trial_may_follow_in_the_boot_that_kept_the_first(board: Board) -> None:
+    board.stage()
+    boot_trial.arm(str(board.root))
+    board.power_on(tryboot=True)
+    assert resume(board.device()) == "committed"
+    boot_trial.stage(str(board.root), **boot.trial("a=1\n", "quiet\n", identity="t2", kernel_watchdog_s=120))
+    boot_trial.arm(str(board.root))
+    assert resume(board.device()) == "waiting", "the flag of the first is no word on the second"
+
+
 def test_f36_a_boot_that_hung_is_told_from_one_that_never_began(board: Board) -> None:
     board.stage()
     boot_trial.arm(str(board.root))
