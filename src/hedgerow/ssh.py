@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import subprocess
+from dataclasses import dataclass
+from pathlib import Path
 
 from hedgerow.errors import MachineError, NetworkError, UsageError
 from hedgerow.inventory import Host, Inventory
@@ -11,36 +13,53 @@ CONNECT_TIMEOUT_S = 5
 _SSH_FAILED = 255  # ssh(1), EXIT STATUS: ssh's own error, not the remote program's
 
 
-def command(inventory: Inventory, host: Host) -> list[str]:
+@dataclass(frozen=True)
+class Login:
+    """Who logs in where the admin user is not there yet; without ``key`` the SSH agent has it."""
+
+    user: str
+    key: Path | None
+
+
+def command(inventory: Inventory, host: Host, login: Login | None = None) -> list[str]:
     """Return the ``ssh`` command line up to and including the host.
 
     The operator's own ssh configuration still applies (a jump host, say), but cannot loosen what stands here: ssh
     takes the first value of an option, and the command line comes first.
     """
+    login = login or Login(inventory.admin_user, inventory.ssh_key)
     options = {
         "BatchMode": "yes",
         "ConnectTimeout": str(CONNECT_TIMEOUT_S),
         "GlobalKnownHostsFile": "/dev/null",
-        "IdentitiesOnly": "yes",
+        "IdentitiesOnly": "no" if login.key is None else "yes",
         "StrictHostKeyChecking": "yes",
         "UserKnownHostsFile": str(inventory.known_hosts),
     }
     flags = [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
-    target = f"{inventory.admin_user}@{host.address}"
-    return ["ssh", *flags, "-i", str(inventory.ssh_key), "-p", str(host.port), target]
+    identity = [] if login.key is None else ["-i", str(login.key)]
+    return ["ssh", *flags, *identity, "-p", str(host.port), f"{login.user}@{host.address}"]
 
 
 def run(
-    inventory: Inventory, host: Host, remote_command: str, *, stdin: bytes = b"", timeout_s: float
+    inventory: Inventory,
+    host: Host,
+    remote_command: str,
+    *,
+    stdin: bytes = b"",
+    timeout_s: float,
+    login: Login | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    """Run ``remote_command`` (a shell line) on ``host``; its exit code is in the result.
+    """Run ``remote_command`` (a shell line) on ``host``, as the admin user unless ``login`` says otherwise.
+
+    Its exit code is in the result.
 
     Raises:
         NetworkError: no login within the time, for whatever reason; ssh's own words are in the message.
         UsageError: the fleet had no first contact yet.
     """
     place = f"{host.name} ({host.address})"
-    if not inventory.ssh_key.is_file() or not inventory.known_hosts.is_file():
+    if login is None and not (inventory.ssh_key.is_file() and inventory.known_hosts.is_file()):
         raise UsageError(
             f"fleet {inventory.fleet} has no first contact yet",
             where=str(inventory.ssh_key.parent),
@@ -48,7 +67,7 @@ def run(
         )
     try:
         done = subprocess.run(
-            [*command(inventory, host), remote_command],
+            [*command(inventory, host, login), remote_command],
             input=stdin,
             capture_output=True,
             timeout=timeout_s,

@@ -11,9 +11,10 @@ import msgspec
 from hedgerow import explain as explanations
 from hedgerow import inventory as inventories
 from hedgerow.commands.inventory import inventory_option
-from hedgerow.errors import HedgerowError, UsageError
-from hedgerow.inventory import Host, files
+from hedgerow.errors import ExitCode, HedgerowError, UsageError
+from hedgerow.inventory import Host, Inventory, files
 from hedgerow.inventory.problem import brief, did_you_mean
+from hedgerow.lifecycle import adoption, look
 from hedgerow.output import json_option, out, print_json, print_table
 
 
@@ -33,11 +34,7 @@ def explain(*, name: str, path: Path, offline: bool, as_json: bool) -> None:
     What the inventory says and in which file, what the host reports, and where the two differ, in plain words.
     """
     fleet = inventories.load(path)
-    target = fleet.hosts.get(name)
-    if target is None:
-        raise UsageError(
-            f"no host {name}", where=str(path), next_step=did_you_mean(name, fleet.hosts) or ", ".join(fleet.hosts)
-        )
+    target = _named(fleet, name, path)
     origins = explanations.origins(target, files.read(path))
     reported: dict[str, Any] | None = None
     problem: str | None = "not asked" if offline else None
@@ -70,6 +67,37 @@ def explain(*, name: str, path: Path, offline: bool, as_json: bool) -> None:
         out.print("the host is what the inventory says", highlight=False)
     for difference in differences:
         out.print(f"differs: {difference}", markup=False, highlight=False, soft_wrap=True)
+
+
+@host.command()
+@click.argument("name", metavar="HOST")
+@inventory_option
+@click.option("--accept-new-host-key", is_flag=True, help="Pin the key it shows, where nobody could tell which it has.")
+@json_option
+def survey(*, name: str, path: Path, accept_new_host_key: bool, as_json: bool) -> int:
+    """Look at a Pi that already runs something: what adopting it would block on, break or change.
+
+    Changes nothing on it. Exit code 0: nothing blocks; 3: something does. playbooks/adopt.yml goes on from here.
+    """
+    fleet = inventories.load(path)
+    target = _named(fleet, name, path)
+    found = look.look(fleet, target, accept_new=accept_new_host_key)
+    blocked = adoption.blocks(found)
+    if as_json:
+        print_json({"host": name, "blocks": blocked, "findings": [msgspec.to_builtins(one) for one in found]})
+    else:
+        rows = [(str(one.weight), one.area, one.what, one.then) for one in found]
+        print_table(f"adopting {name}", ("", "about", "what is there", "then"), rows)
+    return ExitCode.REFUSED if blocked else ExitCode.OK
+
+
+def _named(fleet: Inventory, name: str, path: Path) -> Host:
+    target = fleet.hosts.get(name)
+    if target is None:
+        raise UsageError(
+            f"no host {name}", where=str(path), next_step=did_you_mean(name, fleet.hosts) or ", ".join(fleet.hosts)
+        )
+    return target
 
 
 def _in_a_sentence(target: Host) -> str:

@@ -16,6 +16,7 @@ from hedgerow.inventory import Host
 from hedgerow.rollout.events import Outcome, State
 
 NONE = "none"
+_NOTHING_DONE = frozenset({Outcome.REFUSED, Outcome.UNREACHABLE})
 _SERVES_THE_RELEASE = frozenset({Outcome.CONFIRMED, Outcome.ALREADY, Outcome.KEPT})
 
 
@@ -81,15 +82,14 @@ def served(states: Sequence[tuple[str, State]], host: str) -> Served:
     """What ``host`` served at the end of the last rollout that touched it. ``states``: rollouts, oldest first."""
     for rollout, state in reversed(states):
         seen = state.hosts.get(host)
-        if seen is None or seen.outcome is Outcome.UNREACHABLE or seen.started_at is None:
-            continue
+        untouched = seen is None or seen.outcome in _NOTHING_DONE or (seen.outcome is None and seen.started_at is None)
+        if seen is None or untouched:
+            continue  # an earlier rollout decides
         if seen.outcome in _SERVES_THE_RELEASE:
             return Served(state.plan.release.bundle, f"rollout {rollout} left it with that")
         if seen.outcome is Outcome.REVERTED:
             why = f"it reverted to that in rollout {rollout}"
             return Served(seen.before, why if seen.before else f"it served nothing when rollout {rollout} ended")
-        if seen.outcome is Outcome.REFUSED:
-            continue  # nothing was done: an earlier rollout decides
         return Served(None, f"nobody knows how rollout {rollout} ended on it")
     return Served(None, "no rollout ever reached it")
 
