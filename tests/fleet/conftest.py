@@ -151,6 +151,12 @@ def wait() -> Callable[..., None]:
     return eventually
 
 
+@pytest.fixture(scope="session")
+def controller_of() -> Callable[[Path, Path], Controller]:
+    """The controller of an inventory that a test brings with it; the folder is for its bundles."""
+    return lambda path, folder: Controller(inventories.load(path), folder)
+
+
 @pytest.fixture(scope="module")
 def controller(tmp_path_factory: pytest.TempPathFactory) -> Controller:
     path = os.environ.get("HEDGEROW_TEST_INVENTORY")
