@@ -145,3 +145,28 @@ def test_a_kept_trial_s_files_are_not_newer_than_their_boot(tmp_path: Path, monk
     assert state._changed_since_boot(file) == []
     (tmp_path / "result.json").write_text(json.dumps(result | {"boot_id": "another"}))
     assert state._changed_since_boot(file) == ["config.txt"]
+
+
+def test_proxies_of_apt_have_no_password_and_direct_is_none() -> None:
+    text = (
+        'Acquire::http::Proxy "http://user:secret@proxy.example:3142/";\n'
+        '  Acquire::https::Proxy::deb.example "DIRECT";\n'
+        '// Acquire::http::Proxy "http://commented.example/";\n'
+        'Acquire::https::Proxy "http://proxy.example:3142/";\n'
+    )
+    assert state.parse_proxies(text) == ["http://proxy.example:3142/"]
+
+
+def test_the_ssh_client_is_found_above_a_sudo_that_hides_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """sudo hands its children a clean environment; its own still says where the connection comes from."""
+    processes = {
+        "/proc/30/environ": "PATH=/bin\0SUDO_USER=admin\0",
+        "/proc/30/stat": "30 (python3) S 20 1",
+        "/proc/20/environ": "LANG=C\0SSH_CONNECTION=fe80::1%eth0 50000 fe80::2%eth0 22\0",
+        "/proc/20/stat": "20 (a) strange) name) S 10 1",
+        "/proc/9/environ": "",
+        "/proc/9/stat": "9 (x) S 1 1",
+    }
+    monkeypatch.setattr(state, "_text", lambda path, **_: processes.get(str(path), ""))
+    assert state._ssh_client(30) == "fe80::1"
+    assert state._ssh_client(9) is None
