@@ -353,7 +353,8 @@ def _eeprom_node(base: Path) -> Path | None:
 
 def _chip_temperature() -> float | None:
     """On-die temperature through Hailo's Python binding, in the system's Python: hailortcli has no verb for it."""
-    text = _command("/usr/bin/python3", "-c", _CHIP_TEMPERATURE, timeout=HAILORTCLI_TIMEOUT_S)
+    # -I: otherwise modules of the working folder, which is / in a unit, would come before the system's.
+    text = _command("/usr/bin/python3", "-I", "-c", _CHIP_TEMPERATURE, timeout=HAILORTCLI_TIMEOUT_S)
     try:
         return float(text or "")
     except ValueError:
