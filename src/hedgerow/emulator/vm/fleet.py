@@ -174,6 +174,8 @@ class VirtualFleet:
         state = host.state()
         if state.power != "on":
             return self._row(host, state.power, outdated=outdated)
+        if host.is_out_of_space():
+            return self._row(host, "stopped: no space on this machine", outdated=outdated)
         return self._row(host, host.systemd_state(), outdated=outdated, ssh=host.ssh_answers())
 
     @staticmethod

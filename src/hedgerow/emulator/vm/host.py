@@ -189,7 +189,7 @@ class VirtualHost:
                     where=self.host.name,
                     next_step=f"see {self.folder / 'console.log'}, then: hedgerow emulate power {self.host.name} on",
                 )
-            self._require_not_paused()
+            self._require_space()
             if self.ssh_answers() and (said := self.systemd_state()) in {"running", "degraded"}:
                 self._keep_host_key()
                 if said == "degraded":
@@ -246,7 +246,9 @@ class VirtualHost:
             raise UsageError(
                 f"there is no snapshot {name!r}",
                 where=self.host.name,
-                next_step=f"one of: {', '.join(known)}" if known else f"hedgerow emulate up makes {BOOTED!r}",
+                next_step=f"one of: {', '.join(known)}"
+                if known
+                else f"hedgerow emulate snapshot {self.host.name} NAME",
             )
         self.power_off()
         self.power_on(snapshot=name)
@@ -270,14 +272,16 @@ class VirtualHost:
         except OSError:
             return False
 
-    def _require_not_paused(self) -> None:
-        """QEMU stops a guest whose disk cannot be written: then this machine's disk is full."""
+    def is_out_of_space(self) -> bool:
+        """Whether QEMU stopped the guest because its disk image cannot grow."""
         try:
             with Monitor(self._sockets / "monitor") as monitor:
-                status = str(monitor.execute("query-status")["status"])
+                return str(monitor.execute("query-status")["status"]) == "io-error"
         except DeviceError:
-            return
-        if status == "io-error":
+            return False
+
+    def _require_space(self) -> None:
+        if self.is_out_of_space():
             raise MachineError(
                 "QEMU stopped the guest because its disk image cannot grow",
                 where=str(self.folder),
