@@ -34,6 +34,8 @@ TRIAL = Path("/etc/hedgerow/boot-trial")
 EEPROM_DEFAULTS = Path("/etc/default/rpi-eeprom-update")
 EEPROM_WRITTEN = Path("/run/hedgerow-eeprom.json")
 EEPROM_IMAGES = Path("/usr/lib/firmware/raspberrypi/bootloader-2712")
+# What dpkg has done and not yet put into its database; apt refuses to work while there is any.
+DPKG_JOURNAL = Path("/var/lib/dpkg/updates")
 APPARMOR = Path("/sys/kernel/security/apparmor")
 _TIMEOUT_S = 30
 
@@ -46,7 +48,8 @@ def read() -> dict[str, Any]:
     (``hedgerow-server (enforce)``, ``unconfined``). Times are seconds since the epoch, sizes MiB.
     """
     apparmor = _apparmor()
-    packages, holds = parse_packages(_output("dpkg-query", "-W", "-f", "${Package}\\t${Status}\\t${Version}\\n"))
+    dpkg = _output("dpkg-query", "-W", "-f", "${Package}\\t${Status}\\t${Version}\\n")
+    packages, holds = parse_packages(dpkg)
     return {
         "time": time.time(),
         "hostname": platform.node(),
@@ -56,6 +59,7 @@ def read() -> dict[str, Any]:
         "container": Path("/run/systemd/container").exists() or Path("/run/.containerenv").exists(),
         "packages": packages,
         "holds": holds,
+        "dpkg_interrupted": is_interrupted(dpkg) or any(DPKG_JOURNAL.glob("[0-9]*")),
         "apt_sources": _apt_sources(Path("/etc/apt")),
         "apt_proxies": _apt_proxies(Path("/etc/apt")),
         "ssh_client": _ssh_client(os.getpid()),
@@ -110,6 +114,11 @@ def parse_packages(text: str) -> tuple[dict[str, str], list[str]]:
         if want == "hold":
             holds.append(name)
     return packages, holds
+
+
+def is_interrupted(text: str) -> bool:
+    """Whether one of the same lines names a package that must be unpacked again: dpkg was killed while it did."""
+    return any(line.split("\t")[1].split(" ")[1] == "reinstreq" for line in text.splitlines())
 
 
 def parse_units(unit_files: str, units: str, times: str = "") -> dict[str, dict[str, Any]]:

@@ -30,6 +30,20 @@ def test_packages_are_those_that_are_installed() -> None:
     assert holds == ["h10-hailort"]
 
 
+@pytest.mark.parametrize(
+    "status, interrupted",
+    [
+        ("install ok installed", False),
+        ("deinstall ok config-files", False),
+        ("install ok half-configured", False),
+        ("install reinstreq half-installed", True),
+        ("hold reinstreq unpacked", True),
+    ],
+)
+def test_what_a_power_cut_leaves_of_an_installation_is_seen(status, interrupted) -> None:
+    assert state.is_interrupted(f"bash\tinstall ok installed\t5\nnginx\t{status}\t1.26\n") is interrupted
+
+
 def test_units_join_both_listings() -> None:
     units = state.parse_units(
         "a.service enabled enabled\nb.timer disabled enabled\nc@.service static -\n",
