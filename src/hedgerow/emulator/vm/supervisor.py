@@ -47,7 +47,7 @@ _DECISION = "boot.json"
 
 _POLL_S = 0.05
 _START_TIMEOUT_S = 60
-_END_TIMEOUT_S = 20
+_END_TIMEOUT_S = 60
 # A board that resets this often without ever living this long is stuck: it stays off, and says so.
 _LOOP_RESETS, _LOOP_S = 5, 5.0
 
@@ -89,6 +89,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     why: str = ""
     config: str = ""
     boots: int = 0
+    pid: int | None = None
     qemu_pid: int | None = None
     since: str = ""
 
@@ -107,7 +108,7 @@ def read_state(folder: Path) -> State:
     except FileNotFoundError:
         state = State(power="off", why="never switched on")
     if state.power != "off" and not is_alive(folder):
-        return msgspec.structs.replace(state, power="off", why="the supervisor was killed", qemu_pid=None)
+        return msgspec.structs.replace(state, power="off", why="the supervisor was killed", pid=None, qemu_pid=None)
     return state
 
 
@@ -133,9 +134,12 @@ def end(folder: Path) -> None:
     """
     deadline = time.monotonic() + _END_TIMEOUT_S
     while is_alive(folder):
-        if (pid := read_state(folder).qemu_pid) is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        state = read_state(folder)
+        with contextlib.suppress(ProcessLookupError):
+            if state.qemu_pid is not None:
+                os.kill(state.qemu_pid, signal.SIGKILL)
+            elif state.pid is not None:  # between two boots
+                os.kill(state.pid, signal.SIGTERM)
         if time.monotonic() > deadline:
             raise MachineError(f"still runs {_END_TIMEOUT_S} s after it was killed", where=folder.name)
         time.sleep(_POLL_S)
@@ -300,7 +304,7 @@ class Supervisor:
         self._write(State(power="off", why=why, boots=self._boots))
 
     def _write(self, state: State) -> None:
-        state = msgspec.structs.replace(state, since=datetime.now(UTC).isoformat(timespec="seconds"))
+        state = msgspec.structs.replace(state, pid=os.getpid(), since=datetime.now(UTC).isoformat(timespec="seconds"))
         atomic.write_bytes(self._folder / STATE, msgspec.json.encode(state))
 
     def _say(self, text: str) -> None:

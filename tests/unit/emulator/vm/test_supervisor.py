@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import fcntl
 import os
+import signal
+import subprocess
+import sys
 
 import msgspec
 import pytest
@@ -35,6 +38,7 @@ def folder(tmp_path):
         inputs="x",
         board=BOARD,
     )
+    (tmp_path / supervisor.LOCK).touch()
     (tmp_path / supervisor.SPEC).write_bytes(msgspec.json.encode(spec))
     return tmp_path
 
@@ -65,6 +69,23 @@ def test_who_holds_the_lock_keeps_the_machine_on(folder):
     finally:
         os.close(descriptor)
     assert not supervisor.is_alive(folder)
+
+
+def test_a_machine_between_two_boots_is_switched_off_through_its_supervisor(folder):
+    """QEMU does not run then; the supervisor must not start it again."""
+    holder = subprocess.Popen(
+        [
+            *(sys.executable, "-c"),
+            "import fcntl, sys, time; f = open(sys.argv[1]); fcntl.flock(f, 2); print(1, flush=True); time.sleep(60)",
+            str(folder / supervisor.LOCK),
+        ],
+        stdout=subprocess.PIPE,
+    )
+    with holder:
+        holder.stdout.read(1)
+        write(folder, State(power="starting", pid=holder.pid))
+        supervisor.end(folder)
+        assert holder.wait(timeout=10) == -signal.SIGTERM
 
 
 def test_never_switched_on_is_off(tmp_path):
