@@ -101,6 +101,8 @@ class ActionModule(ActionBase):
             words = " ".join(str(error).split())
             text = f"{host.name} does not answer, so its key, models and access are still on it ({words[:200]})"
             return {"changed": False, "wiped": False, "left": [text]}
+        if not self._task.check_mode:
+            self._connection.reset()  # its sessions are about to be ended there
         return {
             "changed": answer["changed"],
             "wiped": not answer["left"],

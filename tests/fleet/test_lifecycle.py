@@ -43,6 +43,26 @@ site_orchard:
 """
 
 
+# A unit with a port of ours and one of its own, a person with a key, a firewall and a command line of its own.
+USED = """\
+set -e
+useradd --create-home --shell /bin/bash ada
+install -d -m 0700 -o ada /home/ada/.ssh
+echo 'ssh-ed25519 AAAA ada' > /home/ada/.ssh/authorized_keys
+echo '# ours' >> /etc/nftables.conf
+sed -i 's/$/ isolcpus=3/' /boot/firmware/cmdline.txt
+cat > /etc/systemd/system/mine.service <<'UNIT'
+[Service]
+ExecStart=/bin/sh -c 'python3 -m http.server 1880 & exec python3 -m http.server 8443'
+[Install]
+WantedBy=multi-user.target
+UNIT
+systemctl enable --now mine.service
+for try in $(seq 50); do ss -ltn | grep -q :8443 && ss -ltn | grep -q :1880 && exit 0; sleep 0.1; done
+exit 1
+"""
+
+
 class Life:
     """A fleet of one Pi and its gateway, and its controller."""
 
@@ -96,7 +116,7 @@ def changed(stdout: str, host: str) -> int:
 
 @pytest.fixture(scope="module")
 def life(tmp_path_factory: pytest.TempPathFactory, controller_of: Callable[..., Any]) -> Iterator[Life]:
-    """Converged, and serving a model that a rollout brought."""
+    """A gateway that is converged, with a model to fetch, and a Pi that somebody has been using."""
     checks.require()
     life = Life(tmp_path_factory.mktemp("life"), controller_of)
     shutil.rmtree(paths.fleet_dir(NAME), ignore_errors=True)
@@ -105,15 +125,68 @@ def life(tmp_path_factory: pytest.TempPathFactory, controller_of: Callable[..., 
         for words in (["ca", "init"], ["registry", "init"], ["runtime", "build"]):
             done = life.controller.hedgerow(*words)
             assert done.returncode == 0, done.stdout + done.stderr
-        done = life.controller._run("pyinfra", "-y", f"@first-contact/{life.path}", "deploy/bootstrap.py")
+        contact = ("pyinfra", "-y", "--limit", GATEWAY, f"@first-contact/{life.path}", "deploy/bootstrap.py")
+        done = life.controller._run(*contact)
         assert done.returncode == 0, done.stdout + done.stderr
-        life.ok("site.yml")
-        bundle = life.controller.publish("1.0.1")
-        life.ok("rollout.yml", "-e", f"bundle={bundle}")
+        life.ok("site.yml", "--limit", GATEWAY)
+        life.controller.publish("1.0.1")
+        done = life.fleet.exec(PI, ["sh", "-c", USED])
+        assert done.returncode == 0, done.stderr
         yield life
     finally:
         life.fleet.down()
         shutil.rmtree(paths.fleet_dir(NAME), ignore_errors=True)
+
+
+def survey(life: Life) -> tuple[int, dict[str, list[str]]]:
+    """Exit code, and what stands under each weight."""
+    done = life.controller.hedgerow("host", "survey", PI, "--json")
+    found: dict[str, list[str]] = {}
+    for one in json.loads(done.stdout)["findings"]:
+        found.setdefault(one["weight"], []).append(one["what"])
+    return done.returncode, found
+
+
+def written_since(life: Life, marker: str) -> list[str]:
+    """Files on the Pi that are newer than ``marker``, but for what every login writes."""
+    kept = " ".join(
+        f"-path {path} -prune -o" for path in ("/proc", "/sys", "/run", "/dev", "/hardware", "/tmp", "/var/log")
+    )
+    done = life.fleet.exec(PI, ["sh", "-c", f"find / {kept} -newer {marker} -type f -print"])
+    by_every_login = ("lastlog", ".sudo_as_admin_successful")
+    return [line for line in done.stdout.splitlines() if not any(word in line for word in by_every_login)]
+
+
+def test_a_look_tells_what_adopting_would_break_and_changes_nothing(life: Life) -> None:
+    life.fleet.exec(PI, ["sh", "-c", "sleep 1; touch /srv/marker; sleep 1"])  # file times have whole seconds to differ
+    code, found = survey(life)
+    assert code == 3
+    assert [what for what in found["blocks"] if "8443" in what]
+    assert [what for what in found["loses"] if "1880" in what]
+    assert "/etc/nftables.conf was changed by hand" in found["loses"]
+    assert [what for what in found["loses"] if what.startswith("ada can log in (1 keys)")]
+    assert "mine.service is somebody's own unit" in found["keeps"]
+    assert [what for what in found["keeps"] if "isolcpus=3" in what]
+    said = life.ok("adopt.yml", "--limit", PI)
+    assert "/etc/nftables.conf was changed by hand" in said
+    assert written_since(life, "/srv/marker") == []
+
+
+def test_a_host_with_a_port_of_ours_is_not_adopted(life: Life) -> None:
+    said = life.refused("adopt.yml", "--limit", PI, "-e", f"adopt={PI}")
+    assert "is not adopted while something blocks" in said
+    assert written_since(life, "/srv/marker") == []
+    assert not life.exists(PI, "/etc/sudoers.d/50-hedgerow-admin")
+
+
+def test_named_and_unblocked_it_is_converged_and_serves(life: Life) -> None:
+    life.fleet.exec(PI, ["systemctl", "disable", "--now", "mine.service"])
+    assert "blocks" not in survey(life)[1]
+    life.ok("adopt.yml", "--limit", PI, "-e", f"adopt={PI}")
+    assert isinstance(life.events()[-1], record.Adopted)
+    assert "isolcpus=3" in life.fleet.exec(PI, ["cat", "/boot/firmware/cmdline.txt"]).stdout
+    life.ok("rollout.yml", "-e", "bundle=assistant@1.0.1")
+    assert life.controller.serves() == {PI: "assistant@1.0.1"}
 
 
 def test_an_exchange_needs_both_serials_and_a_new_one_in_the_inventory(life: Life) -> None:
@@ -129,20 +202,23 @@ def test_an_exchange_needs_both_serials_and_a_new_one_in_the_inventory(life: Lif
     assert "never was pi-orchard-1" in life.refused(
         *limited, "-e", "old_serial=e0d1c2b3a4959999", "-e", f"new_serial={NEW}"
     )
-    assert life.events() == []
+    assert [event for event in life.events() if not isinstance(event, record.Adopted)] == []
 
 
 def test_another_board_takes_the_name_and_serves_what_the_old_one_served(life: Life) -> None:
     life.write(HOSTS.format(serial=NEW))
-    life.fleet.up(recreate=True)  # another board at the address: new host key, nothing on it
+    fleet = life.fleet
+    with fleet.podman.session():
+        fleet.hosts[PI].remove()
+    fleet.up()  # another board at the address: new host key, nothing on it
     serials = ("-e", f"old_serial={OLD}", "-e", f"new_serial={NEW}")
     predicted = life.ok("replace_board.yml", "--limit", PI, *serials, "--check")
     assert "assistant@1.0.1, because rollout" in predicted
-    assert life.events() == []
+    before = life.events()
 
     life.ok("replace_board.yml", "--limit", PI, *serials)
     assert life.controller.serves() == {PI: "assistant@1.0.1"}
-    begun, finished = life.events()
+    begun, finished = life.events()[len(before) :]
     assert isinstance(begun, record.Replacing)
     assert isinstance(finished, record.Replaced)
     assert (finished.old_serial, finished.new_serial, finished.restored) == (OLD, NEW, "assistant@1.0.1")
@@ -154,7 +230,7 @@ def test_another_board_takes_the_name_and_serves_what_the_old_one_served(life: L
 
     again = life.ok("replace_board.yml", "--limit", PI, *serials)
     assert "assistant@1.0.1" in again
-    assert len(life.events()) == 2
+    assert len(life.events()) == len(before) + 2
 
 
 def test_the_last_gateway_does_not_leave_first(life: Life) -> None:

@@ -32,6 +32,7 @@ OTHER_UNITS = ("prometheus-node-exporter.service", "nginx.service", "mender-clie
 LAST_UNIT = "hedgerow-server.service"
 SUDOERS = Path("/etc/sudoers.d/50-hedgerow-admin")
 _TIMEOUT_S = 120
+_GRACE_S = 5  # for this program's answer to be heard
 
 
 def wipe(admin_user: str, *, dry_run: bool = False) -> dict[str, Any]:
@@ -113,6 +114,13 @@ def _close_the_door(admin_user: str, done: list[str], left: list[str], *, dry_ru
                 f"user {admin_user} could not be locked: {problem}"
             )
     _remove(SUDOERS, done, left, dry_run=dry_run)
+    if home is not None and done and not dry_run:
+        # Who is logged in stays so: a multiplexed connection of a controller, too. This program's own is one of them.
+        problem = _run(
+            "systemd-run", "--quiet", "--collect", f"--on-active={_GRACE_S}", "pkill", "-KILL", "-u", admin_user
+        )
+        if problem is not None:
+            left.append(f"open sessions of {admin_user} could not be ended: {problem}")
 
 
 def _is_expired(user: str) -> bool:

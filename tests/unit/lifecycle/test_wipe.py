@@ -80,6 +80,7 @@ def test_nothing_of_the_fleet_is_left(device: Device) -> None:
     assert (answer["changed"], answer["left"]) == (True, [])
     assert device.files() == {"etc/hedgerow/hardware-root", "etc/hostname"}
     assert ("usermod", "--lock", "--expiredate", "1", "hedgerow-admin") in device.commands
+    assert device.commands[-1][-4:] == ("pkill", "-KILL", "-u", "hedgerow-admin")  # whoever is still logged in
 
 
 def test_the_server_is_stopped_last_and_the_way_in_goes_last(device: Device) -> None:
