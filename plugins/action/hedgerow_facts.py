@@ -9,7 +9,8 @@ Sets ``ansible_facts.hedgerow_facts`` (roles say ``hedgerow_facts``, see
 ``roles/preflight/vars``): ``hardware`` is what ``hedgerow.device.hardware.read``
 returns, ``state`` is ``hedgerow.device.state.read`` with ``hedgerow.device.storage.read``
 as its ``storage``, ``packages`` is
-``state.packages`` by its short name, and ``clock_skew_s`` is how far the host's
+``state.packages`` by its short name, ``npu`` is ``hedgerow.device.npu.read`` (the HAT's driver stack), and
+``clock_skew_s`` is how far the host's
 clock is ahead of the controller's. Replaces ``gather_facts``: a setup run costs a
 host more than a second and knows nothing of HATs, holds or bundles.
 """
@@ -37,12 +38,13 @@ class ActionModule(ActionBase):
         asked = time.time()
         try:
             remote_script.require_pipelining(self._connection)
-            hardware, state, storage = remote_script.run_all(
+            hardware, state, storage, npu = remote_script.run_all(
                 self._low_level_execute_command,
                 [
                     ("hedgerow.device.hardware", "read", {}),
                     ("hedgerow.device.state", "read", {}),
                     ("hedgerow.device.storage", "read", {}),
+                    ("hedgerow.device.npu", "read", {}),
                 ],
                 host=variables["inventory_hostname"],
                 python=variables.get("ansible_python_interpreter", "/usr/bin/python3"),
@@ -54,6 +56,7 @@ class ActionModule(ActionBase):
             "hardware": hardware,
             "state": state | {"storage": storage},
             "packages": state["packages"],
+            "npu": npu,
             # The reading happened somewhere between question and answer: zero if that explains the difference.
             "clock_skew_s": round(min(0.0, state["time"] - asked) + max(0.0, state["time"] - answered), 3),
         }

@@ -54,7 +54,7 @@ def _place(definition: Definition) -> str:
 
 
 def ask(inventory: Inventory, host: Host, *, timeout_s: float = ASK_TIMEOUT_S) -> dict[str, Any]:
-    """Ask ``host`` what it is, in one login: ``{"hardware": …, "state": …}`` (``hedgerow.device``).
+    """Ask ``host`` what it is, in one login: ``{"hardware": …, "state": …, "npu": …}`` (``hedgerow.device``).
 
     Raises:
         NetworkError: it cannot be reached, or lets nobody in.
@@ -66,13 +66,15 @@ def ask(inventory: Inventory, host: Host, *, timeout_s: float = ASK_TIMEOUT_S) -
         done = ssh.run(inventory, host, cmd, stdin=in_data, timeout_s=timeout_s)
         return {"rc": done.returncode, "stdout": done.stdout, "stderr": done.stderr}
 
-    modules = ("hardware", "state")
+    modules = ("hardware", "state", "npu")
     calls: list[tuple[str, str, dict[str, Any]]] = [(f"hedgerow.device.{module}", "read", {}) for module in modules]
     answers = remote_script.run_all(execute, calls, host=host.name, python="sudo -n /usr/bin/python3")
     return dict(zip(modules, answers, strict=True))
 
 
-def board_differences(host: Host, release: FleetRelease, hardware: dict[str, Any]) -> list[str]:
+def board_differences(
+    host: Host, release: FleetRelease, hardware: dict[str, Any], npu: dict[str, Any] | None = None
+) -> list[str]:
     """Say where the board and its HAT are not what the inventory says; a sentence each."""
     board = hardware["board"]
     found = []
@@ -81,14 +83,14 @@ def board_differences(host: Host, release: FleetRelease, hardware: dict[str, Any
     if board["serial"] != host.serial:
         found.append(f"the board's serial is {board['serial']}, the inventory says {host.serial}")
     lock = msgspec.to_builtins(release)
-    found += hats.verdict({"hardware": hardware}, host.hat, lock)["problems"]
+    found += hats.verdict({"hardware": hardware, "npu": npu}, host.hat, lock)["problems"]
     return found
 
 
 def differences(host: Host, release: FleetRelease, reported: dict[str, Any]) -> list[str]:
     """Say where the host is not what the inventory says, board and system; a sentence each."""
     state = reported["state"]
-    found = board_differences(host, release, reported["hardware"])
+    found = board_differences(host, release, reported["hardware"], reported.get("npu"))
     if state["hostname"] != host.name:
         found.append(f"the host calls itself {state['hostname']}")
     suite = state["os"].get("version_codename")

@@ -137,7 +137,7 @@ def test_a_package_that_differs_from_its_sum_is_refused(new_pi: Pi) -> None:
     only_ours(new_pi)
     new_pi(f"cp -r /{FOLDER} /srv/archive && sed -i 's,^URIs:.*,URIs: file:/srv/archive,' {SOURCE}")
     new_pi.apt("update")
-    new_pi("printf x >> /srv/archive/pool/main/dkms_3.2.2-1~deb13u1_all.deb")
+    new_pi("printf x >> /srv/archive/pool/main/dkms_3.2.2-1~deb13u1+emulated1_all.deb")
     assert new_pi("apt-get --yes install dkms 2>&1").returncode != 0
     assert new_pi("dpkg -s dkms").returncode != 0
 

@@ -69,7 +69,7 @@ def test_a_host_that_is_as_it_should_be(emulated, reported):
         ("board", {"serial": "ffffffffffffffff"}, "serial is ffffffffffffffff, the inventory says e0d1c2b3a4950013"),
         ("board", {"is_pi5": False}, "no Raspberry Pi 5"),
         ("hat", {"kind": "none"}, "no NPU on the PCIe bus, the inventory says hat-plus-2"),
-        ("hat", {"library_version": "5.3.0"}, "library is 5.3.0, the lock says 5.1.1"),
+        ("hat", {"library_version": "5.3.0"}, "driver 5.1.1 and library 5.3.0 differ"),
     ],
 )
 def test_boards_that_differ(emulated, reported, part, change, said):
@@ -109,7 +109,7 @@ def test_asking_takes_one_login(emulated, monkeypatch):
         logins.append(command)
         compile(stdin, "sent", "exec")  # what is sent is a program
         return subprocess.CompletedProcess(
-            [], 0, "banner\n" + "\n".join(json.dumps(REPORTED[module]) for module in ("hardware", "state")), ""
+            [], 0, "banner\n" + "\n".join(json.dumps(REPORTED[module]) for module in ("hardware", "state", "npu")), ""
         )
 
     monkeypatch.setattr(ssh, "run", answer)

@@ -11,6 +11,7 @@ import msgspec
 from hedgerow import explain as explanations
 from hedgerow import inventory as inventories
 from hedgerow.commands.inventory import inventory_option
+from hedgerow.device import hat_chain
 from hedgerow.errors import ExitCode, HedgerowError, UsageError
 from hedgerow.inventory import Host, Inventory, files
 from hedgerow.inventory.problem import brief, did_you_mean
@@ -111,6 +112,11 @@ def _row(origin: explanations.Origin) -> tuple[str, str, str]:
     return origin.key, brief(origin.value), place + "".join(f"\ninstead of {one}" for one in origin.overrides)
 
 
+def _chain(reported: dict[str, Any]) -> str:
+    text: str = hat_chain.prove(reported["hardware"], reported.get("npu"))["text"]
+    return text
+
+
 def _report(reported: dict[str, Any]) -> list[tuple[str, Any]]:
     hardware, state = reported["hardware"], reported["state"]
     hat, throttled = hardware["hat"], hardware["throttled"]
@@ -118,7 +124,7 @@ def _report(reported: dict[str, Any]) -> list[tuple[str, Any]]:
     return [
         ("board", f"{hardware['board']['model']}, {hardware['board']['memory_mb']} MB"),
         ("serial", hardware["board"]["serial"]),
-        ("HAT", hat["kind"]),
+        ("HAT", hat["kind"] if hat["kind"] == "none" else f"{hat['kind']}: {_chain(reported)}"),
         ("HAT driver, library, firmware", _listed(hat, "driver_version_loaded", "library_version", "firmware_version")),
         ("system", state["os"].get("pretty_name")),
         ("kernel", hardware["kernel"]["release"]),

@@ -1,7 +1,8 @@
 """dkms as Debian trixie has it, without a compiler: the HAT's drivers are "built" on emulated hosts, too.
 
-Debian's own package of this version depends on gcc and make, and would want real headers: hosts are kept from it by
-``guest/image/etc/apt/preferences.d/00-emulated-dkms.pref``.
+Debian's own package depends on gcc and make, and would want real headers: hosts are kept from it by
+``guest/image/etc/apt/preferences.d/00-emulated-dkms.pref``, and by a version of its own, because apt told to install a
+version takes the first archive that has it.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from hedgerow.emulator.archive.build import StandIn, guest_file
 PACKAGES = (
     StandIn(
         "dkms",
-        "3.2.2-1~deb13u1",
+        "3.2.2-1~deb13u1+emulated1",
         "all",
         relations={"Depends": "kmod, python3"},
         files={
