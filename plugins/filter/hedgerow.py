@@ -54,6 +54,7 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "hedgerow_fleet_dir": lambda fleet: str(paths.fleet_dir(fleet)),
     "hedgerow_hardening": hardening.plan,
     "hedgerow_hat_module_options": hat.options,
+    "hedgerow_hat_options_waiting": hat.options_waiting,
     "hedgerow_hat_plan": hat.plan,
     "hedgerow_hat_refuse_foreign": lambda found, wanted, purge: hat.refuse_foreign(found, wanted, purge=purge),
     "hedgerow_hat_unloaded": hat.unloaded,

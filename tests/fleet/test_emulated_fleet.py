@@ -60,8 +60,10 @@ def up(fleet: EmulatedFleet) -> EmulatedFleet:
 def stack(up: EmulatedFleet) -> EmulatedFleet:
     """The first Pi has the software of its HAT, as the role installs it."""
     if up.exec(PI, ["which", "hailortcli"]).returncode != 0:
-        done = up.exec(PI, ["apt-get", "--yes", "--quiet=2", "install", "dkms", "hailo-h10-all"])
-        assert done.returncode == 0, done.stderr
+        install = ["apt-get", "--yes", "--quiet=2", "install", "dkms", "hailo-h10-all"]
+        for command in (["apt-get", "--quiet=2", "update"], install, ["modprobe", "hailo1x_pci"]):
+            done = up.exec(PI, command)
+            assert done.returncode == 0, done.stderr
     return up
 
 

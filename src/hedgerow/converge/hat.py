@@ -73,6 +73,22 @@ def options(wanted: str, *layers: Mapping[str, Any]) -> dict[str, Any]:
     return {key: int(value) if isinstance(value, bool) else value for key, value in sorted(merged.items())}
 
 
+def options_waiting(facts: Mapping[str, Any], wanted: str, merged: Mapping[str, Any]) -> list[str]:
+    """Options that the loaded module was not loaded with; a sentence each (F11)."""
+    own = module(wanted)["own"]
+    loaded = facts["npu"]["loaded"].get(own)
+    if loaded is None:
+        return []
+    # A boolean reads Y and N in sysfs.
+    have = {key: {"Y": "1", "N": "0"}.get(value, value) for key, value in loaded["parameters"].items()}
+    return [
+        f"{own} runs with {key}={have[key]}; {key}={value} holds when it is loaded anew: reboot, or "
+        "playbooks/recover_npu.yml"
+        for key, value in merged.items()
+        if key in have and have[key] != str(value)
+    ]
+
+
 def plan(facts: Mapping[str, Any], release: Mapping[str, Any], wanted: str) -> dict[str, Any]:
     """What is missing and what is in the way, from the facts alone.
 

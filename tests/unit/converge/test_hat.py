@@ -245,3 +245,13 @@ def test_a_parameter_of_the_other_driver_is_refused() -> None:
     assert hat.options("hat-plus-26", {"force_allocation_from_driver": 1}) == {"force_allocation_from_driver": 1}
     with pytest.raises(UsageError, match="hailo1x_pci has no parameter force_allocation_from_driver"):
         hat.options("hat-plus-2", {"force_allocation_from_driver": 1})
+
+
+def test_f11_an_option_that_waits_for_the_module_to_be_loaded_anew_is_told() -> None:
+    loaded = {"hailo1x_pci": {"version": "5.1.1", "parameters": {"force_desc_page_size": "0", "no_power_mode": "Y"}}}
+    found = facts(npu={"loaded": loaded})
+    wanted = {"force_desc_page_size": 4096, "no_power_mode": 1}
+    told = hat.options_waiting(found, "hat-plus-2", wanted)
+    assert len(told) == 1
+    assert "runs with force_desc_page_size=0" in told[0]
+    assert hat.options_waiting(facts(npu={"loaded": {}}), "hat-plus-2", wanted) == []
