@@ -28,6 +28,7 @@ from hedgerow.identity.ca import FleetCA
 from hedgerow.inventory import Host, Inventory, files
 from hedgerow.lifecycle import decommission, record
 from hedgerow.rollout import lease, store
+from hedgerow.rollout.prepare import plain
 
 _STEPS = ("judge", "revoke", "wipe", "close")
 
@@ -41,7 +42,8 @@ class ActionModule(ActionBase):
     def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         variables = task_vars or {}
         result: dict[str, Any] = super().run(tmp, variables)
-        step = self._task.args.get("step")
+        self._args: dict[str, Any] = plain(self._task.args)  # without Ansible's tags, which no encoder knows
+        step = self._args.get("step")
         if step not in _STEPS:
             raise AnsibleActionFail(f"hedgerow_decommission: step is one of {', '.join(_STEPS)}")
         try:
@@ -57,7 +59,7 @@ class ActionModule(ActionBase):
         decommission.judge(
             inventory,
             host.name,
-            str(self._task.args.get("typed", "")),
+            str(self._args.get("typed", "")),
             rollout=None if running is None else running.rollout,
         )
         return {"changed": False}
@@ -71,7 +73,7 @@ class ActionModule(ActionBase):
             except HedgerowError:
                 return {"changed": False}
             return {"changed": True, "msg": f"would revoke {host.serial}"}
-        reason = str(self._task.args.get("reason") or "decommissioned")
+        reason = str(self._args.get("reason") or "decommissioned")
         line, changed = authority.revoke("board", host.serial, reason=reason, by=lease.whoami())
         left = record.departure(record.read(folder), host.serial)
         return {
@@ -82,7 +84,7 @@ class ActionModule(ActionBase):
         }
 
     def _wipe(self, inventory: Inventory, host: Host) -> dict[str, Any]:
-        if self._task.args.get("already"):
+        if self._args.get("already"):
             return {"changed": False, "wiped": True, "left": [], "msg": "was wiped before"}
         try:
             remote_script.require_pipelining(self._connection)
@@ -111,7 +113,7 @@ class ActionModule(ActionBase):
         }
 
     def _close(self, inventory: Inventory, host: Host) -> dict[str, Any]:
-        wiped: dict[str, Any] = self._task.args["wiped"]
+        wiped: dict[str, Any] = self._args["wiped"]
         folder = paths.fleet_dir(inventory.fleet)
         if self._task.check_mode:
             self._display.display("Check mode: nothing was done. After a real run it would be said:")
@@ -137,7 +139,7 @@ class ActionModule(ActionBase):
                 host=host.name,
                 by=lease.whoami(),
                 serial=host.serial,
-                reason=str(self._task.args.get("reason") or "decommissioned"),
+                reason=str(self._args.get("reason") or "decommissioned"),
                 wiped=wiped["wiped"],
                 left=wiped["left"],
             ),

@@ -27,6 +27,7 @@ from hedgerow.inventory import Host, Inventory
 from hedgerow.lifecycle import record, replacement
 from hedgerow.registry.reference import Reference
 from hedgerow.rollout import lease, release, store
+from hedgerow.rollout.prepare import plain
 
 
 class ActionModule(ActionBase):
@@ -39,7 +40,8 @@ class ActionModule(ActionBase):
     def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         variables = task_vars or {}
         result: dict[str, Any] = super().run(tmp, variables)
-        step = self._task.args.get("step")
+        self._args: dict[str, Any] = plain(self._task.args)  # without Ansible's tags, which no encoder knows
+        step = self._args.get("step")
         if step not in {"begin", "finish"}:
             raise AnsibleActionFail("hedgerow_replace: step is begin or finish")
         try:
@@ -64,7 +66,7 @@ class ActionModule(ActionBase):
         authority.require_admitted("board", new)
         rollouts = store.folder(inventory.fleet)
         known = replacement.served([store.read(rollouts, rollout) for rollout in store.ids(rollouts)], host.name)
-        asked = self._task.args.get("restore")
+        asked = self._args.get("restore")
         wanted = replacement.to_restore(asked, known, is_gateway=host.is_gateway)
         if wanted.bundle is not None:
             Reference.parse(wanted.bundle)
@@ -89,7 +91,7 @@ class ActionModule(ActionBase):
             by=lease.whoami(),
             old_serial=self._serial("old"),
             new_serial=self._serial("new"),
-            restored=self._task.args.get("restored") or None,
+            restored=self._args.get("restored") or None,
         )
         last = [entry for entry in record.read(folder) if entry.host == host.name][-1:]
         done = bool(last) and isinstance(last[0], record.Replaced) and last[0].new_serial == event.new_serial
@@ -98,4 +100,4 @@ class ActionModule(ActionBase):
         return {"changed": not done}
 
     def _serial(self, which: str) -> str:
-        return str(self._task.args.get(f"{which}_serial") or "").strip().lower()
+        return str(self._args.get(f"{which}_serial") or "").strip().lower()
