@@ -18,7 +18,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -305,10 +305,11 @@ def denied(machine: Machine, profile: str, command: str, text: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def gateway_too(machine: Machine) -> Machine:
-    """The machine with the gateway's web server and its profile as well."""
+def gateway_too(machine: Machine) -> Iterator[Machine]:
+    """The machine with the gateway's web server and its profile as well; a Pi again afterwards."""
     machine.converge("tests/vm/gateway_on_a_pi.yml")
-    return machine
+    yield machine
+    machine.root("systemctl disable --now nginx && rm -r /etc/systemd/system/nginx.service.d /srv/hedgerow/registry")
 
 
 @pytest.mark.parametrize("profile", PROFILES)
