@@ -131,13 +131,9 @@ def test_f15_root_is_writable_and_ext4_has_noted_no_error(host):
     assert set(counts) == {"0"}
 
 
-def test_f40_the_boot_partition_is_large_enough_and_has_room(host):
+def test_f40_the_boot_partition_has_room_for_the_next_kernel(host):
     host.not_in_a_container("/boot/firmware is a folder there")
-    size, free = map(int, host.root("df --output=size,avail -BM /boot/firmware | tail -1").replace("M", "").split())
-    if host.emulated:
-        pytest.skip(f"only a board can show it: the image of a virtual machine has {size} MiB of its own making")
-    assert size >= 256
-    assert free >= 64
+    assert int(host.root("df --output=avail -BM /boot/firmware | tail -1").strip().rstrip("M")) >= 64
 
 
 def test_tmp_is_memory(host):

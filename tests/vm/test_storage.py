@@ -61,7 +61,8 @@ class Machine:
     def power(self, state: str) -> None:
         command = [tool("hedgerow"), "emulate", "power", "-i", str(self.fleet.path), self.host.name, state]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=400)
-        assert done.returncode == 0, done.stderr
+        # Units that wait for their data, or for a time server that nobody is, fail as part of a boot.
+        assert done.returncode == 0 or "booted, but these units failed" in done.stderr, done.stderr
 
     def cycle(self, meanwhile: Callable[[], object] = lambda: None) -> None:
         """Pull the plug, do something to the board, put it in again."""
@@ -69,8 +70,6 @@ class Machine:
         meanwhile()
         self.power("on")
         wait(self.answers, within_s=BOOT_S)
-        # Units that wait for the data fail as part of the boot; this ends when the boot is over either way.
-        self.try_root("systemctl is-system-running --wait")
 
     def start(self, *options: str, **variables: object) -> subprocess.Popen[str]:
         command = [tool("ansible-playbook"), "-i", str(self.fleet.path), "molecule/storage/converge.yml", "--limit",

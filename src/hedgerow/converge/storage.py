@@ -40,7 +40,7 @@ def plan(facts: Facts, asked: Mapping[str, Any]) -> dict[str, Any]:
     """Everything that the role does, decided.
 
     ``facts`` is ``hedgerow_facts``. ``asked``: ``host``; ``data`` with ``device``, ``encrypted``, ``pcrs``, ``format``
-    and ``rebind``; ``swap`` (``zram`` or ``unmanaged``); ``limits`` with ``boot_mb``, ``boot_free_mb``,
+    and ``rebind``; ``swap`` (``zram`` or ``unmanaged``); ``limits`` with ``boot_free_mb`` and
     ``inodes_free_percent``.
 
     Returns ``refusals`` and ``remarks`` (texts), ``packages`` (missing ones), ``data`` and ``swap``.
@@ -292,7 +292,7 @@ def failures(storage: Facts) -> list[str]:
 
 
 def signs(storage: Facts, limits: Mapping[str, int]) -> list[str]:
-    """What should be looked at soon: errors of ext4 (F15), a small or full boot partition (F40), worn eMMC, inodes."""
+    """What should be looked at soon: errors of ext4 (F15), a full boot partition (F40), worn eMMC, inodes."""
     return [*_ext4_errors(storage), *_boot(storage, limits), *_worn(storage), *_full(storage["mounts"], limits)]
 
 
@@ -313,15 +313,11 @@ def _boot(storage: Facts, limits: Mapping[str, int]) -> Iterator[str]:
         return
     if boot["read_only"]:
         yield "/boot/firmware is read-only: FAT does that after an error; sudo fsck.vfat on it from another computer"
-    if boot["size_mb"] is not None and boot["size_mb"] < limits["boot_mb"]:
+    if boot["free_mb"] is not None and boot["free_mb"] < limits["boot_free_mb"]:
         yield (
-            f"/boot/firmware has {boot['size_mb']} MiB, kernels and their initramfs need {limits['boot_mb']}: the next "
-            f"kernel upgrade may fail halfway. Write a newer image, which has 512"
-        )
-    elif boot["free_mb"] is not None and boot["free_mb"] < limits["boot_free_mb"]:
-        yield (
-            f"/boot/firmware has {boot['free_mb']} MiB free, a kernel upgrade needs {limits['boot_free_mb']}. Remove "
-            f"kernels that are not used: dpkg -l 'linux-image-*'"
+            f"/boot/firmware has {boot['free_mb']} of {boot['size_mb']} MiB free, a kernel upgrade needs "
+            f"{limits['boot_free_mb']} and fails halfway without. Remove kernels that are not used (dpkg -l "
+            f"'linux-image-*'), or write a newer image, whose boot partition has 512"
         )
 
 

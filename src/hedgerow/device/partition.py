@@ -130,7 +130,7 @@ def why_not_empty(device: str) -> str | None:
     for row in rows["blockdevices"]:
         if any(row["mountpoints"] or []):
             return f"{row['name']} is mounted on {', '.join(place for place in row['mountpoints'] if place)}"
-        if os.path.realpath(row["name"]) != device:
+        if os.path.realpath(row["name"]) != os.path.realpath(device):
             return f"it has {row['name']} ({row['type']}) on it"
     signatures = json.loads(_output("wipefs", "--no-act", "--json", device) or '{"signatures": []}')["signatures"]
     found = sorted({signature["type"] for signature in signatures})
@@ -352,8 +352,8 @@ def _encrypt(disk: str, encrypt: dict[str, Any], steps: list[str], named: str) -
     # The key has 256 random bits: stretching it costs a boot seconds and adds nothing.
     _run("cryptsetup", "luksFormat", "--batch-mode", "--type", "luks2", "--label", LUKS_NEW, "--pbkdf", "pbkdf2",
          "--pbkdf-force-iterations", "1000", "--key-file", "-", disk, secret=encrypt["recovery_key"])  # fmt: skip
-    _bind(disk, encrypt, steps)
     steps.append(f"encrypted {named}")
+    _bind(disk, encrypt, steps)
 
 
 def _bind(disk: str, encrypt: dict[str, Any], steps: list[str]) -> None:

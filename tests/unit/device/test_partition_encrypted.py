@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ class Board:
 
     def __init__(self, tmp_path: Path) -> None:
         self.mapper = tmp_path / "mapper"
+        self.device = tmp_path / "dm-0"
+        self.device.touch()
         self.luks: str | None = None
         self.label: str | None = None
         self.slots: list[str] = []
@@ -52,7 +55,9 @@ class Board:
         return (f"TYPE={kind}\nLABEL={label}\n", 0) if label else ("", 2)
 
     def lsblk(self, command: list[str]) -> tuple[str, int]:
-        return '{"blockdevices": []}', 0
+        # A mapping is named by its link, while everything below is asked by what the link leads to.
+        rows = [{"name": command[-1], "type": "crypt", "mountpoints": [None]}]
+        return json.dumps({"blockdevices": rows}), 0
 
     def findmnt(self, command: list[str]) -> tuple[str, int]:
         return (str(self.mapper), 0) if command[-1] in self.mounted else ("", 1)
@@ -92,7 +97,7 @@ class Board:
     def systemd_cryptsetup(self, command: list[str]) -> tuple[str, int]:
         if f"tpm2:{self.tpm}" not in self.slots:
             return "", 1
-        self.mapper.touch()
+        self.mapper.symlink_to(self.device)
         return "", 0
 
     def position(self, text: str) -> int:

@@ -86,6 +86,6 @@ def test_what_is_read_here_and_now_is_what_the_plan_takes() -> None:
     assert read["root"]["source"]
     facts = {"packages": {}, "state": {"container": True, "packages": {}, "units": {}, "storage": read}}
     data = {"device": "none", "encrypted": False, "pcrs": "", "format": "", "rebind": ""}
-    limits = {"boot_mb": 256, "boot_free_mb": 64, "inodes_free_percent": 0}
+    limits = {"boot_free_mb": 64, "inodes_free_percent": 0}
     plan = converge_storage.plan(facts, {"host": "x", "data": data, "swap": "zram", "limits": limits})
     assert plan["refusals"] == []
