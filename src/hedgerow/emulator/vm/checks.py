@@ -23,6 +23,7 @@ PROGRAMS: dict[str, tuple[str, str]] = {
     "fdtput": ("device-tree-compiler", "writes the Pi's device tree"),
     "swtpm": ("swtpm", "is the TPM of hosts with virtual_machine_tpm"),
     "setpriv": ("util-linux", "ends a virtual machine together with its supervisor"),
+    "setsid": ("util-linux", "lets its supervisor live on"),
     "unshare": ("util-linux", "keeps the build's mounts to itself"),
     "dpkg-deb": ("dpkg", "builds the stand-in packages"),
     "ssh-keygen": ("openssh-client", "makes the first-contact key"),

@@ -8,6 +8,7 @@ The same operations as ``hedgerow.emulator.fleet`` has for containers, with the 
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import shutil
 import subprocess
@@ -218,6 +219,8 @@ def remove(folder: Path) -> list[str]:
         spec = supervisor.read_spec(file.parent)
         if spec is not None:
             shutil.rmtree(spec.sockets, ignore_errors=True)
+            with contextlib.suppress(OSError):  # other machines have theirs in there
+                Path(spec.sockets).parent.rmdir()
         shutil.rmtree(file.parent)
         removed.append(str(file.parent))
     return removed

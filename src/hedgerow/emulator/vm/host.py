@@ -32,6 +32,7 @@ from hedgerow.inventory import Host
 
 BOOT_TIMEOUT_S = 400  # half a minute when nothing else runs; software emulation shares the cores with everything
 SNAPSHOT_TIMEOUT_S = 120
+SUPERVISOR_TIMEOUT_S = 30  # from its start to its lock: a Python's imports
 POLL_S = 0.2
 BOOTED = "booted"
 
@@ -151,28 +152,35 @@ class VirtualHost:
         atomic.write_bytes(self.folder / supervisor.STATE, msgspec.json.encode(State(power="starting")))
         command = [sys.executable, "-m", "hedgerow.emulator.vm.supervisor", str(self.folder)]
         with (self.folder / supervisor.LOG).open("ab") as log:
-            process = subprocess.Popen(
-                [*command, *([snapshot] if snapshot else [])],
+            # Nobody's child: it outlives this process, whose end nobody waits for.
+            subprocess.run(
+                ["setsid", "--fork", *command, *([snapshot] if snapshot else [])],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                start_new_session=True,
                 cwd="/",
+                check=True,
             )
-        deadline = time.monotonic() + SNAPSHOT_TIMEOUT_S
-        while process.poll() is None:
-            if (state := self.state()).power == "on":
+        self._await_power()
+
+    def _await_power(self) -> None:
+        """Until QEMU runs, the supervisor gave up, or there is none."""
+        started = time.monotonic()
+        while (waited := time.monotonic() - started) < SNAPSHOT_TIMEOUT_S:
+            alive = supervisor.is_alive(self.folder)
+            state = supervisor.last_state(self.folder)
+            if state.power == "on" and alive:
                 return
-            if time.monotonic() > deadline:
-                process.terminate()
-                raise MachineError(f"QEMU did not start within {SNAPSHOT_TIMEOUT_S} s", where=self.host.name)
+            if state.power == "off":
+                raise DeviceError(
+                    f"went off at once: {state.why}",
+                    where=self.host.name,
+                    next_step=f"see {self.folder / supervisor.LOG} and {self.folder / 'console.log'}",
+                )
+            if not alive and waited > SUPERVISOR_TIMEOUT_S:
+                break
             time.sleep(POLL_S)
-        state = self.state()
-        raise DeviceError(
-            f"went off at once: {state.why}",
-            where=self.host.name,
-            next_step=f"see {self.folder / supervisor.LOG} and {self.folder / 'console.log'}",
-        )
+        raise MachineError(f"QEMU did not start within {waited:.0f} s", where=str(self.folder / supervisor.LOG))
 
     def power_off(self) -> None:
         """Cut the power: nothing is flushed by the guest, the disk is kept."""

@@ -101,12 +101,17 @@ def read_spec(folder: Path) -> Spec | None:
         return None
 
 
-def read_state(folder: Path) -> State:
-    """The state as last written; ``off`` if nobody holds the lock, whatever was written last."""
+def last_state(folder: Path) -> State:
+    """The state as last written, by whoever."""
     try:
-        state = msgspec.json.decode((folder / STATE).read_bytes(), type=State)
+        return msgspec.json.decode((folder / STATE).read_bytes(), type=State)
     except FileNotFoundError:
-        state = State(power="off", why="never switched on")
+        return State(power="off", why="never switched on")
+
+
+def read_state(folder: Path) -> State:
+    """The state as last written; ``off`` if nobody holds the lock."""
+    state = last_state(folder)
     if state.power != "off" and not is_alive(folder):
         return msgspec.structs.replace(state, power="off", why="the supervisor was killed", pid=None, qemu_pid=None)
     return state

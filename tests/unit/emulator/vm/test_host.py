@@ -84,18 +84,21 @@ def test_a_card_that_was_purged_is_said(made, tmp_path):
 
 
 def test_a_machine_that_goes_off_at_once_says_why(made, monkeypatch):
-    class Dead:
-        def __init__(self, *_, **__):
-            state = State(power="off", why="no kernel: kernel_2712.img is not there")
-            (made.folder / supervisor.STATE).write_bytes(msgspec.json.encode(state))
+    def dies(*_, **__) -> None:
+        state = State(power="off", why="no kernel: kernel_2712.img is not there")
+        (made.folder / supervisor.STATE).write_bytes(msgspec.json.encode(state))
 
-        def poll(self):
-            return 0
-
-    monkeypatch.setattr(hosts.subprocess, "Popen", Dead)
-    monkeypatch.setattr(VirtualHost, "_sockets", made.folder / "s", raising=False)
+    monkeypatch.setattr(hosts.subprocess, "run", dies)
     made._sockets = made.folder / "s"
     with pytest.raises(DeviceError, match=r"went off at once: no kernel: kernel_2712\.img is not there"):
+        made.power_on()
+
+
+def test_a_supervisor_that_never_comes_is_not_waited_for_long(made, monkeypatch):
+    monkeypatch.setattr(hosts.subprocess, "run", lambda *_, **__: None)
+    monkeypatch.setattr(hosts, "SUPERVISOR_TIMEOUT_S", 0.1)
+    made._sockets = made.folder / "s"
+    with pytest.raises(MachineError, match="QEMU did not start"):
         made.power_on()
 
 
