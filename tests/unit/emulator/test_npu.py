@@ -166,3 +166,15 @@ def test_unloading_what_is_not_loaded_is_an_error(pi) -> None:
     pi.boot()
     done = pi.npu("rmmod", "hailo_pci")
     assert (done.returncode, done.stderr) == (1, "rmmod: ERROR: Module hailo_pci is not currently loaded\n")
+
+
+def test_f41_an_install_line_that_fails_keeps_the_module_out_and_ends_no_boot(pi) -> None:
+    for answer in (pi.folder / "kmod").glob("*hailo1x_pci"):
+        answer.write_text("install /bin/false\n")
+    for answer in (pi.folder / "kmod").glob("pci:*"):
+        answer.write_text("install /bin/false\n")
+    pi.boot()
+    assert modules(pi) == []
+    done = pi.npu("modprobe", "hailo1x_pci")
+    assert done.returncode == 1
+    assert "Error running install command '/bin/false'" in done.stderr
