@@ -17,7 +17,7 @@ from cryptography import x509
 from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from hedgerow.device import confinement, hardware
+from hedgerow.device import confinement, hardware, hat_chain
 from hedgerow.device.pinned import Pinned
 
 FIRMWARE_INTERVAL_S = 5.0
@@ -132,6 +132,13 @@ def _hat(full: dict[str, Any] | None, sensors: dict[str, Any]) -> Iterator[Metri
     yield info
     yield _gauge("hedgerow_hat_mismatch", "1 if driver, library and firmware do not agree.", hat["mismatch"])
     yield _gauge("hedgerow_hat_temperature_celsius", "Temperature of the NPU.", full["thermal"]["hat_c"])
+    chain = hat_chain.prove(full)
+    yield _labelled(
+        "hedgerow_hat_broken",
+        "1 at the first broken link between PCIe bus and the chip's answer (hedgerow host explain says more).",
+        "link",
+        {link["link"]: link["link"] == chain["broken"] for link in chain["links"] if link["state"] != "not asked"},
+    )
 
 
 def _pins(pinned: Pinned, full: dict[str, Any] | None) -> Iterator[Metric]:

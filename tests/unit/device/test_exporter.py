@@ -43,10 +43,19 @@ FIRMWARE = {
 FULL = {
     "hat": {
         "kind": "hat-plus-2",
+        "vendor": "Raspberry Pi",
+        "product": None,
+        "pci_address": "0001:01:00.0",
+        "driver": "hailo1x_pci",
         "driver_version_loaded": "5.1.1",
+        "node": "/dev/hailo0",
+        "link_speed_gts": 8.0,
+        "link_width": 1,
         "library_version": "5.1.1",
         "firmware_version": None,
+        "architecture": None,
         "mismatch": False,
+        "error": "HAILO_COMMUNICATION_CLOSED(62)",
     },
     "thermal": {"hat_c": None},
 }
@@ -213,6 +222,10 @@ def test_every_value_has_its_sample(fleet):
         ("hedgerow_hat_link_width",): 1.0,
         ("hedgerow_hat_info", "driver=5.1.1", "firmware=", "kind=hat-plus-2", "library=5.1.1"): 1.0,
         ("hedgerow_hat_mismatch",): 0.0,
+        **{
+            ("hedgerow_hat_broken", link): float(link == "answers")
+            for link in ("pci", "bound", "node", "versions", "firmware", "answers", "eeprom", "link", "power")
+        },
     }
 
 
