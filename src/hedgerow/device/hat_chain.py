@@ -245,7 +245,7 @@ def _bound(seen: Seen) -> Link:
         if found is not None:
             return Link("bound", "broken", f"{says}: {found[0]!r}", failure, step)
     if "loaded" not in seen.npu:
-        return Link("bound", "broken", "no driver has the device", "F6", "the whole chain: hedgerow host show HOST")
+        return Link("bound", "broken", "no driver has the device", "F6", "the whole chain: hedgerow host explain HOST")
     missing = seen.npu["firmware_missing"]
     if missing is not None:
         return Link(
