@@ -171,9 +171,10 @@ def test_the_older_kernel_comes_back_by_version(new_pi: Pi) -> None:
 def test_a_kernel_without_headers_loses_the_driver_silently(new_pi: Pi) -> None:
     """What F6 is made of: apt reports success."""
     only_ours(new_pi)
-    new_pi(f"sed -i 's/^Suites:.*/Suites: trixie trixie-next/' {SOURCE}")
     new_pi.apt("update")
     new_pi.apt("install dkms hailo-h10-all")
+    new_pi(f"sed -i 's/^Suites:.*/Suites: trixie trixie-next/' {SOURCE}")
+    new_pi.apt("update")
     assert "headers are missing" in new_pi.apt("install linux-image-rpi-2712")
     assert NEXT not in new_pi("dkms status").stdout
     # The headers' own hook builds it later.
