@@ -34,10 +34,10 @@ OLD, NEW = "e0d1c2b3a4951791", "e0d1c2b3a4951792"
 HOSTS = """\
 pis:
   hosts:
-    pi-orchard-1: {{ansible_host: 10.179.0.11, pi_serial: {serial}, hat: none}}
+    pi-orchard-1: {{ansible_host: 10.181.0.11, pi_serial: {serial}, hat: none}}
 gateways:
   hosts:
-    gw-orchard: {{ansible_host: 10.179.0.10, pi_serial: e0d1c2b3a4951790}}
+    gw-orchard: {{ansible_host: 10.181.0.10, pi_serial: e0d1c2b3a4951790}}
 site_orchard:
   hosts: {{gw-orchard: , pi-orchard-1: }}
 """
@@ -74,7 +74,7 @@ class Life:
         shutil.copytree(REPOSITORY / "inventory" / "emulated", self.path)
         for file in self.path.rglob("*.yml"):
             file.write_text(
-                file.read_text().replace("10.77.0.", "10.179.0.").replace("fleet: meadow", f"fleet: {NAME}")
+                file.read_text().replace("10.77.0.", "10.181.0.").replace("fleet: meadow", f"fleet: {NAME}")
             )
         self.write(HOSTS.format(serial=OLD))
 
