@@ -33,7 +33,7 @@ ROOT = Path(__file__).parents[2]
 DISK = "/dev/disk/by-id/virtio-data"
 DATA = "/var/lib/hedgerow"
 MARK = f"{DATA}/models/assistant/1.0.0/mark"
-BOOT_S = 300  # software emulation beside other work
+BOOT_S = 600  # software emulation beside other work
 
 
 class Machine:
@@ -60,7 +60,7 @@ class Machine:
 
     def power(self, state: str) -> None:
         command = [tool("hedgerow"), "emulate", "power", "-i", str(self.fleet.path), self.host.name, state]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=400)
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=900)
         # Units that wait for their data, or for a time server that nobody is, fail as part of a boot.
         assert done.returncode == 0 or "booted, but these units failed" in done.stderr, done.stderr
 
@@ -160,12 +160,12 @@ def test_swap_is_compressed_memory_after_a_boot(machine: Machine) -> None:
 
 
 def test_swap_is_used_and_writes_nothing_to_the_card(machine: Machine) -> None:
-    """A process under a memory limit is swapped out, and the card hears nothing of it."""
+    """A process gives 100 MB away (MADV_PAGEOUT: memory limits are off on a Pi until asked for)."""
     machine.root("sync")
     swapped, written = _swapped_mb(machine), _sectors(machine)
     machine.root(
-        "systemd-run --quiet --wait --collect --property=MemoryMax=40M "
-        'python3 -c "x = [bytes([i % 251]) * 4096 for i in range(25000)]; assert sum(len(y) for y in x)"'
+        'python3 -c "import mmap; m = mmap.mmap(-1, 100 * 2**20); '
+        'm.write(bytes(range(256)) * (100 * 2**12)); m.madvise(21); assert m[255] == 255"'
     )
     assert _swapped_mb(machine) - swapped > 40
     assert (_sectors(machine) - written) * 512 < 10 * 2**20
@@ -222,13 +222,10 @@ def test_the_disk_below_root_is_refused(machine: Machine) -> None:
 def test_a_cut_while_the_content_moves_leaves_it_whole(machine: Machine) -> None:
     machine.root(f"head -c 200000000 /dev/urandom > {DATA}/models/large; sync")
     running = machine.start(storage_data_device=DISK, storage_data_format=machine.word)
-    try:
-        wait(lambda: "ext4" in machine.try_root(f"blkid -p {DISK}").stdout, within_s=200)
-        time.sleep(random.uniform(0, 8))
-        machine.power("off")
-        running.communicate(timeout=200)
-    finally:
-        running.kill()
+    wait(lambda: "ext4" in machine.try_root(f"blkid -p {DISK}").stdout or running.poll() is not None, within_s=900)
+    time.sleep(random.uniform(0, 5))
+    machine.power("off")
+    running.communicate(timeout=300)
     machine.power("on")
     wait(machine.answers, within_s=BOOT_S)
     if not mounted(machine):
@@ -242,14 +239,6 @@ def test_a_cut_while_the_content_moves_leaves_it_whole(machine: Machine) -> None
 def test_converging_again_changes_nothing(machine: Machine) -> None:
     assert "changed=0" in machine.converge(storage_data_device=DISK)
     assert "changed=0" in machine.converge("--check", storage_data_device=DISK)
-
-
-def test_it_is_mounted_after_a_boot_and_checked_before(machine: Machine) -> None:
-    machine.cycle()
-    assert mounted(machine).startswith("/dev/vd")
-    assert is_whole(machine)
-    assert "noatime" in machine.root(f"findmnt -no OPTIONS {DATA}")
-    assert "active" in machine.root("systemctl list-units --all --plain --no-legend 'systemd-fsck@*virtio*'")
 
 
 def test_f15_without_the_disk_it_boots_and_nobody_writes_to_the_card(machine: Machine) -> None:
@@ -267,6 +256,14 @@ def test_f15_without_the_disk_it_boots_and_nobody_writes_to_the_card(machine: Ma
         machine.root("rm /etc/udev/rules.d/99-gone.rules; sync")
         machine.cycle()
     assert is_whole(machine)
+
+
+def test_it_is_mounted_after_a_boot_and_checked_before(machine: Machine) -> None:
+    """By the boot that the test before this one ends with; a boot in software emulation takes minutes."""
+    assert mounted(machine).startswith("/dev/vd")
+    assert is_whole(machine)
+    assert "noatime" in machine.root(f"findmnt -no OPTIONS {DATA}")
+    assert "active" in machine.root("systemctl list-units --all --plain --no-legend 'systemd-fsck@*virtio*'")
 
 
 # -- encryption ------------------------------------------------------------
@@ -295,13 +292,6 @@ def test_the_content_is_on_the_encrypted_disk_and_nowhere_else(encrypted: Machin
     assert encrypted.root(f"blkid -p -o value -s TYPE {DISK}").strip() == "crypto_LUKS"
 
 
-def test_it_opens_by_itself_at_boot(encrypted: Machine) -> None:
-    encrypted.cycle()
-    assert mounted(encrypted) == "/dev/mapper/hedgerow_data"
-    assert is_whole(encrypted)
-    assert "changed=0" in encrypted.converge(storage_data_device=DISK, storage_data_encrypted=True)
-
-
 def test_another_tpm_is_refused_and_bound_by_the_recovery_key(encrypted: Machine) -> None:
     encrypted.cycle(lambda: shutil.rmtree(encrypted.folder / "tpm"))
     assert mounted(encrypted) == "", "another TPM does not open it"
@@ -312,8 +302,13 @@ def test_another_tpm_is_refused_and_bound_by_the_recovery_key(encrypted: Machine
     assert "storage_data_rebind" in said
     encrypted.converge(**wanted, storage_data_rebind=encrypted.host.name)
     assert mounted(encrypted) == "/dev/mapper/hedgerow_data"
-    encrypted.cycle()
-    assert mounted(encrypted) == "/dev/mapper/hedgerow_data"
-    assert is_whole(encrypted)
     slots = encrypted.root(f"systemd-cryptenroll {DISK}").split()
     assert slots.count("tpm2") == 1, "the other TPM's slot is gone"
+    encrypted.cycle()
+
+
+def test_it_opens_by_itself_at_boot(encrypted: Machine) -> None:
+    """By the boot that the test before this one ends with."""
+    assert mounted(encrypted) == "/dev/mapper/hedgerow_data"
+    assert is_whole(encrypted)
+    assert "changed=0" in encrypted.converge(storage_data_device=DISK, storage_data_encrypted=True)
