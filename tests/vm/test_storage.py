@@ -4,7 +4,7 @@
 
 INV is a fleet with a virtual machine that is switched on, has a second disk (`virtual_machine_data_disk_mb`) and a TPM
 (`virtual_machine_tpm`), and has had its first contact. The second disk is wiped: first it becomes a plain data
-partition, then an encrypted one.
+partition, then an encrypted one; what is below /var/lib/hedgerow moves there and back.
 """
 
 from __future__ import annotations
@@ -32,7 +32,14 @@ pytestmark = [pytest.mark.fleet, pytest.mark.slow]
 ROOT = Path(__file__).parents[2]
 DISK = "/dev/disk/by-id/virtio-data"
 DATA = "/var/lib/hedgerow"
-MARK = f"{DATA}/models/assistant/1.0.0/mark"
+FOLDER = f"{DATA}/of-this-test"
+MARK = f"{FOLDER}/mark"
+UNITS = (
+    "hedgerow-server.service",
+    "hedgerow-exporter.service",
+    "hedgerow-deadline.timer",
+    "prometheus-node-exporter.service",
+)
 BOOT_S = 600  # software emulation beside other work
 
 
@@ -118,24 +125,38 @@ def machine() -> Iterator[Machine]:
     machine = Machine(fleet, found[0])
     if not machine.answers():
         pytest.skip(f"{machine.host.name} is switched off")
-    empty(machine)
+    give_back(machine)
+    leave_a_mark(machine)
     yield machine
-    if machine.answers():
-        empty(machine)
+    give_back(machine)
+    machine.root(f"rm -rf {FOLDER}")
+    machine.converge()
 
 
-def empty(machine: Machine) -> None:
-    """As if the disk were new and the card had Hedgerow's content: what stands before each part of this file."""
-    machine.try_root(
-        f"systemctl disable --now var-lib-hedgerow.mount; umount {DATA}; "
-        f"systemctl stop systemd-cryptsetup@hedgerow_data; cryptsetup close hedgerow_data; chattr -i {DATA}; "
-        f"rm -rf {DATA} {DATA}.card /etc/systemd/system/var-lib-hedgerow.mount /etc/crypttab; wipefs --all {DISK}"
-    )
+def give_back(machine: Machine) -> None:
+    """Everything on the card again and the disk as new: how each part begins, and how the host is left."""
     machine.root(
-        f"systemctl daemon-reload; mkdir -p {Path(MARK).parent} {DATA}/identity; chmod 700 {DATA}/identity; "
-        f"head -c 8000000 /dev/urandom > {MARK}; sha256sum {MARK} > /root/mark.sha256; sync"
+        f"""
+        systemctl stop {" ".join(UNITS)} 2>/dev/null
+        if mountpoint -q {DATA}; then
+            rm -rf {DATA}.back && cp -a {DATA} {DATA}.back && rm -rf {DATA}.back/lost+found || exit 1
+            systemctl disable --now var-lib-hedgerow.mount; umount {DATA}; chattr -i {DATA}
+            rm -rf {DATA} && mv {DATA}.back {DATA} || exit 1
+        fi
+        chattr -i {DATA} 2>/dev/null; rm -rf {DATA}.card
+        systemctl stop systemd-cryptsetup@hedgerow_data; cryptsetup close hedgerow_data
+        rm -f /etc/systemd/system/var-lib-hedgerow.mount /etc/crypttab
+        rm -f /etc/systemd/system/*.d/60-hedgerow-storage.conf /etc/udev/rules.d/99-gone.rules
+        wipefs --quiet --all {DISK}; systemctl daemon-reload; udevadm settle
+        for unit in {" ".join(UNITS)}; do systemctl is-enabled --quiet $unit && systemctl start $unit; done
+        sync"""
     )
-    recovery_key.path(machine.fleet.fleet, machine.host.name).unlink(missing_ok=True)
+
+
+def leave_a_mark(machine: Machine) -> None:
+    machine.root(
+        f"mkdir -p {FOLDER}; head -c 8000000 /dev/urandom > {MARK}; sha256sum {MARK} > /root/mark.sha256; sync"
+    )
 
 
 def is_whole(machine: Machine) -> bool:
@@ -220,7 +241,7 @@ def test_the_disk_below_root_is_refused(machine: Machine) -> None:
 
 
 def test_a_cut_while_the_content_moves_leaves_it_whole(machine: Machine) -> None:
-    machine.root(f"head -c 200000000 /dev/urandom > {DATA}/models/large; sync")
+    machine.root(f"head -c 200000000 /dev/urandom > {FOLDER}/large; sync")
     running = machine.start(storage_data_device=DISK, storage_data_format=machine.word)
     wait(lambda: "ext4" in machine.try_root(f"blkid -p {DISK}").stdout or running.poll() is not None, within_s=900)
     time.sleep(random.uniform(0, 5))
@@ -229,7 +250,7 @@ def test_a_cut_while_the_content_moves_leaves_it_whole(machine: Machine) -> None
     machine.power("on")
     wait(machine.answers, within_s=BOOT_S)
     if not mounted(machine):
-        assert is_whole(machine) or machine.try_root(f"test -e {DATA}.card/models/large").returncode == 0
+        assert is_whole(machine) or machine.try_root(f"test -e {DATA}.card/of-this-test/large").returncode == 0
     machine.converge(storage_data_device=DISK, storage_data_format=machine.word)
     assert is_whole(machine)
     assert mounted(machine).startswith("/dev/vd")
@@ -248,7 +269,7 @@ def test_f15_without_the_disk_it_boots_and_nobody_writes_to_the_card(machine: Ma
     machine.cycle()
     try:
         assert mounted(machine) == ""
-        assert "Operation not permitted" in machine.try_root(f"mkdir {DATA}/models").stderr
+        assert "Operation not permitted" in machine.try_root(f"mkdir {DATA}/of-the-card").stderr
         said, code = machine.attempt(storage_data_device=DISK)
         assert code != 0
         assert "is not there" in " ".join(said.split())
@@ -271,7 +292,7 @@ def test_it_is_mounted_after_a_boot_and_checked_before(machine: Machine) -> None
 
 @pytest.fixture(scope="module")
 def encrypted(machine: Machine) -> Machine:
-    empty(machine)
+    give_back(machine)
     said = machine.converge(storage_data_device=DISK, storage_data_encrypted=True, storage_data_format=machine.word)
     assert "The recovery key is in" in said
     assert recovery_key.load(recovery_key.path(machine.fleet.fleet, machine.host.name)) not in said
