@@ -25,4 +25,5 @@ def test_the_deadline_is_looked_at(pi):
 
 
 def test_the_device_command_reports(pi):
-    assert '"reasons"' in pi.root(f"{DEVICE} report --json")
+    """Whatever it has to say: without a model it says that, and ends with 1."""
+    assert '"reasons"' in pi.as_root(f"{DEVICE} report --json").stdout

