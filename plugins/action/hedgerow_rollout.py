@@ -28,7 +28,7 @@ from hedgerow.fleet import access
 from hedgerow.fleet.endpoint import DeviceClient
 from hedgerow.identity.profiles import Profile
 from hedgerow.rollout.events import FAILED, Outcome
-from hedgerow.rollout.gates import HttpsWatcher
+from hedgerow.rollout.gate.watcher import HttpsWatcher
 from hedgerow.rollout.journal import Journal
 from hedgerow.rollout.prepare import plain
 from hedgerow.rollout.remote import NO_TERMINAL, Completed, command_line

@@ -13,7 +13,7 @@ from enum import StrEnum
 import msgspec
 
 from hedgerow.rollout.plan import Plan
-from hedgerow.rollout.policy import Tally
+from hedgerow.rollout.policy.budgets import Tally
 
 
 class Outcome(StrEnum):

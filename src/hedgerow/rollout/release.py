@@ -11,7 +11,7 @@ from hedgerow.registry.manifest import Manifest
 from hedgerow.registry.publish import BLOBS
 from hedgerow.registry.reference import Reference
 from hedgerow.registry.verify import trusted
-from hedgerow.rollout import probe
+from hedgerow.rollout.gate import probe
 from hedgerow.rollout.plan import Release
 
 

@@ -27,11 +27,13 @@ import msgspec
 
 from hedgerow.errors import DeviceError, NetworkError
 from hedgerow.fleet.endpoint import Report
-from hedgerow.rollout import events, policy
+from hedgerow.rollout import events
 from hedgerow.rollout.events import Outcome, State
-from hedgerow.rollout.gates import Watcher
+from hedgerow.rollout.gate import judge
+from hedgerow.rollout.gate.judge import Expectation, Look, Verdict
+from hedgerow.rollout.gate.watcher import Watcher
 from hedgerow.rollout.journal import Journal, timestamp
-from hedgerow.rollout.policy import Expectation, Look, Verdict
+from hedgerow.rollout.policy import budgets
 from hedgerow.rollout.remote import Completed, parse_answer, parse_report
 
 DISK_MARGIN_MB = 100
@@ -139,7 +141,7 @@ class HostSteps:
         while True:
             looks.append(watcher.look())
             now = self._clock.monotonic()
-            judgement = policy.soak(looks, expected, rules, started=started, now=now)
+            judgement = judge.soak(looks, expected, rules, started=started, now=now)
             if judgement.final:
                 break
             self._clock.sleep(rules.interval_s)
@@ -206,7 +208,7 @@ class HostSteps:
     def _finish(self, outcome: Outcome, reason: str, *, changed: bool = False) -> Step:
         self._journal.append(events.HostFinished(at=timestamp(), host=self.host, outcome=outcome, reason=reason))
         state = self._state()
-        stop = policy.spent(state.tally(), self._policy.budgets)
+        stop = budgets.spent(state.tally(), self._policy.budgets)
         if stop is not None and state.stopped is None:
             self._journal.append(events.Stopped(at=timestamp(), reason=stop))
         return Step(go=False, changed=changed, msg=f"{outcome}: {reason}")
@@ -245,7 +247,7 @@ def _not_its_turn(state: State, host: str) -> str | None:
     if known.outcome is not None:
         return f"{known.outcome} already in this rollout"
     # A host that was started before this process took over must come to an end, stopped or not.
-    stop = state.stopped or policy.spent(state.tally(), state.plan.policy.budgets)
+    stop = state.stopped or budgets.spent(state.tally(), state.plan.policy.budgets)
     if stop is not None and known.started_at is None:
         return f"not started, the rollout has stopped: {stop}"
     return None

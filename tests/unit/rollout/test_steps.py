@@ -12,9 +12,10 @@ import pytest
 from hedgerow.errors import NetworkError
 from hedgerow.rollout import lease
 from hedgerow.rollout.events import HostFinished, HostStarted, Opened, Outcome
+from hedgerow.rollout.gate.judge import Judgement, Look, Verdict
 from hedgerow.rollout.journal import Journal
 from hedgerow.rollout.plan import Plan, Release
-from hedgerow.rollout.policy import Budgets, Judgement, Look, Policy, Soak, Verdict
+from hedgerow.rollout.policy import Budgets, Policy, Soak
 from hedgerow.rollout.remote import Completed
 from hedgerow.rollout.steps import Clock, HostSteps, Step
 

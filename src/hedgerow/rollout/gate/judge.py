@@ -1,4 +1,4 @@
-"""The rules of a rollout, without IO and without a clock.
+"""The rules of a gate, without IO and without a clock.
 
 - A look at a host passes when the host was reached, serves the new version
   and reports ``ok``, or ``degraded`` for nothing but reasons that stood before
@@ -10,93 +10,16 @@
 - Anything else (worse than before, unreached, no data) breaks the row and is
   looked at again until the deadline, which then decides with the last look.
 - No data is never a pass.
-- Budgets count over the whole rollout, across waves. A host that could not be
-  reached before anything was done to it counts as unreachable; one that was
-  lost after its activation counts as a failure, for the release may be why.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import Annotated, Any
 
 import msgspec
 
-from hedgerow import json_schema as schemas
-from hedgerow.errors import UsageError
-
-Count = Annotated[int, msgspec.Meta(ge=1)]
-Seconds = Annotated[float, msgspec.Meta(gt=0)]
-
-
-class Soak(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How long a host is watched after its activation."""
-
-    passes: Count = 3
-    """Passing looks in a row."""
-    interval_s: Seconds = 1.0
-    """Seconds between looks."""
-    deadline_s: Seconds = 120.0
-    """Seconds after which the last look decides."""
-
-
-class Budgets(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How much may go wrong in the whole rollout; one more stops it."""
-
-    failures: Annotated[int, msgspec.Meta(ge=0)] = 0
-    unreachable: Annotated[int, msgspec.Meta(ge=0)] | None = None
-    """None: no limit. A host that is off before its turn is left as it is, so going on harms nobody."""
-
-
-class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What ``rollout_policy`` may say; every default is the careful one."""
-
-    waves: Annotated[list[Count], msgspec.Meta(min_length=1)] = msgspec.field(default_factory=lambda: [1])
-    """Hosts in each wave; the last number repeats (as ``serial`` does)."""
-    seed: str | None = None
-    """Changes the order of hosts. None: the bundle's own name and version, so a rerun keeps the order and
-    the next release meets another first host."""
-    soak: Soak = Soak()
-    activate_within_s: Annotated[int, msgspec.Meta(ge=1)] = 900
-    """Seconds for download, verification and switch together, after which the command on the host is ended."""
-    confirm_within_s: Annotated[int, msgspec.Meta(ge=30)] = 600
-    """Seconds after which a device that nobody confirmed goes back by itself."""
-    budgets: Budgets = Budgets()
-
-    def __post_init__(self) -> None:
-        shortest = self.soak.passes * self.soak.interval_s
-        if shortest > self.soak.deadline_s:
-            raise ValueError(
-                f"soak.deadline_s is {self.soak.deadline_s:g}, but {self.soak.passes} passes every "
-                f"{self.soak.interval_s:g} s take {shortest:g}"
-            )
-        if self.soak.deadline_s >= self.confirm_within_s:
-            raise ValueError(
-                f"confirm_within_s ({self.confirm_within_s}) must be longer than soak.deadline_s "
-                f"({self.soak.deadline_s:g}): the device would go back while it is still being judged"
-            )
-
-
-def parse(value: Any, *, where: str) -> Policy:
-    """Read a policy from decoded YAML or JSON; None is all defaults.
-
-    Raises:
-        UsageError: An unknown key or a value out of range; says which.
-    """
-    try:
-        return msgspec.convert({} if value is None else value, Policy)
-    except msgspec.ValidationError as error:
-        raise UsageError(
-            f"the rollout policy is wrong: {error}",
-            where=where,
-            next_step="keys and limits: hedgerow rollout plan --policy-schema",
-        ) from error
-
-
-def schema() -> dict[str, Any]:
-    """JSON Schema of a policy file."""
-    return schemas.of(Policy, "Hedgerow rollout policy")
+from hedgerow.rollout.policy.soak import Soak
 
 
 class Verdict(StrEnum):
@@ -199,19 +122,3 @@ def soak(looks: Sequence[Look], expected: Expectation, rules: Soak, *, started: 
         reason = f"only {row} of {rules.passes} passes in a row within {rules.deadline_s:g} s"
         return Judgement(verdict=Verdict.FAIL, reason=reason, final=True)
     return Judgement(verdict=last.verdict, reason=f"{last.reason} (for {rules.deadline_s:g} s)", final=True)
-
-
-class Tally(msgspec.Struct, frozen=True, kw_only=True):
-    """What has happened so far in the whole rollout, in hosts."""
-
-    failed: int = 0
-    unreachable: int = 0
-
-
-def spent(tally: Tally, budgets: Budgets) -> str | None:
-    """Say which budget is spent, so that no further host may start; None while all hold."""
-    if tally.failed > budgets.failures:
-        return f"{tally.failed} host(s) failed and the rollout may cost {budgets.failures}"
-    if budgets.unreachable is not None and tally.unreachable > budgets.unreachable:
-        return f"{tally.unreachable} host(s) could not be reached and the rollout may miss {budgets.unreachable}"
-    return None

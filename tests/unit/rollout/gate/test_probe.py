@@ -5,7 +5,7 @@ import math
 import pytest
 
 from hedgerow.registry.manifest import GoldenTensor, GoldenTensors, GoldenText, Message
-from hedgerow.rollout import probe as probes
+from hedgerow.rollout.gate import probe as probes
 
 TENSORS = GoldenTensors(
     inputs=(GoldenTensor("x", (1, 2), (1.0, 2.0)),), outputs=(GoldenTensor("y", (2,), (3.0, 4.0)),), atol=0.1, rtol=0.01

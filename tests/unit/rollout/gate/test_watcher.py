@@ -4,9 +4,9 @@ import pytest
 
 from hedgerow.errors import DeviceError, NetworkError
 from hedgerow.fleet.endpoint import Report, ReportedModel, ReportedReason
-from hedgerow.rollout.gates import HttpsWatcher
+from hedgerow.rollout.gate.judge import Verdict
+from hedgerow.rollout.gate.watcher import HttpsWatcher
 from hedgerow.rollout.plan import Release
-from hedgerow.rollout.policy import Verdict
 
 
 class Client:

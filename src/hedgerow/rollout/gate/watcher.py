@@ -10,9 +10,9 @@ from typing import Protocol
 
 from hedgerow.errors import DeviceError, NetworkError
 from hedgerow.fleet.endpoint import DeviceClient
-from hedgerow.rollout import probe as probes
+from hedgerow.rollout.gate import probe as probes
+from hedgerow.rollout.gate.judge import Judgement, Look, Verdict
 from hedgerow.rollout.plan import Release
-from hedgerow.rollout.policy import Judgement, Look, Verdict
 
 
 class Watcher(Protocol):

@@ -1,0 +1,67 @@
+"""What a rollout may do, as an operator writes it: one section a module. Pure: no IO and no clock.
+
+Every key may be left out, every default is the careful one, and an unknown key
+is an error.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+
+from hedgerow import json_schema as schemas
+from hedgerow.errors import UsageError
+from hedgerow.rollout.policy.budgets import Budgets
+from hedgerow.rollout.policy.soak import Soak
+from hedgerow.rollout.policy.units import Count
+
+
+class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What ``rollout_policy`` may say; every default is the careful one."""
+
+    waves: Annotated[list[Count], msgspec.Meta(min_length=1)] = msgspec.field(default_factory=lambda: [1])
+    """Hosts in each wave; the last number repeats (as ``serial`` does)."""
+    seed: str | None = None
+    """Changes the order of hosts. None: the bundle's own name and version, so a rerun keeps the order and
+    the next release meets another first host."""
+    soak: Soak = Soak()
+    activate_within_s: Annotated[int, msgspec.Meta(ge=1)] = 900
+    """Seconds for download, verification and switch together, after which the command on the host is ended."""
+    confirm_within_s: Annotated[int, msgspec.Meta(ge=30)] = 600
+    """Seconds after which a device that nobody confirmed goes back by itself."""
+    budgets: Budgets = Budgets()
+
+    def __post_init__(self) -> None:
+        shortest = self.soak.passes * self.soak.interval_s
+        if shortest > self.soak.deadline_s:
+            raise ValueError(
+                f"soak.deadline_s is {self.soak.deadline_s:g}, but {self.soak.passes} passes every "
+                f"{self.soak.interval_s:g} s take {shortest:g}"
+            )
+        if self.soak.deadline_s >= self.confirm_within_s:
+            raise ValueError(
+                f"confirm_within_s ({self.confirm_within_s}) must be longer than soak.deadline_s "
+                f"({self.soak.deadline_s:g}): the device would go back while it is still being judged"
+            )
+
+
+def parse(value: Any, *, where: str) -> Policy:
+    """Read a policy from decoded YAML or JSON; None is all defaults.
+
+    Raises:
+        UsageError: An unknown key or a value out of range; says which.
+    """
+    try:
+        return msgspec.convert({} if value is None else value, Policy)
+    except msgspec.ValidationError as error:
+        raise UsageError(
+            f"the rollout policy is wrong: {error}",
+            where=where,
+            next_step="keys and limits: hedgerow rollout plan --policy-schema",
+        ) from error
+
+
+def schema() -> dict[str, Any]:
+    """JSON Schema of a policy file."""
+    return schemas.of(Policy, "Hedgerow rollout policy")
