@@ -163,9 +163,8 @@ def test_a_server_that_is_killed_comes_back_with_what_is_current(site, pi, wait)
 
 def _start_anew(site, pi: str, wait) -> None:
     """The server as after a boot: what a test did to it must not stand in its count of restarts."""
-    site.on(
-        pi, "systemctl stop hedgerow-server; systemctl reset-failed hedgerow-server; systemctl start hedgerow-server"
-    )
+    unit = "hedgerow-server"
+    site.on(pi, f"systemctl stop {unit}; systemctl reset-failed {unit}; systemctl start {unit}")
     wait(lambda: site.serves()[pi] == "assistant@0.1.1", within_s=30)
 
 
