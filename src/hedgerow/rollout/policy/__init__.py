@@ -12,7 +12,10 @@ import msgspec
 
 from hedgerow import json_schema as schemas
 from hedgerow.errors import UsageError
+from hedgerow.rollout.policy.approvals import Approval
 from hedgerow.rollout.policy.budgets import Budgets
+from hedgerow.rollout.policy.retry import Retry
+from hedgerow.rollout.policy.rollback import Rollback
 from hedgerow.rollout.policy.soak import Soak
 from hedgerow.rollout.policy.units import Count
 
@@ -31,6 +34,10 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     confirm_within_s: Annotated[int, msgspec.Meta(ge=30)] = 600
     """Seconds after which a device that nobody confirmed goes back by itself."""
     budgets: Budgets = Budgets()
+    approvals: list[Approval] = []
+    """Waves that wait for people; several entries for one wave must all be met."""
+    retry: Retry = Retry()
+    rollback: Rollback = Rollback()
 
     def __post_init__(self) -> None:
         shortest = self.soak.passes * self.soak.interval_s

@@ -13,6 +13,9 @@ class Budgets(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     failures: Natural = 0
     unreachable: Natural | None = None
     """None: no limit. A host that is off before its turn is left as it is, so going on harms nobody."""
+    environment: Natural | None = 1
+    """Hosts set aside because their supply or heat explains the breach. A second one makes the release itself
+    suspect: it may be what draws the power. None: no limit."""
 
 
 class Tally(msgspec.Struct, frozen=True, kw_only=True):
@@ -20,6 +23,7 @@ class Tally(msgspec.Struct, frozen=True, kw_only=True):
 
     failed: int = 0
     unreachable: int = 0
+    environment: int = 0
 
 
 def spent(tally: Tally, budgets: Budgets) -> str | None:
@@ -28,4 +32,9 @@ def spent(tally: Tally, budgets: Budgets) -> str | None:
         return f"{tally.failed} host(s) failed and the rollout may cost {budgets.failures}"
     if budgets.unreachable is not None and tally.unreachable > budgets.unreachable:
         return f"{tally.unreachable} host(s) could not be reached and the rollout may miss {budgets.unreachable}"
+    if budgets.environment is not None and tally.environment > budgets.environment:
+        return (
+            f"{tally.environment} host(s) were set aside for their supply or heat and the rollout may set aside "
+            f"{budgets.environment}"
+        )
     return None
