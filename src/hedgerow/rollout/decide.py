@@ -132,7 +132,7 @@ def after(state: State, event: Event) -> list[Event]:
             stop = _breach(state)
             return [] if stop is None else [Stopped(at=event.at, reason=stop.reason, undo=stop.undo)]
         case OperatorAsked(refused=None):
-            return _after_request(event.request, event.at, state)
+            return _after_request(state, event.request, event.at)
     return []
 
 
@@ -227,14 +227,12 @@ def _refused_approval(state: State, request: Request) -> str | None:
     return None
 
 
-def _after_request(request: Request, at: str, state: State) -> list[Event]:
-    why = f": {request.reason}" if request.reason else ""
+def _after_request(state: State, request: Request, at: str) -> list[Event]:
+    """What a request brought about, in the journal's own words; the state has it from the request itself."""
     match request.kind:
-        case RequestKind.ABORT:
-            return [Stopped(at=at, reason=f"emergency stop by {request.by}{why}", undo=True)]
-        case RequestKind.ROLLBACK:
-            reason = f"rolled back by {request.by}{why}"
-            return [Stopped(at=at, reason=reason, undo=True), RolledBack(at=at, reason=reason)]
-        case RequestKind.SUPERSEDE if state.stopped is None:
-            return [Stopped(at=at, reason=f"superseded by {request.bundle}, says {request.by}{why}")]
+        case RequestKind.ABORT | RequestKind.SUPERSEDE | RequestKind.ROLLBACK if state.stopped is not None:
+            stop: list[Event] = [Stopped(at=at, reason=state.stopped, undo=state.undo)]
+            if request.kind is RequestKind.ROLLBACK and state.rolled_back is not None:
+                stop.append(RolledBack(at=at, reason=state.rolled_back))
+            return stop
     return []

@@ -28,6 +28,7 @@ from hedgerow.rollout.records import (
     HostFell,
     HostFinished,
     HostJudged,
+    HostPrepared,
     HostResolved,
     HostRetried,
     HostStaged,
@@ -60,6 +61,7 @@ __all__ = [
     "HostFell",
     "HostFinished",
     "HostJudged",
+    "HostPrepared",
     "HostResolved",
     "HostRetried",
     "HostStaged",
@@ -261,6 +263,11 @@ def _waiting(state: State, event: Waiting) -> None:
     state.waiting, state.waited_at = (event.code, event.reason), event.at
 
 
+def _prepared(state: State, event: HostPrepared) -> None:
+    host = state.hosts[event.host]
+    host.before, host.baseline = event.before, event.baseline
+
+
 def _started(state: State, event: HostStarted) -> None:
     host = state.hosts[event.host]
     host.started_at, host.before, host.baseline = event.at, event.before, event.baseline
@@ -310,9 +317,10 @@ def _asked(state: State, event: OperatorAsked) -> None:
     request = event.request
     if event.refused is not None:
         return
+    why = f": {request.reason}" if request.reason else ""
     match request.kind:
         case RequestKind.PAUSE:
-            state.paused = f"by {request.by}{': ' + request.reason if request.reason else ''}"
+            state.paused = f"by {request.by}{why}"
         case RequestKind.RESUME:
             state.paused = state.no_data = None
         case RequestKind.APPROVE:
@@ -321,12 +329,22 @@ def _asked(state: State, event: OperatorAsked) -> None:
                 names.append(request.by)
         case RequestKind.SUPERSEDE:
             state.superseding = request.bundle
-        case RequestKind.ABORT | RequestKind.ROLLBACK:
-            pass  # ``decide.after`` says what follows
+            _stop(state, f"superseded by {request.bundle}, says {request.by}{why}", undo=False)
+        case RequestKind.ABORT:
+            _stop(state, f"emergency stop by {request.by}{why}", undo=True)
+        case RequestKind.ROLLBACK:
+            state.rolled_back = f"by {request.by}{why}"
+            _stop(state, f"rolled back {state.rolled_back}", undo=True)
+
+
+def _stop(state: State, reason: str, *, undo: bool) -> None:
+    """The first reason stays; a stop that takes nothing back can become one that does."""
+    state.stopped = reason if state.stopped is None else state.stopped
+    state.undo = state.undo or undo
 
 
 def _stopped(state: State, event: Stopped) -> None:
-    state.stopped, state.undo = event.reason, event.undo or state.undo
+    _stop(state, event.reason, undo=event.undo)
 
 
 def _rolled_back(state: State, event: RolledBack) -> None:
@@ -354,6 +372,7 @@ _APPLY: dict[type[Any], Callable[[State, Any], None]] = {
     Surveyed: _surveyed,
     WaveOpened: _wave_opened,
     Waiting: _waiting,
+    HostPrepared: _prepared,
     HostStarted: _started,
     HostStaged: _staged,
     HostRetried: _retried,

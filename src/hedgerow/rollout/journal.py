@@ -20,7 +20,7 @@ import msgspec
 
 from hedgerow import atomic
 from hedgerow.errors import HedgerowError, RefusedError
-from hedgerow.rollout import lease
+from hedgerow.rollout import decide, lease
 from hedgerow.rollout.events import Event, State, replay
 
 FILE = "journal.jsonl"
@@ -45,6 +45,12 @@ class Journal:
         self.folder = folder
         self.path = folder / FILE
         self._pid = os.getpid() if pid is None else pid
+        self._forget()
+
+    def _forget(self) -> None:
+        self._state: State | None = None
+        self._inode: int | None = None
+        self._read_bytes = self._read_lines = 0
 
     def append(self, event: Event) -> None:
         """Write one event; it is on the disk when this returns.
@@ -76,14 +82,57 @@ class Journal:
         except FileNotFoundError:
             return []
 
-    def state(self) -> State | None:
-        """What the journal says; None if it says nothing."""
-        return replay(self.events())
+    def record(self, event: Event) -> State:
+        """Append ``event`` and whatever follows from it; the state with all of that.
 
-    def _decode(self, data: bytes) -> list[Event]:
+        Raises:
+            RefusedError: This process does not hold the lease.
+        """
+        self.append(event)
+        state = self.read()
+        for each in decide.after(state, event):
+            self.append(each)
+        return self.read()
+
+    def state(self) -> State | None:
+        """What the journal says; None if it says nothing.
+
+        Only lines that are new since the last call are read. The state is one object that the next call carries on.
+        """
+        try:
+            with self.path.open("rb") as file:
+                self._catch_up(file)
+        except FileNotFoundError:
+            self._forget()
+        return self._state
+
+    def read(self) -> State:
+        """What the journal says.
+
+        Raises:
+            ValueError: It says nothing yet.
+        """
+        state = self.state()
+        if state is None:
+            raise ValueError(f"{self.path} is empty: a plan comes first")
+        return state
+
+    def _catch_up(self, file: BinaryIO) -> None:
+        status = os.fstat(file.fileno())
+        if status.st_ino != self._inode or status.st_size < self._read_bytes:
+            self._forget()
+            self._inode = status.st_ino
+        file.seek(self._read_bytes)
+        data = file.read()
+        events = self._decode(data, first_line=self._read_lines + 1)
+        self._read_bytes += data.rfind(b"\n") + 1
+        self._read_lines += len(events)
+        self._state = replay(events, self._state)
+
+    def _decode(self, data: bytes, *, first_line: int = 1) -> list[Event]:
         lines = data.split(b"\n")[:-1]
         events: list[Event] = []
-        for number, line in enumerate(lines, start=1):
+        for number, line in enumerate(lines, start=first_line):
             try:
                 events.append(_DECODER.decode(line))
             except msgspec.DecodeError as error:

@@ -141,6 +141,14 @@ class Waiting(_Event, frozen=True, kw_only=True, tag="waiting"):
     reason: str
 
 
+class HostPrepared(_Event, frozen=True, kw_only=True, tag="host_prepared"):
+    """The preflight passed; nothing is changed yet. ``before`` and ``baseline`` as in ``HostStarted``."""
+
+    host: str
+    before: str | None
+    baseline: list[str] = []
+
+
 class HostStarted(_Event, frozen=True, kw_only=True, tag="host_started"):
     """A host is about to be changed. ``baseline`` are the reason codes that already stood."""
 
@@ -263,6 +271,7 @@ Event = (
     | Surveyed
     | WaveOpened
     | Waiting
+    | HostPrepared
     | HostStarted
     | HostStaged
     | HostRetried

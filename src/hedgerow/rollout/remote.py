@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hedgerow.errors import DeviceError
+from hedgerow.errors import DeviceError, HedgerowError, NetworkError
 from hedgerow.fleet.endpoint import Report, decode_report
 
 PROGRAM = "/opt/hedgerow/runtime/current/bin/hedgerow-device"
@@ -55,7 +55,8 @@ def parse_answer(done: Completed, *, host: str, verb: str) -> dict[str, Any]:
     """The JSON object that a successful command printed.
 
     Raises:
-        DeviceError: The command failed; the message is the device's own.
+        NetworkError: The device could not reach its registry, or the line broke on the way: worth another try.
+        DeviceError: The command failed for another reason; the message is the device's own.
     """
     if done.code != 0:
         raise _failure(done, host=host, verb=verb)
@@ -68,7 +69,7 @@ def parse_answer(done: Completed, *, host: str, verb: str) -> dict[str, Any]:
     return answer
 
 
-def _failure(done: Completed, *, host: str, verb: str) -> DeviceError:
+def _failure(done: Completed, *, host: str, verb: str) -> HedgerowError:
     """The device's own error, which it prints as JSON on stderr, or else the end of what it said."""
     if done.code in TIMED_OUT:
         return DeviceError(f"hedgerow-device {verb} took too long and was ended", where=host)
@@ -76,6 +77,9 @@ def _failure(done: Completed, *, host: str, verb: str) -> DeviceError:
     try:
         said = json.loads(last)
         text, where, next_step = str(said["what"]), f"{host}: {said.get('where')}", said.get("next")
+        # The device says by class who is at fault (hedgerow.errors), and so whether it may pass by itself.
+        kind = NetworkError if said.get("error") == NetworkError.__name__ else DeviceError
     except (ValueError, KeyError, TypeError):
         text, where, next_step = f"exit code {done.code}: {done.stderr.strip()[-400:] or 'it said nothing'}", host, None
-    return DeviceError(f"hedgerow-device {verb}: {text}", where=where, next_step=next_step)
+        kind = DeviceError
+    return kind(f"hedgerow-device {verb}: {text}", where=where, next_step=next_step)

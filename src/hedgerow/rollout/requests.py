@@ -86,12 +86,8 @@ def take(journal: Journal, approvers: Approvers, *, now: Callable[[], str] = tim
             return []
         for request in pending(journal.folder, state.asked):
             asked = _weigh(state, request, approvers, now())
-            journal.append(asked)
+            state = journal.record(asked)
             taken.append(asked)
-            state = journal.state() or state
-            for event in decide.after(state, asked):
-                journal.append(event)
-            state = journal.state() or state
     return taken
 
 
