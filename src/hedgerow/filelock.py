@@ -39,6 +39,18 @@ def exclusive(path: Path, *, wait_s: float, work: str) -> Iterator[None]:
         yield
 
 
+def held(path: Path) -> bool:
+    """Whether a process has ``path`` locked now."""
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
 def _try(fd: int) -> bool:
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

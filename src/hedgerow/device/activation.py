@@ -31,6 +31,7 @@ from hedgerow.registry.reference import Reference
 
 # Longer than the steps of any other command but the loading of a model, which may take minutes.
 LOCK_WAIT_S = 30.0
+LOCK = "lock"
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -146,6 +147,23 @@ class Activation:
                 pending = self._pending(name, back, current, None, within_s=0)
             elif pending.from_ is None:
                 raise _nothing_before(self._models_dir / pending.name, pending.name)
+            return self._go_back(pending, reason)
+
+    def give_up(self, reference: Reference, *, reason: str) -> Outcome:
+        """Go back from a version that its own device finds failing, if it still waits for its confirmation.
+
+        What was confirmed or reverted meanwhile stays: whoever held the lock first has decided. A first activation
+        stays, too, as in ``revert_if_overdue``.
+
+        Raises:
+            DeviceError: the version before cannot be served.
+        """
+        with self._locked():
+            name, pending = reference.name, links.read_pending(self._state_dir)
+            if pending is None or pending.reference != str(reference) or pending.from_ is None:
+                note = "there is no version before" if pending else f"{reference} no longer waits to be confirmed"
+                previous = links.target(self._models_dir / name, PREVIOUS)
+                return Outcome(name, self._current(name), previous, note=note)
             return self._go_back(pending, reason)
 
     def revert_if_overdue(self, name: str) -> Outcome:
@@ -276,8 +294,9 @@ class Activation:
     def _locked(self) -> Iterator[None]:
         try:
             self._state_dir.mkdir(parents=True, exist_ok=True)
-            lock = self._state_dir / "lock"
-            with filelock.exclusive(lock, wait_s=LOCK_WAIT_S, work="changing what this device serves"):
+            with filelock.exclusive(
+                self._state_dir / LOCK, wait_s=LOCK_WAIT_S, work="changing what this device serves"
+            ):
                 links.sweep(self._models_dir, self._state_dir)
                 self._recover()
                 yield

@@ -11,34 +11,30 @@ import msgspec
 
 from hedgerow import __version__
 from hedgerow.cli import run
+from hedgerow.device import cli_agent
 from hedgerow.device import config as configs
 from hedgerow.device.activation import Activation, Outcome
+from hedgerow.device.cli_options import config_option, json_option, show
 from hedgerow.device.config import DeviceConfig
 from hedgerow.device.control import ControlSocket
 from hedgerow.errors import DeviceError, ExitCode, HedgerowError, PublisherError, UsageError
 from hedgerow.registry import bundle as bundles
 from hedgerow.registry.reference import Reference
 
-config_option = click.option(
-    "--config",
-    "path",
-    type=click.Path(path_type=Path),
-    default=configs.DEFAULT_PATH,
-    show_default=True,
-    help="This device's configuration.",
-)
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
-
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="hedgerow-device")
 def cli() -> None:
-    """Stage, activate, confirm and revert models on this device.
+    """Stage, activate, confirm and revert models on this device, drain and watch it.
 
     \b
     Exit codes: 0 done, 1 failed and nothing changed, 2 wrong use,
     3 refused by policy.
     """  # noqa: D301 - click's mark for a paragraph as it stands
+
+
+for command in (cli_agent.watch, cli_agent.events, cli_agent.drain, cli_agent.undrain):
+    cli.add_command(command)
 
 
 @cli.command()
@@ -51,7 +47,7 @@ def stage(*, bundle: str, registry_url: str | None, path: Path, as_json: bool) -
     config = configs.load(path)
     reference = Reference.parse(bundle)
     new_bytes = _stage(config, reference, registry_url)
-    _print(
+    show(
         {
             "changed": new_bytes > 0,
             "model": _shown(config, reference.name, reference.version),
@@ -173,8 +169,9 @@ def _stage(config: DeviceConfig, reference: Reference, registry_url: str | None)
 def _report_without_server(config: DeviceConfig) -> dict[str, Any]:
     from datetime import UTC, datetime
 
-    from hedgerow.device import hardware, health, links
+    from hedgerow.device import hardware, health, heartbeat, links
 
+    beat = heartbeat.read()
     pending = links.read_pending(config.activation_dir)
     observed = health.Observation(
         host=config.host,
@@ -184,6 +181,7 @@ def _report_without_server(config: DeviceConfig) -> dict[str, Any]:
         hardware=hardware.read(disk_paths=(str(config.models_dir),)),
         server_down=True,
         confirm_deadline=None if pending is None else pending.deadline,
+        agent=None if beat is None else health.AgentState(beat.at, beat.last_answer, beat.failures),
     )
     built: dict[str, Any] = msgspec.to_builtins(health.build(observed, datetime.now(UTC)), str_keys=True)
     return built
@@ -213,11 +211,7 @@ def _print_outcome(config: DeviceConfig, outcome: Outcome, *, as_json: bool) -> 
     )
     if outcome.deadline is not None:
         text += f"; it reverts unless confirmed by {outcome.deadline:%H:%M:%S} UTC"
-    _print(value, text if outcome.note is None else f"{text} ({outcome.note})", as_json=as_json)
-
-
-def _print(value: dict[str, Any], text: str, *, as_json: bool) -> None:
-    click.echo(msgspec.json.encode(value) if as_json else text)
+    show(value, text if outcome.note is None else f"{text} ({outcome.note})", as_json=as_json)
 
 
 def main() -> None:

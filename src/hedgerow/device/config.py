@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Struct
 
 from hedgerow import configfile
+from hedgerow.device.watchdog import AgentConfig
 from hedgerow.errors import UsageError
 
 DEFAULT_PATH = Path("/etc/hedgerow/device.yml")
@@ -26,7 +27,7 @@ class DeviceConfig(Struct, frozen=True, forbid_unknown_fields=True):
 
     ``registry_url`` is where bundles come from; ``registry_name`` is the name that its certificate must have (None: the
     URL's host). ``reserve_mb`` stays free on the disk beside models. ``confirm_within_s`` is the deadline of an
-    activation that names none.
+    activation that names none. ``agent`` is how the model in service is watched.
     """
 
     fleet: str
@@ -43,6 +44,7 @@ class DeviceConfig(Struct, frozen=True, forbid_unknown_fields=True):
     control_socket: Path = Path("/run/hedgerow/server.sock")
     reserve_mb: int = 64
     confirm_within_s: int = 600
+    agent: AgentConfig = AgentConfig()
 
 
 def load(path: Path) -> DeviceConfig:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import socket
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,10 +28,15 @@ class ServerDownError(DeviceError):
 
 @dataclass(frozen=True)
 class Status:
-    """What the server has loaded; None where there is nothing."""
+    """What the server has loaded, None where there is nothing; ``inflight`` requests run.
+
+    ``drained_until`` is when it takes requests again by itself, None where it takes them.
+    """
 
     serving: Reference | None
     prepared: Reference | None
+    inflight: int = 0
+    drained_until: datetime | None = None
 
 
 class Server(Protocol):
@@ -59,10 +65,11 @@ class Server(Protocol):
 
 
 class ControlSocket:
-    """The server behind its Unix socket."""
+    """The server behind its Unix socket; ``timeout_s`` bounds every wait for it."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, timeout_s: float = TIMEOUT_S) -> None:
         self._path = path
+        self._timeout_s = timeout_s
 
     def prepare(self, name: str, version: str) -> dict[str, Any]:
         return self._ask("POST", "/control/v1/prepare", {"name": name, "version": version})
@@ -74,25 +81,30 @@ class ControlSocket:
         self._ask("POST", "/control/v1/discard", {"name": name, "version": version})
 
     def status(self) -> Status:
-        answer = self._ask("GET", "/control/v1/status", None)
-        return Status(*(_reference(answer[key]) for key in ("serving", "prepared")))
+        return _status(self._ask("GET", "/control/v1/status", None))
+
+    def drain(self, *, within_s: int) -> Status:
+        """Take no new requests for ``within_s`` seconds at the most; those that run go on."""
+        return _status(self._ask("POST", "/control/v1/drain", {"within_s": within_s}))
+
+    def undrain(self) -> Status:
+        """Take requests again."""
+        return _status(self._ask("POST", "/control/v1/undrain", {}))
+
+    def post(self, path: str, body: dict[str, Any]) -> tuple[int, bytes]:
+        """Any request as an application makes it: the HTTP status and the answer's body.
+
+        Raises:
+            ServerDownError: nobody answers in time.
+        """
+        return self._exchange("POST", path, body)
 
     def report(self) -> dict[str, Any]:
         """The health report."""
         return self._ask("GET", "/health/report", None)
 
-    def _ask(self, method: str, path: str, body: dict[str, str] | None) -> dict[str, Any]:
-        connection = _UnixConnection(self._path)
-        try:
-            connection.request(method, path, None if body is None else msgspec.json.encode(body), _JSON)
-            response = connection.getresponse()
-            status, data = response.status, response.read()
-        except (OSError, http.client.HTTPException) as error:
-            raise ServerDownError(
-                f"the server does not answer: {error}", where=str(self._path), next_step=_START
-            ) from error
-        finally:
-            connection.close()
+    def _ask(self, method: str, path: str, body: dict[str, Any] | None) -> dict[str, Any]:
+        status, data = self._exchange(method, path, body)
         try:
             answer: dict[str, Any] = msgspec.json.decode(data)
         except msgspec.DecodeError as error:
@@ -110,17 +122,40 @@ class ControlSocket:
             raise DeviceError(f"the server answered HTTP {status}: {answer}", where=path, next_step=_START)
         return answer
 
+    def _exchange(self, method: str, path: str, body: dict[str, Any] | None) -> tuple[int, bytes]:
+        connection = _UnixConnection(self._path, self._timeout_s)
+        try:
+            connection.request(method, path, None if body is None else msgspec.json.encode(body), _JSON)
+            response = connection.getresponse()
+            return response.status, response.read()
+        except (OSError, http.client.HTTPException) as error:
+            raise ServerDownError(
+                f"the server does not answer: {error}", where=str(self._path), next_step=_START
+            ) from error
+        finally:
+            connection.close()
+
+
+def _status(answer: dict[str, Any]) -> Status:
+    until = answer.get("drained_until")
+    return Status(
+        _reference(answer["serving"]),
+        _reference(answer["prepared"]),
+        int(answer.get("inflight", 0)),
+        None if until is None else datetime.fromisoformat(until),
+    )
+
 
 def _reference(shown: dict[str, Any] | None) -> Reference | None:
     return None if shown is None else Reference(str(shown["name"]), str(shown["version"]))
 
 
 class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: Path) -> None:
-        super().__init__("localhost", timeout=TIMEOUT_S)
+    def __init__(self, path: Path, timeout_s: float) -> None:
+        super().__init__("localhost", timeout=timeout_s)
         self._path = path
 
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(TIMEOUT_S)
+        self.sock.settimeout(self.timeout)
         self.sock.connect(str(self._path))

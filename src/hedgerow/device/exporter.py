@@ -26,6 +26,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
 from hedgerow.device.metrics import Board, DeviceCollector
+from hedgerow.device.notify import notify
 from hedgerow.errors import MachineError
 from hedgerow.identity import profiles, tls
 
@@ -160,7 +161,7 @@ def serve(device: Device, *, port: int = PORT) -> None:
     with listen(device, credentials=credentials, board=board, port=port) as server:
         threading.Thread(target=server.serve_forever, name="serve", daemon=True).start()
         threading.Thread(target=_keep_asking, args=(board,), name="hat", daemon=True).start()
-        _notify("READY=1")
+        notify("READY=1")
         try:
             while True:
                 signal.pause()
@@ -172,15 +173,6 @@ def _keep_asking(board: Board) -> None:
     while True:
         board.refresh()
         time.sleep(HAT_INTERVAL_S)
-
-
-def _notify(message: str) -> None:
-    """Tell systemd (sd_notify(3)); nothing where it did not start us."""
-    address = os.environ.get("NOTIFY_SOCKET")
-    if not address:
-        return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
-        channel.sendto(message.encode(), "\0" + address[1:] if address.startswith("@") else address)
 
 
 def _say(line: str) -> None:

@@ -31,6 +31,8 @@ DISK_LOW_MB: Final = 256
 MEMORY_LOW_MB: Final = 128
 # A certificate is renewed at a third of its life left; under three days, renewal has failed for a week.
 CERTIFICATE_ENDS_SOON: Final = timedelta(days=3)
+# It beats every few seconds, and stands still for minutes at the most: while it takes a version back.
+AGENT_SILENT: Final = timedelta(minutes=15)
 
 Status = Literal["ok", "degraded", "failing"]
 Severity = Literal["critical", "warning", "info"]
@@ -55,6 +57,8 @@ class Code(StrEnum):
     CERTIFICATE_EXPIRED = "certificate_expired"
     REQUESTS_FAIL = "requests_fail"
     SERVER_DOWN = "server_down"
+    WATCHDOG_FAILING = "watchdog_failing"
+    AGENT_SILENT = "agent_silent"
 
 
 # The sentence and the weight of each code; ``build`` may add a figure in brackets.
@@ -75,6 +79,8 @@ REASONS: Final[dict[Code, tuple[Severity, str]]] = {
     Code.CERTIFICATE_EXPIRED: ("critical", "The device's certificate has expired."),
     Code.REQUESTS_FAIL: ("warning", "A noticeable share of requests fails."),
     Code.SERVER_DOWN: ("critical", "The inference server does not answer."),
+    Code.WATCHDOG_FAILING: ("critical", "The device's own watchdog gets no right answer from the model."),
+    Code.AGENT_SILENT: ("warning", "The device's agent gives no sign of life."),
 }
 
 # Under ten requests one failure says little; above, 5 % is ten times the fleet's goal of 0.5 %.
@@ -145,6 +151,14 @@ class Pending(Struct, frozen=True):
     confirm_deadline: datetime
 
 
+class AgentState(Struct, frozen=True):
+    """The device's agent: its last sign of life, when the model last answered as it should, failures in a row since."""
+
+    heartbeat: datetime
+    last_answer: datetime | None = None
+    failures: int = 0
+
+
 class HealthReport(Struct, frozen=True):
     """The whole report; times are UTC."""
 
@@ -161,13 +175,15 @@ class HealthReport(Struct, frozen=True):
     board: BoardState
     serving: Serving
     pending: Pending | None
+    agent: AgentState | None = None
 
 
 class Observation(Struct, frozen=True):
     """What ``build`` makes a report of.
 
     ``hardware`` has the keys of ``hedgerow.device.hardware.read`` (any may be missing). ``model_error`` says why the
-    model that should be served is not.
+    model that should be served is not. ``agent`` is None where none has run since boot; ``watchdog`` is what it finds
+    wrong with the model.
     """
 
     host: str
@@ -181,6 +197,8 @@ class Observation(Struct, frozen=True):
     server_down: bool = False
     confirm_deadline: datetime | None = None
     certificate_ends: datetime | None = None
+    agent: AgentState | None = None
+    watchdog: str | None = None
 
 
 def build(observed: Observation, now: datetime, first_seen: dict[Code, datetime] | None = None) -> HealthReport:
@@ -211,6 +229,7 @@ def build(observed: Observation, now: datetime, first_seen: dict[Code, datetime]
         board=_board(hardware),
         serving=observed.serving,
         pending=None if observed.confirm_deadline is None else Pending(observed.confirm_deadline),
+        agent=observed.agent,
     )
 
 
@@ -231,6 +250,10 @@ def _reasons(observed: Observation, now: datetime) -> Iterable[tuple[Code, str |
     """Every reason that holds, with a detail for its sentence."""
     yield from _serving_reasons(observed)
     yield from _board_reasons(observed.hardware)
+    if observed.agent is not None and now - observed.agent.heartbeat > AGENT_SILENT:
+        yield Code.AGENT_SILENT, f"since {observed.agent.heartbeat:%Y-%m-%d %H:%M:%S} UTC"
+    elif observed.watchdog is not None:
+        yield Code.WATCHDOG_FAILING, observed.watchdog
     if observed.confirm_deadline is not None:
         yield Code.CONFIRM_PENDING, f"until {observed.confirm_deadline:%Y-%m-%d %H:%M:%S} UTC"
     ends = observed.certificate_ends

@@ -17,7 +17,7 @@ from cryptography import x509
 from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from hedgerow.device import confinement, hardware, hat_chain
+from hedgerow.device import confinement, hardware, hat_chain, heartbeat
 from hedgerow.device.pinned import Pinned
 
 FIRMWARE_INTERVAL_S = 5.0
@@ -56,8 +56,11 @@ class Board:
 class DeviceCollector(Collector):
     """The samples of ``hedgerow_device_`` and ``hedgerow_hat_``."""
 
-    def __init__(self, board: Board, certificate: Path, pinned: Pinned | None = None) -> None:
+    def __init__(
+        self, board: Board, certificate: Path, pinned: Pinned | None = None, *, beats: Path = heartbeat.FILE
+    ) -> None:
         self._board = board
+        self._beats = beats
         self._pinned = pinned or Pinned()
         # The certificate that this process serves with: a service is restarted when it is renewed.
         self._expiry = x509.load_pem_x509_certificate(certificate.read_bytes()).not_valid_after_utc.timestamp()
@@ -75,6 +78,7 @@ class DeviceCollector(Collector):
             "hedgerow_device_certificate_expiry_timestamp_seconds", "End of the device's certificate.", self._expiry
         )
         yield _apparmor()
+        yield from _agent(heartbeat.read(self._beats))
         yield from _pins(self._pinned, full)
         yield from _hat(full, sensors)
 
@@ -150,6 +154,25 @@ def _pins(pinned: Pinned, full: dict[str, Any] | None) -> Iterator[Metric]:
     )
     yield _gauge(
         "hedgerow_device_pending_kernel", "1 if the next boot takes another kernel (F46).", pinned.pending(running)
+    )
+
+
+def _agent(beat: heartbeat.Heartbeat | None) -> Iterator[Metric]:
+    answered = None if beat is None or beat.last_answer is None else beat.last_answer.timestamp()
+    yield _gauge(
+        "hedgerow_device_agent_heartbeat_timestamp_seconds",
+        "Last sign of life of the device's agent.",
+        None if beat is None else beat.at.timestamp(),
+    )
+    yield _gauge(
+        "hedgerow_device_agent_answer_timestamp_seconds",
+        "When the model in service last answered the agent's canonical question as it should.",
+        answered,
+    )
+    yield _gauge(
+        "hedgerow_device_agent_failures",
+        "Canonical questions that failed since, in a row.",
+        None if beat is None else beat.failures,
     )
 
 

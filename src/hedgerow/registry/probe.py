@@ -8,6 +8,7 @@ applications use.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -36,8 +37,8 @@ def _cost(golden: Probe) -> int:
     return sum(len(tensor.data) for tensor in golden.inputs)
 
 
-def ask(probe: Probe, model: str, tensor_types: dict[str, str]) -> Question:
-    """The request for ``probe``. ``tensor_types`` maps input names to their protocol data types (FP32 where unnamed)."""
+def ask(probe: Probe, model: str, tensor_types: Mapping[str, str]) -> Question:
+    """The request for ``probe``. ``tensor_types`` maps input names to their protocol data types, else FP32."""
     if isinstance(probe, GoldenText):
         return Question(
             "/v1/chat/completions",

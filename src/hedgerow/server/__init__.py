@@ -7,6 +7,7 @@
 | `models`, `loading`, `golden` | one loaded model and its slot; loading it; golden inputs, answered before a switch |
 | `backends/` | ONNX Runtime, onnxruntime-genai; one small interface |
 | `scheduler`, `stop` | several generations sharing one model, a token each in turn; stop texts |
+| `drain` | no new requests for a while, always bounded |
 | `workers` | a bounded pool for tensor models |
 | `tensors` | the protocol's tensors, as JSON and as bytes |
 | `protocols/` | Open Inference Protocol v2, OpenAI chat, health, control: HTTP in and out, no behaviour |

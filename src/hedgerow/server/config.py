@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Struct
 
 from hedgerow import configfile
+from hedgerow.device import heartbeat
 from hedgerow.errors import UsageError
 
 LOOPBACK_HTTP = "127.0.0.1:8000"
@@ -74,7 +75,8 @@ class ServerConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """The server of one device.
 
     ``models_dir/<model>/current`` is what it serves. ``threads`` for one model: None leaves a core to the rest of the
-    system where there are more than two. ``activation_dir`` is where ``hedgerow-device`` keeps its pending state.
+    system where there are more than two. ``activation_dir`` is where ``hedgerow-device`` keeps its pending state,
+    ``heartbeat`` what its agent says of itself.
     """
 
     host: str
@@ -87,6 +89,7 @@ class ServerConfig(Struct, frozen=True, forbid_unknown_fields=True):
     http: Address | None = Address("127.0.0.1", 8000)
     https: Tls | None = Tls()
     control_socket: Path | None = Path("/run/hedgerow/server.sock")
+    heartbeat: Path = heartbeat.FILE
     threads: int | None = None
     limits: Limits = Limits()
 

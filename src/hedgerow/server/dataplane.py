@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, cast
 from hedgerow.device.health import Serving
 from hedgerow.server import loading, tensors
 from hedgerow.server.config import Limits
+from hedgerow.server.drain import Drain
 from hedgerow.server.errors import BadRequest, NotFound, Overloaded, Unusable
 from hedgerow.server.metrics import Metrics
 from hedgerow.server.models import Served, Slot
@@ -71,7 +72,9 @@ class DataPlane:
         self._workers = Workers(threads=_INFER_THREADS, queue=self._limits.queue)
         self._change = asyncio.Lock()
         self._patience = Patience()
-        self.draining = False
+        # Set once, when the process stops; ``drain`` is an operator's and ends.
+        self.stopping = False
+        self.drain = Drain()
         self.window = Window()
         self.metrics = Metrics(lambda: self.queue_depth)
         self._recorder = Recorder(self.metrics, self.window)
@@ -82,6 +85,16 @@ class DataPlane:
     def names(self) -> list[str]:
         """Every name that is meant to be served here."""
         return sorted(self._slots)
+
+    @property
+    def draining(self) -> bool:
+        """Whether no new requests are taken."""
+        return self.stopping or self.drain.until is not None
+
+    @property
+    def inflight(self) -> int:
+        """Requests being worked on."""
+        return self._recorder.inflight
 
     @property
     def queue_depth(self) -> int:

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from hedgerow import __version__
-from hedgerow.device import hardware
-from hedgerow.device.health import Code, HealthReport, ModelState, Observation, build
+from hedgerow.device import hardware, heartbeat
+from hedgerow.device.health import AgentState, Code, HealthReport, ModelState, Observation, build
 from hedgerow.server.errors import NotFound
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ class Observer:
         activation_dir: Path,
         certificate_ends: Callable[[], datetime | None] = lambda: None,
         restarts: Callable[[], int | None] = lambda: None,
+        heartbeat_file: Path | None = None,
     ) -> None:
         self._plane = plane
         self._host = host
@@ -57,6 +58,7 @@ class Observer:
         self._activation_dir = activation_dir
         self._certificate_ends = certificate_ends
         self._restarts = restarts
+        self._heartbeat = heartbeat_file
         self._first_seen: dict[Code, datetime] = {}
         self._boot_facts: dict[str, Any] | None = None
         self._kept: tuple[float, dict[str, Any]] | None = None
@@ -67,6 +69,7 @@ class Observer:
         async with self._lock:
             if self._kept is None or time.monotonic() - self._kept[0] > KEEP_S:
                 self._kept = time.monotonic(), await asyncio.to_thread(self._read_hardware)
+        beat = None if self._heartbeat is None else heartbeat.read(self._heartbeat)
         observed = Observation(
             host=self._host,
             serial=self._serial,
@@ -78,6 +81,8 @@ class Observer:
             serving=self._plane.serving_figures(restarts=self._restarts()),
             confirm_deadline=self._confirm_deadline(),
             certificate_ends=self._certificate_ends(),
+            agent=None if beat is None else AgentState(beat.at, beat.last_answer, beat.failures),
+            watchdog=None if beat is None else beat.failing,
         )
         return build(observed, datetime.now(UTC), self._first_seen)
 

@@ -46,6 +46,7 @@ class Recorder:
     def __init__(self, metrics: Metrics, window: Window) -> None:
         self._metrics = metrics
         self._window = window
+        self.inflight = 0
 
     @contextlib.contextmanager
     def request(self, name: str, protocol: str) -> Iterator[Record]:
@@ -53,6 +54,7 @@ class Recorder:
         record = Record(time.monotonic())
         code = 200
         self._metrics.inflight.inc()
+        self.inflight += 1
         try:
             yield record
         except ServingError as error:
@@ -66,6 +68,7 @@ class Recorder:
             raise
         finally:
             self._metrics.inflight.dec()
+            self.inflight -= 1
             self._finish(record, name, protocol, code)
 
     def _finish(self, record: Record, name: str, protocol: str, code: int) -> None:

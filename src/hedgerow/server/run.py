@@ -23,6 +23,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 
+from hedgerow.device.notify import notify
 from hedgerow.errors import HedgerowError, MachineError
 from hedgerow.server import systemd
 from hedgerow.server.access import ByProfile
@@ -94,6 +95,7 @@ def serve_device(config: ServerConfig) -> None:
             activation_dir=config.activation_dir,
             certificate_ends=lambda: None if tls is None else tls.expires,
             restarts=lambda: None if restarts is None else restarts.count,
+            heartbeat_file=config.heartbeat,
         )
         listeners = _device_listeners(config, plane, observer, tls)
         if restarts is not None:  # not before: a second server that finds the ports taken must not count
@@ -154,13 +156,14 @@ def _device_listeners(
         guarded = ByProfile(app, fleet=config.fleet, site=config.site)
         listeners.append(Listener(listen(config.https.listen), guarded, tls))
     if config.control_socket is not None:
-        routes = [*health.routes(plane, observer), *control.routes(plane, config.model)]
+        # The applications' routes, too: so the device's agent asks what they ask, without a network.
+        routes = [*_public_routes(plane, observer, config.limits), *control.routes(plane, config.model)]
         listeners.append(Listener(listen_unix(config.control_socket), _application(routes), path=config.control_socket))
     return listeners
 
 
 def _public_routes(plane: DataPlane, observer: Observer, limits: Limits) -> list[Route]:
-    """What both doors serve; the control routes are not among them."""
+    """What all doors serve; the control routes are not among them."""
     return [*health.routes(plane, observer), *openai.routes(plane, limits), *oip.routes(plane, limits)]
 
 
@@ -201,11 +204,11 @@ async def _serve(service: Service) -> None:
         await asyncio.wait((loading, stopped, *tasks), return_when=asyncio.FIRST_COMPLETED)
         if loading.done():
             loading.result()
-            systemd.notify("READY=1")
+            notify("READY=1")
             await asyncio.wait((stopped, *tasks), return_when=asyncio.FIRST_COMPLETED)
     finally:
-        systemd.notify("STOPPING=1")
-        service.plane.draining = True
+        notify("STOPPING=1")
+        service.plane.stopping = True
         for server in servers:
             server.should_exit = True
         ended = await asyncio.gather(*tasks, return_exceptions=True)

@@ -5,24 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import socket
 from collections.abc import Iterator
+
+from hedgerow.device.notify import notify
 
 _MICRO = 1_000_000
 # As long as `hedgerow-device` waits for a load (hedgerow.device.control).
 LOADING_S = 600.0
-
-
-def notify(state: str) -> None:
-    """Tell systemd; nothing without ``$NOTIFY_SOCKET``."""
-    address = os.environ.get("NOTIFY_SOCKET")
-    if not address:
-        return
-    if address.startswith("@"):
-        address = "\0" + address[1:]
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
-        channel.connect(address)
-        channel.sendall(state.encode())
 
 
 def watchdog_s() -> float | None:

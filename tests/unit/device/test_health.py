@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from hedgerow.device import health
-from hedgerow.device.health import Code, ModelState, Observation, Serving, build
+from hedgerow.device.health import AgentState, Code, ModelState, Observation, Serving, build
 from hedgerow.fleet.endpoint import decode_report
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -68,6 +68,8 @@ CASES = [
     Case({"certificate_ends": NOW + timedelta(days=2, hours=23)}, Code.CERTIFICATE_ENDS_SOON, "degraded"),
     Case({"certificate_ends": NOW}, Code.CERTIFICATE_EXPIRED, "failing"),
     Case({"serving": Serving(300.0, requests=100, errors=6)}, Code.REQUESTS_FAIL, "degraded", "6 of 100 in 300 s"),
+    Case({"agent": AgentState(NOW), "watchdog": "it said no"}, Code.WATCHDOG_FAILING, "failing", "(it said no)"),
+    Case({"agent": AgentState(NOW - timedelta(minutes=16))}, Code.AGENT_SILENT, "degraded", "since 2026-11-21 11:44"),
 ]
 
 
@@ -93,6 +95,7 @@ def test_every_code_is_tried_above() -> None:
         {"certificate_ends": NOW + timedelta(days=3)},
         {"serving": Serving(300.0, requests=9, errors=9)},
         {"serving": Serving(300.0, requests=100, errors=5)},
+        {"agent": AgentState(NOW - timedelta(minutes=15), None, 2)},
         {"hardware": dict.fromkeys(WELL)},
         {"hardware": {group: {} for group in WELL}},
         {"hardware": {"disk": {"free_mb": {"/": None}}}},
@@ -144,3 +147,10 @@ def test_an_unknown_code_breaks_the_schema() -> None:
 def test_the_schema_beside_the_module_is_generated() -> None:
     done = subprocess.run([sys.executable, "-m", "hedgerow.device.health"], capture_output=True, text=True, check=True)
     assert SCHEMA.read_text() == done.stdout
+
+
+def test_the_agent_s_figures_stand_in_the_report_and_a_silent_agent_s_finding_does_not() -> None:
+    agent = AgentState(NOW, NOW - timedelta(minutes=1), 1)
+    assert build(observed(agent=agent), NOW).agent == agent
+    silent = AgentState(NOW - timedelta(hours=1), None, 9)
+    assert codes(build(observed(agent=silent, watchdog="it said no"), NOW)) == ["agent_silent"]

@@ -421,7 +421,7 @@ def test_over_the_queue_inferences_are_sent_away(serve) -> None:
 
 def test_a_server_that_is_drained_says_so(serve) -> None:
     client = serve()
-    client.server.plane.draining = True
+    client.server.plane.stopping = True
     assert client.get("/health/live").status_code == 200
     assert client.get("/health/ready").status_code == client.get("/v2/health/ready").status_code == 503
     for path, asked in ((CHAT, {"model": "assistant", "messages": HELLO}), (INFER, {"inputs": [ROW]})):

@@ -12,6 +12,7 @@ import server_support as support
 
 from hedgerow.device import hardware
 from hedgerow.device.health import Serving
+from hedgerow.device.notify import notify
 from hedgerow.errors import MachineError, UsageError
 from hedgerow.identity.profiles import Peer, Profile
 from hedgerow.server import access, config, observe, sockets, systemd
@@ -166,7 +167,7 @@ def test_nobody_is_asked_for_patience_who_watches_not(monkeypatch) -> None:
 
 def test_nobody_is_told_where_nobody_listens(monkeypatch) -> None:
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
-    systemd.notify("READY=1")
+    notify("READY=1")
 
 
 def test_an_abstract_socket_is_told(monkeypatch) -> None:
@@ -174,7 +175,7 @@ def test_an_abstract_socket_is_told(monkeypatch) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
         listener.bind("\0" + name)
         monkeypatch.setenv("NOTIFY_SOCKET", "@" + name)
-        systemd.notify("READY=1")
+        notify("READY=1")
         listener.settimeout(support.PATIENCE_S)
         assert listener.recv(20) == b"READY=1"
 

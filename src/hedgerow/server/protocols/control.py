@@ -1,17 +1,18 @@
-"""The control socket's routes: how ``hedgerow-device`` has a version prepared, switched to, or forgotten.
+"""The control socket's routes: how ``hedgerow-device`` has a version prepared, switched to, or forgotten; draining.
 
 Only root and the server itself can open the socket; there is no other authentication.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from hedgerow.server.drain import MAXIMUM_S
 from hedgerow.server.errors import NotFound, Unusable
 from hedgerow.server.protocols.http import body, decode, json_response
 
@@ -27,6 +28,12 @@ class Which(Struct, frozen=True, forbid_unknown_fields=True):
 
     name: str
     version: str
+
+
+class HowLong(Struct, frozen=True, forbid_unknown_fields=True):
+    """Seconds after which a drain ends by itself."""
+
+    within_s: Annotated[float, Meta(gt=0, le=MAXIMUM_S)]
 
 
 def routes(plane: DataPlane, model: str) -> list[Route]:
@@ -49,17 +56,43 @@ def routes(plane: DataPlane, model: str) -> list[Route]:
         await plane.discard(decode(await body(request, limit=_LIMIT), Which).name)
         return json_response({})
 
-    async def status(_: Request) -> Response:
-        try:
-            serving = plane.served(model)
-        except NotFound:
-            serving = None
-        return json_response({"serving": _shown(serving), "prepared": _shown(plane.prepared(model))})
-
     return [
         Route("/control/v1/prepare", prepare, methods=["POST"]),
         Route("/control/v1/switch", switch, methods=["POST"]),
         Route("/control/v1/discard", discard, methods=["POST"]),
+        *_state_routes(plane, model),
+    ]
+
+
+def _state_routes(plane: DataPlane, model: str) -> list[Route]:
+    async def drain(request: Request) -> Response:
+        plane.drain.begin(decode(await body(request, limit=_LIMIT), HowLong).within_s)
+        return state()
+
+    async def undrain(_: Request) -> Response:
+        plane.drain.end()
+        return state()
+
+    async def status(_: Request) -> Response:
+        return state()
+
+    def state() -> Response:
+        try:
+            serving = plane.served(model)
+        except NotFound:
+            serving = None
+        return json_response(
+            {
+                "serving": _shown(serving),
+                "prepared": _shown(plane.prepared(model)),
+                "inflight": plane.inflight,
+                "drained_until": plane.drain.until,
+            }
+        )
+
+    return [
+        Route("/control/v1/drain", drain, methods=["POST"]),
+        Route("/control/v1/undrain", undrain, methods=["POST"]),
         Route("/control/v1/status", status),
     ]
 
