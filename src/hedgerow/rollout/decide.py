@@ -88,13 +88,13 @@ def next_wave(state: State, wave: int, now: datetime) -> Decision:
 def host_may_start(state: State, host: str, now: datetime) -> Decision:
     """Whether an untouched ``host`` may have its turn at ``now``.
 
-    Finish: it had it. A host that was started is never held up by a wait, only by a stop: then it goes back.
+    Finish: it had it. A host that was started is never held up, but by a stop that takes it back.
     """
     known = state.hosts[host]
     if known.outcome is not None:
         return Finish()
     stop = stopped(state)
-    if stop is not None:
+    if stop is not None and (stop.undo or known.started_at is None):
         return stop
     if known.started_at is not None:
         return Go(state.wave)

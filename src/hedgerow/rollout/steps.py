@@ -5,62 +5,43 @@ looks at it over mutual TLS, ``Clock`` waits. ``playbooks/rollout.yml`` puts the
 steps in order; tests do the same in memory.
 
 - A step never leaves a host touched and unjournaled: ``HostStarted`` is on the
-  disk before the device is asked to change anything.
-- Undoing looks first. A device that still serves the version before (its
-  activation failed, or it went back by itself) is left alone: one more
-  ``revert`` would take it a version too far.
+  disk before the device is asked to serve anything else. Staging before that
+  changes nothing in serving.
+- A host that was started comes to an end: it is never refused or passed over.
+- A rollout that takes back what it has done confirms nobody: who is in the middle
+  of a turn ends it and goes back.
 - A host that cannot be reached for undoing, or whose server does not come back to
-  say what it serves, is ``lost``: it counts as failed, and its own confirm
-  deadline takes it back.
-- A first installation has nothing to go back to. The device then keeps the
-  release rather than serve nothing; the rollout counts it as failed.
+  say what it serves, is ``lost``: it counts as failed. Its own confirm deadline
+  takes it back, and its next turn resolves what became of it.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Callable
 
 import msgspec
 
 from hedgerow.errors import DeviceError, NetworkError
-from hedgerow.fleet.endpoint import Report
-from hedgerow.rollout import events
+from hedgerow.rollout import decide, events, preflight
 from hedgerow.rollout.events import Outcome, State
 from hedgerow.rollout.gate import judge
-from hedgerow.rollout.gate.judge import Expectation, Look, Verdict
+from hedgerow.rollout.gate.judge import Expectation, Judgement, Look, Verdict
 from hedgerow.rollout.gate.watcher import Watcher
+from hedgerow.rollout.hostline import Clock, Device, HostLine
 from hedgerow.rollout.journal import Journal, timestamp
-from hedgerow.rollout.policy import budgets
-from hedgerow.rollout.remote import Completed, parse_answer, parse_report
+from hedgerow.rollout.undo import Return, bring_back
 
-DISK_MARGIN_MB = 100
-"""Left free beside a new bundle, for logs and metadata."""
+__all__ = ["Clock", "Device", "HostSteps", "Step"]
 
+ENDED = "stopped"
+"""Verdict of a gate that the rollout's stop has ended."""
 
-class Device(Protocol):
-    """Runs ``hedgerow-device`` on the host."""
-
-    def __call__(self, arguments: Sequence[str], *, timeout_s: int) -> Completed:
-        """Run it with ``arguments``.
-
-        Raises:
-            NetworkError: The host could not be reached, or the line broke.
-        """
-
-
-SERVER_BACK_S = 20
-"""Seconds within which systemd has restarted a server that crashed, and it has loaded a small model."""
-
-
-@dataclass(frozen=True)
-class Clock:
-    """Time, so that tests need none."""
-
-    monotonic: Callable[[], float] = time.monotonic
-    sleep: Callable[[float], None] = time.sleep
+_AFTER_VERDICT = {
+    "environment": Outcome.ENVIRONMENT,
+    "no_data": Outcome.UNJUDGED,
+    ENDED: Outcome.UNDONE,
+}
+"""What a host is once it is back on the version before, by its gate's verdict; reverted for any other."""
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,58 +54,92 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class HostSteps:
-    """The steps of one host's turn."""
+    """The steps of one host's turn. ``attend`` journals what operators have asked meanwhile."""
 
-    def __init__(
-        self, host: str, journal: Journal, device: Device, watcher: Callable[[], Watcher], clock: Clock | None = None
+    def __init__(  # noqa: PLR0917 - one argument for each thing a turn needs from outside
+        self,
+        host: str,
+        journal: Journal,
+        device: Device,
+        watcher: Callable[[], Watcher],
+        clock: Clock | None = None,
+        attend: Callable[[], object] = lambda: None,
     ) -> None:
         self.host = host
         self._journal = journal
-        self._device = device
         self._watcher = watcher
         self._clock = clock or Clock()
-        plan = self._state().plan
+        self._attend = attend
+        self._line = HostLine(host, device, self._clock, self._again)
+        plan = journal.read().plan
         self._release = plan.release
         self._policy = plan.policy
 
+    # -- before the host is touched ---------------------------------------
+
     def preflight(self) -> Step:
         """Ask the journal whether it is this host's turn, then the host whether there is anything to do."""
-        state = self._state()
-        over = _not_its_turn(state, self.host)
+        self._attend()
+        state = self._journal.read()
+        known = state.hosts[self.host]
+        if known.outcome is Outcome.LOST:
+            return self.resolve()
+        over = self._not_its_turn(state)
         if over is not None:
-            return Step(go=False, msg=over)
+            return over
         try:
-            report = self._report()
-        except NetworkError as error:
-            return self._finish(Outcome.UNREACHABLE, error.what)
-        except DeviceError as error:
-            return self._finish(Outcome.REFUSED, error.what)
-        if self._serves(report) and report.pending is None:
-            return self._already(report)
-        lack = self._lack(report)
-        if lack is not None:
-            return self._finish(Outcome.REFUSED, lack)
-        if state.hosts[self.host].started_at is None:
-            self._journal.append(
-                events.HostStarted(
-                    at=timestamp(),
-                    host=self.host,
-                    before=report.reference,
-                    baseline=sorted(reason.code for reason in report.troubles),
-                )
-            )
+            report = self._line.report()
+        except (NetworkError, DeviceError) as error:
+            return self._silent(error, started=known.started_at is not None)
+        ended = preflight.had(report, self._release, known)
+        if ended is None and known.started_at is None:
+            ended = preflight.unfit(report, self._release) or self._unseen()
+        if ended is not None:
+            return self._finish(*ended)
+        if known.started_at is None:
+            baseline = sorted(reason.code for reason in report.troubles)
+            self._record(events.HostPrepared, before=report.reference, baseline=baseline)
         return Step(msg=f"serves {report.reference or 'nothing'} and is to serve {self._release.bundle}")
 
+    def stage(self) -> Step:
+        """Have the device fetch and verify the whole release; nothing changes in serving."""
+        known = self._journal.read().hosts[self.host]
+        started = self._clock.monotonic()
+        try:
+            answer = self._line.run(["stage", self._release.bundle], timeout_s=self._policy.activate_within_s)
+        except (NetworkError, DeviceError) as error:
+            if known.started_at is not None:
+                return self.revert(f"staging failed: {error.what}")
+            if isinstance(error, DeviceError):
+                return self._finish(Outcome.REFUSED, f"staging failed: {error.what}")
+            return self._source_gone(error.what)
+        seconds = round(self._clock.monotonic() - started, 3)
+        new_bytes = answer.get("new_bytes")
+        self._record(events.HostStaged, seconds=seconds, new_bytes=new_bytes if isinstance(new_bytes, int) else None)
+        return Step(changed=bool(answer.get("changed")), msg=f"staged in {seconds:.1f} s")
+
+    # -- the change -------------------------------------------------------
+
     def activate(self) -> Step:
-        """Have the device fetch, verify, try and serve the release, under its own deadline."""
+        """Have the device try and serve the release, under its own deadline."""
+        self._attend()
+        state = self._journal.read()
+        known = state.hosts[self.host]
+        if known.started_at is None:
+            over = self._not_its_turn(state)
+            if over is not None:
+                return over
+            self._record(events.HostStarted, before=known.before, baseline=known.baseline)
+        elif known.verdict not in {None, Verdict.PASS}:
+            return Step(failed=True, msg=f"its gate had said {known.verdict} before the run was cut off")
         started = self._clock.monotonic()
         arguments = ["activate", self._release.bundle, "--confirm-within", str(self._policy.confirm_within_s)]
         try:
-            answer = self._run(arguments, timeout_s=self._policy.activate_within_s)
+            answer = self._line.run(arguments, timeout_s=self._policy.activate_within_s)
         except (NetworkError, DeviceError) as error:
             return Step(failed=True, msg=f"activation failed: {error.what}")
         seconds = round(self._clock.monotonic() - started, 3)
-        self._journal.append(events.HostActivated(at=timestamp(), host=self.host, seconds=seconds))
+        self._record(events.HostActivated, seconds=seconds)
         return Step(changed=bool(answer.get("changed")), msg=f"activated in {seconds:.1f} s, to be confirmed")
 
     def gate(self) -> Step:
@@ -132,13 +147,16 @@ class HostSteps:
         expected = Expectation(
             version=self._release.bundle,
             sha256=self._release.sha256,
-            baseline=frozenset(self._state().hosts[self.host].baseline),
+            baseline=frozenset(self._journal.read().hosts[self.host].baseline),
         )
         rules = self._policy.soak
         watcher = self._watcher()
         started = self._clock.monotonic()
         looks: list[Look] = []
         while True:
+            stop = self.interrupted()
+            if stop is not None:
+                return self._judged(ENDED, f"the rollout has stopped: {stop}", looks=len(looks), started=started)
             looks.append(watcher.look())
             now = self._clock.monotonic()
             judgement = judge.soak(looks, expected, rules, started=started, now=now)
@@ -146,108 +164,152 @@ class HostSteps:
                 break
             self._clock.sleep(rules.interval_s)
         if judgement.verdict is Verdict.PASS:
-            answer = watcher.ask(self._release)
-            judgement = msgspec.structs.replace(answer, reason=f"{judgement.reason}; {answer.reason}")
-        self._journal.append(
-            events.HostJudged(
-                at=timestamp(),
-                host=self.host,
-                verdict=judgement.verdict,
-                reason=judgement.reason,
-                looks=len(looks),
-                seconds=round(self._clock.monotonic() - started, 3),
-            )
-        )
-        passed = judgement.verdict is Verdict.PASS
-        return Step(failed=not passed, msg=f"gate says {judgement.verdict}: {judgement.reason}")
+            judgement = self._asked(watcher, judgement)
+        return self._judged(judgement.verdict, judgement.reason, looks=len(looks), started=started)
 
     def confirm(self) -> Step:
         """End the device's deadline: from here on it keeps the release."""
+        stop = self.interrupted()
+        if stop is not None:
+            return self._judged(ENDED, f"the rollout has stopped: {stop}", looks=0, started=self._clock.monotonic())
         try:
-            self._run(["confirm", self._release.bundle])
+            self._line.run(["confirm", self._release.bundle])
         except (NetworkError, DeviceError) as error:
             return Step(failed=True, msg=f"confirmation failed: {error.what}")
-        return self._finish(Outcome.CONFIRMED, self._state().hosts[self.host].reason or "passed its gate")
+        return self._finish(Outcome.CONFIRMED, self._journal.read().hosts[self.host].reason or "passed its gate")
+
+    def drill(self) -> Step:
+        """Go back and forward again, so that the way back is known to work before others depend on it."""
+        known = self._journal.read().hosts[self.host]
+        if known.before is None:
+            return Step(msg="no drill: nothing was served before")
+        back = self._bring_back("the rollout's drill of the way back")
+        if back.outcome is not None:
+            return Step(failed=True, msg=f"the drill failed: {back.text}")
+        again = self.activate()
+        return again if again.failed else self.gate()
+
+    # -- the way back -----------------------------------------------------
 
     def revert(self, reason: str) -> Step:
         """Bring the host back to the version before, whatever state its activation was left in."""
-        before = self._state().hosts[self.host].before
-        try:
-            report = self._settled_report(before)
-            if report.reference == self._release.bundle != before:
-                if before is None:
-                    return self._finish(
-                        Outcome.KEPT, f"{reason}; nothing was served before, so {report.reference} stays"
-                    )
-                self._run(["revert", "--reason", reason], timeout_s=self._policy.activate_within_s)
-                report = self._settled_report(before)
-        except (NetworkError, DeviceError) as error:
-            return self._finish(Outcome.LOST, f"{reason}; undoing failed, its deadline will: {error.what}")
-        if report.reference != before and (report.reference == self._release.bundle or report.reference is None):
-            state = f"serves {report.reference or 'nothing'}, not {before or 'nothing'}"
-            return self._finish(Outcome.LOST, f"{reason}; after its revert it {state}")
-        return self._finish(
-            Outcome.REVERTED, f"{reason}; serves {report.reference or 'nothing, as before'}", changed=True
-        )
+        back = self._bring_back(reason)
+        verdict = self._journal.read().hosts[self.host].verdict
+        outcome = back.outcome or _AFTER_VERDICT.get(verdict or "", Outcome.REVERTED)
+        return self._finish(outcome, f"{reason}; {back.text}{_deadline(back)}", changed=back.changed)
 
-    def _already(self, report: Report) -> Step:
-        if report.status == "failing":
-            listed = ", ".join(reason.code for reason in report.troubles)
-            return self._finish(Outcome.REFUSED, f"serves {report.reference} already, and is failing: {listed}")
-        return self._finish(Outcome.ALREADY, f"serves {report.reference}")
+    def undo(self) -> Step:
+        """Bring the host back because the rollout was stopped or rolled back, if it is one of those."""
+        state = self._journal.read()
+        if self.host not in decide.to_undo(state):
+            return Step(go=False, msg="stays as it is")
+        known = state.hosts[self.host]
+        reason = known.fell or state.stopped or "the rollout was stopped"
+        confirmed = known.outcome is Outcome.CONFIRMED
+        back = self._bring_back(reason)
+        own = Outcome.UNDONE if known.fell is None else Outcome.REVERTED
+        if not confirmed:
+            own = Outcome.UNDONE if known.verdict in {None, Verdict.PASS} else _after(known.verdict)
+        note = "; it keeps the release until it is reached" if confirmed and back.outcome is Outcome.LOST else ""
+        text = f"{reason}; {back.text}{note or _deadline(back)}"
+        self._record(events.HostUndone, outcome=back.outcome or own, reason=text)
+        return Step(go=False, changed=back.changed, msg=f"{back.outcome or own}: {text}")
 
-    def _settled_report(self, before: str | None) -> Report:
-        """A report that names a model, if one was served before: a server that crashed is back within seconds."""
-        for _ in range(SERVER_BACK_S):
-            report = self._report()
-            if report.model is not None or before is None:
-                break
-            self._clock.sleep(1)
-        return report
+    def resolve(self) -> Step:
+        """Say what became of a lost host, and bring it back if nobody did."""
+        known = self._journal.read().hosts[self.host]
+        back = self._bring_back("it was lost in a rollout")
+        if back.outcome is Outcome.LOST:
+            return Step(go=False, msg=f"still lost: {back.text}")
+        how = "was brought back now" if back.changed else "had gone back by itself"
+        outcome = back.outcome or Outcome.REVERTED
+        text = f"{known.reason}; then it returned and {how if back.outcome is None else 'stays'}: {back.text}"
+        self._record(events.HostResolved, outcome=outcome, reason=text)
+        return Step(go=False, changed=back.changed, msg=f"{outcome}: {text}")
+
+    def interrupted(self) -> str | None:
+        """Why the rollout takes back what it has done, operators' requests included; None while it does not.
+
+        A stop that takes nothing back lets those in their turn come to its end.
+        """
+        self._attend()
+        stop = decide.stopped(self._journal.read())
+        return stop.reason if stop is not None and stop.undo else None
+
+    # -- parts ------------------------------------------------------------
+
+    def _not_its_turn(self, state: State) -> Step | None:
+        decision = decide.host_may_start(state, self.host, self._clock.now())
+        known = state.hosts[self.host]
+        match decision:
+            case decide.Finish():
+                return Step(go=False, msg=f"{known.outcome} already in this rollout")
+            case decide.Stop() if known.started_at is not None:
+                return Step(go=False, msg=f"goes back with the others, the rollout has stopped: {decision.reason}")
+            case decide.Stop():
+                return Step(go=False, msg=f"not started, the rollout has stopped: {decision.reason}")
+            case decide.Wait():
+                return self._finish(Outcome.SKIPPED, f"{decision.code}: {decision.reason}")
+        return None
+
+    def _silent(self, error: NetworkError | DeviceError, *, started: bool) -> Step:
+        """It gave no report: left as it is before its turn, brought back where that was cut off."""
+        if started:
+            return self.revert(f"its turn was cut off, and it gave no report: {error.what}")
+        outcome = Outcome.UNREACHABLE if isinstance(error, NetworkError) else Outcome.REFUSED
+        return self._finish(outcome, error.what)
+
+    def _unseen(self) -> tuple[Outcome, str] | None:
+        unseen = preflight.unseen(self._watcher().look())
+        return None if unseen is None else (Outcome.REFUSED, unseen)
+
+    def _source_gone(self, what: str) -> Step:
+        tries = self._policy.retry.attempts
+        step = self._finish(Outcome.SKIPPED, f"staging failed in {tries} tries: {what}")
+        if decide.stopped(self._journal.read()) is None:
+            reason = f"{self.host} could not get the release in {tries} tries: {what}"
+            self._journal.record(events.Stopped(at=timestamp(), reason=reason))
+        return step
+
+    def _asked(self, watcher: Watcher, judgement: Judgement) -> Judgement:
+        answer = watcher.ask(self._release)
+        return msgspec.structs.replace(answer, reason=f"{judgement.reason}; {answer.reason}")
+
+    def _judged(self, verdict: str, reason: str, *, looks: int, started: float) -> Step:
+        seconds = round(self._clock.monotonic() - started, 3)
+        self._record(events.HostJudged, verdict=verdict, reason=reason, looks=looks, seconds=seconds)
+        return Step(failed=verdict != Verdict.PASS, msg=f"gate says {verdict}: {reason}")
+
+    def _bring_back(self, reason: str) -> Return:
+        before = self._journal.read().hosts[self.host].before
+        tries = iter(range(1, self._policy.retry.attempts + 1))
+
+        def again(error: NetworkError) -> bool:
+            wait_s = self._again(next(tries), error)
+            if wait_s is not None:
+                self._clock.sleep(wait_s)
+            return wait_s is not None
+
+        within = self._policy.activate_within_s
+        return bring_back(self._line, self._release.bundle, before, reason, timeout_s=within, again=again)
+
+    def _again(self, attempt: int, error: NetworkError) -> float | None:
+        wait_s = self._policy.retry.wait_s(attempt)
+        if wait_s is not None:
+            self._record(events.HostRetried, attempt=attempt, cause=error.what, after_s=wait_s)
+        return wait_s
 
     def _finish(self, outcome: Outcome, reason: str, *, changed: bool = False) -> Step:
-        self._journal.append(events.HostFinished(at=timestamp(), host=self.host, outcome=outcome, reason=reason))
-        state = self._state()
-        stop = budgets.spent(state.tally(), self._policy.budgets)
-        if stop is not None and state.stopped is None:
-            self._journal.append(events.Stopped(at=timestamp(), reason=stop))
+        self._record(events.HostFinished, outcome=outcome, reason=reason)
         return Step(go=False, changed=changed, msg=f"{outcome}: {reason}")
 
-    def _state(self) -> State:
-        state = self._journal.state()
-        if state is None:
-            raise ValueError(f"{self._journal.path} is empty: a plan comes first")
-        return state
-
-    def _lack(self, report: Report) -> str | None:
-        """What the host has too little of for one more bundle."""
-        needed_mb = self._release.size_bytes / 1e6 + DISK_MARGIN_MB
-        free_mb = report.board.disk_free_mb
-        if self._serves(report) or free_mb is None or free_mb >= needed_mb:
-            return None
-        return f"{free_mb:.0f} MB free on its disk, {needed_mb:.0f} MB needed"
-
-    def _serves(self, report: Report) -> bool:
-        return (
-            report.model is not None
-            and report.reference == self._release.bundle
-            and report.model.sha256 == self._release.sha256
-        )
-
-    def _report(self) -> Report:
-        return parse_report(self._device(["report", "--json"], timeout_s=60), host=self.host)
-
-    def _run(self, arguments: Sequence[str], *, timeout_s: int = 60) -> dict[str, Any]:
-        done = self._device([*arguments, "--json"], timeout_s=timeout_s)
-        return parse_answer(done, host=self.host, verb=arguments[0])
+    def _record(self, kind: Callable[..., events.Event], **fields: object) -> None:
+        self._journal.record(kind(at=timestamp(self._clock.now()), host=self.host, **fields))
 
 
-def _not_its_turn(state: State, host: str) -> str | None:
-    known = state.hosts[host]
-    if known.outcome is not None:
-        return f"{known.outcome} already in this rollout"
-    # A host that was started before this process took over must come to an end, stopped or not.
-    stop = state.stopped or budgets.spent(state.tally(), state.plan.policy.budgets)
-    if stop is not None and known.started_at is None:
-        return f"not started, the rollout has stopped: {stop}"
-    return None
+def _after(verdict: str | None) -> Outcome:
+    return _AFTER_VERDICT.get(verdict or "", Outcome.REVERTED)
+
+
+def _deadline(back: Return) -> str:
+    return "; its own deadline will take it back" if back.outcome is Outcome.LOST else ""

@@ -156,6 +156,9 @@ def test_a_host_is_journaled_before_it_is_touched(steps: HostSteps, journal: Jou
     device.reasons, device.status = ["fan_slow"], "degraded"
     assert steps.preflight().go
     assert device.changes() == []
+    assert journal.state().hosts["a"].started_at is None
+    device.broken["activate"] = Completed(1, "", "")
+    steps.activate()
     started = journal.events()[-1]
     assert isinstance(started, HostStarted)
     assert (started.before, started.baseline) == (OLD, ["fan_slow"])
@@ -264,8 +267,8 @@ def test_a_server_that_crashed_is_waited_for(steps: HostSteps, journal: Journal,
     steps.preflight()
     steps.activate()
     device.serves = None  # what the device command says while the server is down
-    steps._clock = Clock(ticking.monotonic, lambda seconds: setattr(device, "serves", NEW))
-    steps.revert("it crashed")
+    comes_back = Clock(ticking.monotonic, lambda seconds: setattr(device, "serves", NEW))
+    HostSteps("a", journal, device, lambda: device, comes_back).revert("it crashed")
     assert device.serves == OLD
     assert outcome(journal) is Outcome.REVERTED
 
@@ -303,11 +306,11 @@ def test_a_command_that_hangs_is_ended_and_undone(steps: HostSteps, journal: Jou
     assert "took too long" in journal.state().hosts["a"].reason
 
 
-def test_after_a_stop_no_host_starts_but_a_started_one_ends(
+def test_after_a_stop_that_takes_nothing_back_a_started_host_ends_its_turn(
     steps: HostSteps, journal: Journal, device: FakeDevice
 ) -> None:
     journal.append(HostStarted(at="t", host="a", before=OLD))
-    journal.append(HostFinished(at="t", host="b", outcome=Outcome.REVERTED, reason="slow"))
+    journal.append(HostFinished(at="t", host="b", outcome=Outcome.REFUSED, reason="full"))
     assert turn(steps).msg.startswith("confirmed")
     assert outcome(journal) is Outcome.CONFIRMED
 

@@ -1,0 +1,61 @@
+"""Whether a host is fit to get a release: pure rules over what it reports, before anything is touched."""
+
+from __future__ import annotations
+
+from hedgerow.fleet.endpoint import Report
+from hedgerow.rollout.events import HostState, Outcome
+from hedgerow.rollout.gate.judge import Look
+from hedgerow.rollout.plan import Release
+
+DISK_MARGIN_MB = 100
+"""Left free beside a new bundle, for logs and metadata."""
+
+MENDED_BY_A_RELEASE = frozenset({"no_model", "model_failed"})
+"""Critical reasons that a release may take away; a host with any other is not well enough to get one."""
+
+
+def serves(report: Report, release: Release) -> bool:
+    """Whether the host serves exactly this release."""
+    model = report.model
+    return model is not None and report.reference == release.bundle and model.sha256 == release.sha256
+
+
+def had(report: Report, release: Release, known: HostState) -> tuple[Outcome, str] | None:
+    """The outcome of a host that serves the release with nothing pending; None if it is to go on.
+
+    A host that this rollout started and judged well had its confirmation before the run was cut off.
+    """
+    if not serves(report, release) or report.pending is not None:
+        return None
+    if known.started_at is not None:
+        return (Outcome.CONFIRMED, f"{known.reason}; it was confirmed already") if known.verdict == "pass" else None
+    if report.status == "failing":
+        listed = ", ".join(reason.code for reason in report.troubles)
+        return Outcome.REFUSED, f"serves {report.reference} already, and is failing: {listed}"
+    return Outcome.ALREADY, f"serves {report.reference}"
+
+
+def unfit(report: Report, release: Release) -> tuple[Outcome, str] | None:
+    """Why an untouched host does not get the release, and as what that counts; None if it is fit."""
+    if report.pending is not None:
+        reason = f"{report.reference or 'an activation'} waits there for a confirmation that is not this rollout's"
+        return Outcome.SKIPPED, f"{reason}; its deadline will end that"
+    critical = {reason.code for reason in report.reasons if reason.severity == "critical"} - MENDED_BY_A_RELEASE
+    if critical:
+        return Outcome.REFUSED, f"not well before its turn: {', '.join(sorted(critical))}"
+    lack = _lack(report, release)
+    return None if lack is None else (Outcome.REFUSED, lack)
+
+
+def unseen(look: Look) -> str | None:
+    """Why users cannot reach a host that answers over SSH; None if they can."""
+    return None if look.reached else f"it answers over SSH, but not as its users reach it: {look.note or 'no answer'}"
+
+
+def _lack(report: Report, release: Release) -> str | None:
+    """What the host has too little of for one more bundle."""
+    needed_mb = release.size_bytes / 1e6 + DISK_MARGIN_MB
+    free_mb = report.board.disk_free_mb
+    if serves(report, release) or free_mb is None or free_mb >= needed_mb:
+        return None
+    return f"{free_mb:.0f} MB free on its disk, {needed_mb:.0f} MB needed"
