@@ -20,7 +20,8 @@ processes for good: loaded again, they confine only what starts from then on.
 
 In check mode a unit that does not exist yet, because its package or file would have come
 in this run, counts as changed; ``systemd_service`` fails there. The answer says ``uncertain`` beside it: Debian's
-packages start their own services.
+packages start their own services. That is also why ``installed_now`` (true where the unit's package comes in this run)
+makes a unit that is to be stopped count as changed: one that does not exist is else as wanted.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from __future__ import annotations
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
+from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
 
 _ENABLED = {"enabled", "enabled-runtime", "static", "generated", "indirect", "alias"}
@@ -53,7 +55,8 @@ class ActionModule(ActionBase):
         )
         if unconfined(unit, args.pop("confined_by", None)) or old:
             args["state"] = "restarted"
-        if as_wanted(unit, state=args.get("state"), enabled=args.get("enabled")):
+        comes = boolean(args.pop("installed_now", False)) and self._task.check_mode and unit is None
+        if not comes and as_wanted(unit, state=args.get("state"), enabled=args.get("enabled")):
             return result | {"changed": False, "name": args["name"]}
         if self._task.check_mode and unit is None:
             return result | {
