@@ -28,7 +28,7 @@ demo: venv ## Four emulated hosts from nothing, converged, serving a signed mode
 	@$(SUDO) $(BIN)/hedgerow demo --inventory $(INVENTORY)
 
 .PHONY: test
-test: lint test-unit test-site ## Everything that gates a change
+test: lint test-unit test-roles test-site ## Everything that gates a change
 
 .PHONY: test-nightly
 test-nightly: lint test-unit ## The same with every role's scenario, lock upgrades and the virtual machine
