@@ -9,7 +9,7 @@ import pytest
 pytestmark = [pytest.mark.fleet, pytest.mark.slow]
 
 UNITS = ("hedgerow-server.service", "hedgerow-exporter.service", "hedgerow-deadline.timer",
-         "prometheus-node-exporter.service")  # fmt: skip
+         "hedgerow-agent.service", "prometheus-node-exporter.service")  # fmt: skip
 # sshd, server, exporters (docs/contracts.md). Name resolution of the network itself is not ours.
 PORTS = {22, 8443, 9100, 9101}
 
@@ -68,7 +68,8 @@ def test_a_device_certificate_can_do_nothing_on_a_device(pi, root, fleet):
 
 
 def test_nothing_restarted_by_itself(root):
-    assert root("systemctl show -p NRestarts --value hedgerow-server hedgerow-exporter").split() == ["0", "0"]
+    shown = root("systemctl show -p NRestarts --value hedgerow-server hedgerow-exporter hedgerow-agent")
+    assert shown.split() == ["0", "0", "0"]
 
 
 def test_journal_has_a_cap_and_survives_a_reboot(root):

@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.fleet, pytest.mark.slow]
 SCORE = 2.5
 # Units that roles have on hosts and that may be above it: why. None is.
 WAIVERS: dict[str, str] = {}
-PI = ("hedgerow-server.service", "hedgerow-exporter.service", "hedgerow-deadline.service")
+PI = ("hedgerow-server.service", "hedgerow-exporter.service", "hedgerow-deadline.service", "hedgerow-agent.service")
 HOST = ("prometheus-node-exporter.service",)
 GATEWAY = ("nginx.service",)
 
@@ -89,6 +89,7 @@ ALLOWED = {
     "hedgerow-exporter.service": {"internet"},
     # Root without capabilities still owns root's files, and may ask whether root's processes live.
     "hedgerow-deadline.service": {"read another's secrets", "signal another"},
+    "hedgerow-agent.service": {"read another's secrets", "signal another"},
     "prometheus-node-exporter.service": {"internet", "netlink"},
     "nginx.service": {"internet", "read the device's key", "read another's secrets", "signal another"},
 }

@@ -14,6 +14,7 @@ DATA = "/var/lib/hedgerow"
 USERS_OF_DATA = (
     "hedgerow-server.service",
     "hedgerow-exporter.service",
+    "hedgerow-agent.service",
     "hedgerow-deadline.timer",
     "prometheus-node-exporter.service",
 )

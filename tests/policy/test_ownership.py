@@ -136,6 +136,7 @@ def test_the_names_of_the_contract_have_the_writers_of_the_contract(claims: list
     assert by_claim["path", "/etc/systemd/system/rpi-eeprom-update.service"] == "roles/boot_config"
     assert by_claim["unit", "hedgerow-boot-trial.service"] == "roles/boot_config"
     assert by_claim["unit", "hedgerow-deadline.timer"] == "roles/model_store"
+    assert by_claim["unit", "hedgerow-agent.service"] == "roles/model_store"
     assert by_claim["path", "/etc/systemd/journald.conf.d/50-hedgerow.conf"] == "roles/storage"
     assert by_claim["unit", "var-lib-hedgerow.mount"] == "roles/storage"
     assert by_claim["path", "/etc/crypttab"] == "roles/storage"

@@ -37,6 +37,7 @@ MARK = f"{FOLDER}/mark"
 UNITS = (
     "hedgerow-server.service",
     "hedgerow-exporter.service",
+    "hedgerow-agent.service",
     "hedgerow-deadline.timer",
     "prometheus-node-exporter.service",
 )

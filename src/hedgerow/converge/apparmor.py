@@ -22,6 +22,7 @@ PROFILES: Mapping[str, frozenset[str]] = {
     "hedgerow-server": frozenset({"pi"}),
     "hedgerow-exporter": frozenset({"pi"}),
     "hedgerow-device": frozenset({"pi"}),
+    "hedgerow-agent": frozenset({"pi"}),
     "hedgerow-bundle": frozenset({"pi"}),
     "hedgerow-mender": frozenset({"pi"}),
     "hedgerow-node-exporter": frozenset({"pi", "gateway"}),

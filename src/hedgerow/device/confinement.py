@@ -17,6 +17,7 @@ UNITS: dict[str, str | None] = {
     "hedgerow-server": "hedgerow-server.service",
     "hedgerow-exporter": "hedgerow-exporter.service",
     "hedgerow-device": "hedgerow-deadline.service",
+    "hedgerow-agent": "hedgerow-agent.service",
     "hedgerow-bundle": None,
     "hedgerow-mender": None,
     "hedgerow-node-exporter": "prometheus-node-exporter.service",

@@ -47,6 +47,7 @@ _TIMEOUT_S = 1800
 _UNITS = (
     "hedgerow-server.service",
     "hedgerow-exporter.service",
+    "hedgerow-agent.service",
     "hedgerow-deadline.timer",
     "hedgerow-deadline.service",
     "prometheus-node-exporter.service",

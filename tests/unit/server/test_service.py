@@ -430,6 +430,28 @@ def test_a_server_that_is_drained_says_so(serve) -> None:
     assert "draining" in [reason["code"] for reason in client.get("/health/report").json()["reasons"]]
 
 
+def test_what_runs_when_a_server_is_drained_ends_as_it_would(serve) -> None:
+    client = serve()
+    backend = client.server.plane.served("add").backend
+    gate, infer = threading.Semaphore(0), backend.infer
+
+    def slow(*arguments):
+        assert gate.acquire(timeout=support.PATIENCE_S)
+        return infer(*arguments)
+
+    backend.infer = slow
+    results: list[httpx.Response] = []
+    caller = threading.Thread(target=lambda: results.append(client.post(INFER, json={"inputs": [ROW]})))
+    caller.start()
+    support.wait(lambda: client.server.plane.inflight == 1)
+    client.server.plane.stopping = True
+    assert client.post(INFER, json={"inputs": [ROW]}).status_code == 503
+    assert client.server.plane.inflight == 1
+    gate.release()
+    caller.join()
+    assert (results[0].status_code, client.server.plane.inflight) == (200, 0)
+
+
 # ── what it says of itself ──────────────────────────────────────────────────
 
 
