@@ -14,7 +14,7 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from hedgerow.device import exporter, metrics
+from hedgerow.device import exporter, heartbeat, metrics
 from hedgerow.errors import DeviceError, MachineError
 from hedgerow.identity.ca import FleetCA
 from hedgerow.identity.profiles import CLIENT_PROFILES, DeviceNames, Profile
@@ -191,7 +191,8 @@ def _labels(sample):
 
 def samples(board, fleet_folder):
     registry = CollectorRegistry()
-    registry.register(metrics.DeviceCollector(board, fleet_folder / "device.crt"))
+    beats = fleet_folder / "heartbeat.json"
+    registry.register(metrics.DeviceCollector(board, fleet_folder / "device.crt", beats=beats))
     text = generate_latest(registry).decode()
     return {
         (sample.name, *_labels(sample)): sample.value
@@ -227,6 +228,19 @@ def test_every_value_has_its_sample(fleet):
             for link in ("pci", "bound", "node", "versions", "firmware", "answers", "eeprom", "link", "power")
         },
     }
+
+
+def test_the_agent_s_beats_are_exported(fleet):
+    folder = fleet.machine()
+    at = dt.datetime(2026, 11, 21, 12, tzinfo=dt.UTC)
+    heartbeat.write(heartbeat.Heartbeat(at, None, 2), folder / "heartbeat.json")
+    found = samples(StubBoard(), folder)
+    assert {name: value for (name, *_), value in found.items() if "_agent_" in name} == {
+        "hedgerow_device_agent_heartbeat_timestamp_seconds": at.timestamp(),
+        "hedgerow_device_agent_failures": 2.0,
+    }
+    heartbeat.write(heartbeat.Heartbeat(at, at, 0), folder / "heartbeat.json")
+    assert samples(StubBoard(), folder)["hedgerow_device_agent_answer_timestamp_seconds",] == at.timestamp()
 
 
 def test_what_is_unknown_has_no_sample(fleet):
