@@ -3,20 +3,22 @@
     - name: Gate it on its health report and on a question of its own
       hedgerow_rollout: {step: gate, folder: "{{ rollout.folder }}"}
 
-``step`` is ``preflight``, ``activate``, ``gate``, ``confirm``, ``revert`` (with
-``reason``) or ``outcome``. What each does, and what it promises, stands in
+``step`` is ``preflight``, ``stage``, ``activate``, ``gate``, ``drill``, ``confirm``, ``revert`` (with
+``reason``), ``undo`` or ``outcome``. What each does, and what it promises, stands in
 ``hedgerow.rollout.steps``; here is only how a host is reached: ``hedgerow-device``
 over Ansible's connection (a command, no module is copied), the server over mutual TLS.
 
 Returns ``go`` (false: this host's turn is over) and ``msg``. Only ``activate``,
-``gate`` and ``confirm`` fail, for their rescue; a host that ended badly fails at
-``outcome``, so that one bad host in a wave of its own does not end the play.
+``gate``, ``drill`` and ``confirm`` fail, for their rescue; a host that ended badly fails at
+``outcome``, so that one bad host in a wave of its own does not end the play. ``outcome`` with
+``wanted: back`` fails only where a host is not back on the version before.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,20 +29,21 @@ from hedgerow.errors import HedgerowError, NetworkError
 from hedgerow.fleet import access
 from hedgerow.fleet.endpoint import DeviceClient
 from hedgerow.identity.profiles import Profile
-from hedgerow.rollout.events import FAILED, Outcome
+from hedgerow.rollout import requests
+from hedgerow.rollout.events import GOOD, Outcome, State
 from hedgerow.rollout.gate.watcher import HttpsWatcher
 from hedgerow.rollout.journal import Journal
 from hedgerow.rollout.prepare import plain
 from hedgerow.rollout.remote import NO_TERMINAL, Completed, command_line
 from hedgerow.rollout.steps import HostSteps, Step
 
-_STEPS = ("preflight", "activate", "gate", "confirm", "revert", "outcome")
+_STEPS = ("preflight", "stage", "activate", "gate", "drill", "confirm", "revert", "undo", "outcome")
 
 
 class ActionModule(ActionBase):
     """``hedgerow_rollout``."""
 
-    _VALID_ARGS = frozenset({"step", "folder", "reason"})
+    _VALID_ARGS = frozenset({"step", "folder", "reason", "wanted"})
 
     def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         variables = task_vars or {}
@@ -52,9 +55,11 @@ class ActionModule(ActionBase):
         journal = Journal(Path(plain(self._task.args["folder"])), pid=os.getppid())
         try:
             if name == "outcome":
-                return result | _outcome(journal, host)
+                return result | _outcome(journal.read(), host, wanted=self._task.args.get("wanted", "release"))
+            approvers = plain(variables.get("rollout_approvers") or {})
             with _client(variables) as client:
-                steps = HostSteps(host, journal, self._device, lambda: HttpsWatcher(client))
+                attend = partial(requests.take, journal, approvers)
+                steps = HostSteps(host, journal, self._device, lambda: HttpsWatcher(client), attend=attend)
                 step = self._take(steps, name)
         except HedgerowError as error:
             return result | {"failed": True, "msg": str(error)}
@@ -82,13 +87,16 @@ def _client(variables: dict[str, Any]) -> DeviceClient:
     return DeviceClient(access.endpoint(host, address, site=site, fleet=fleet), access.context(fleet, Profile.OPERATOR))
 
 
-def _outcome(journal: Journal, host: str) -> dict[str, Any]:
+def _outcome(state: State, host: str, *, wanted: str) -> dict[str, Any]:
     """Say in Ansible's own terms how the host came out, so that PLAY RECAP and the exit code are true."""
-    state = journal.state()
-    known = None if state is None else state.hosts.get(host)
-    if known is None or known.outcome is None:
-        return {"changed": False, "msg": "not started"}
+    known = state.hosts[host]
+    if known.outcome is None:
+        # Where nothing else says that hosts are missing, those that never had their turn do.
+        alone = wanted == "release" and all(each in GOOD for each, number in state.outcomes.items() if number)
+        return {"changed": False, "failed": alone, "msg": "not started"}
     message = f"{known.outcome}: {known.reason}"
     if known.outcome is Outcome.UNREACHABLE:
-        return {"changed": False, "unreachable": True, "msg": message}
-    return {"changed": False, "failed": known.outcome in FAILED, "msg": message}
+        return {"changed": False, "unreachable": wanted == "release", "msg": message}
+    if wanted == "back":
+        return {"changed": False, "failed": known.outcome in {Outcome.LOST, Outcome.KEPT}, "msg": message}
+    return {"changed": False, "failed": known.outcome not in GOOD, "msg": message}

@@ -8,11 +8,12 @@ import click
 import msgspec
 
 from hedgerow import inventory as inventories
+from hedgerow.commands import rollout_steering, rollout_watching
 from hedgerow.commands.inventory import inventory_option
 from hedgerow.inventory.model import Inventory
 from hedgerow.output import json_option, out, print_json, print_table
-from hedgerow.rollout import lease, policy, prepare, report, store
 from hedgerow.rollout import plan as plans
+from hedgerow.rollout import policy, prepare, report, store
 from hedgerow.rollout import start as starting
 
 policy_option = click.option(
@@ -32,6 +33,10 @@ def rollout() -> None:
     Every command works on the same playbook, policy and journal as
     ansible-playbook -i INVENTORY playbooks/rollout.yml -e bundle=NAME@VERSION
     """  # noqa: D301 - click reads \b
+
+
+for _command in (*rollout_watching.COMMANDS, *rollout_steering.COMMANDS):
+    rollout.add_command(_command)
 
 
 @rollout.command()
@@ -86,23 +91,6 @@ def start(*, bundle: str, path: Path, policy_file: Path | None, limit: str | Non
     before = store.sizes(rollouts)
     code = starting.start(path, bundle, policy=policy_file, limit=limit, check=check)
     return int(starting.exit_code(code, rollouts, before))
-
-
-@rollout.command()
-@inventory_option
-@json_option
-def status(*, path: Path, as_json: bool) -> None:
-    """Say who is rolling out, and how far the newest rollout has come."""
-    rollouts = _rollouts(inventories.load(path))
-    holder = lease.read(rollouts)
-    rollout_id, state = store.read(rollouts)
-    if as_json:
-        holding = None if holder is None else msgspec.to_builtins(holder)
-        print_json(report.document(rollout_id, state) | {"lease": holding})
-        return
-    running = "nobody is rolling out" if holder is None else f"{holder.by} is rolling out (process {holder.pid})"
-    for line in [f"{rollout_id}: {running}", *report.summary(state)]:
-        out.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 @rollout.command(name="report")

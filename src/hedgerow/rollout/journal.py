@@ -99,12 +99,17 @@ class Journal:
 
         Only lines that are new since the last call are read. The state is one object that the next call carries on.
         """
+        self.advance()
+        return self._state
+
+    def advance(self) -> list[Event]:
+        """Read what is new since the last call of this or ``state``, and fold it in; the new events."""
         try:
             with self.path.open("rb") as file:
-                self._catch_up(file)
+                return self._catch_up(file)
         except FileNotFoundError:
             self._forget()
-        return self._state
+            return []
 
     def read(self) -> State:
         """What the journal says.
@@ -117,7 +122,7 @@ class Journal:
             raise ValueError(f"{self.path} is empty: a plan comes first")
         return state
 
-    def _catch_up(self, file: BinaryIO) -> None:
+    def _catch_up(self, file: BinaryIO) -> list[Event]:
         status = os.fstat(file.fileno())
         if status.st_ino != self._inode or status.st_size < self._read_bytes:
             self._forget()
@@ -128,6 +133,7 @@ class Journal:
         self._read_bytes += data.rfind(b"\n") + 1
         self._read_lines += len(events)
         self._state = replay(events, self._state)
+        return events
 
     def _decode(self, data: bytes, *, first_line: int = 1) -> list[Event]:
         lines = data.split(b"\n")[:-1]

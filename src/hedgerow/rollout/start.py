@@ -1,4 +1,4 @@
-"""Start ``playbooks/rollout.yml`` from the command line: the same playbook as by hand, in its own process."""
+"""Start a rollout's playbooks from the command line: the same as by hand, in a process of their own."""
 
 from __future__ import annotations
 
@@ -7,15 +7,22 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+
+import msgspec
 
 from hedgerow import paths
 from hedgerow.errors import ExitCode
 from hedgerow.rollout import store
+from hedgerow.rollout.events import State
 
 
-def arguments(inventory: Path, bundle: str, *, policy: Path | None, limit: str | None, check: bool) -> list[str]:
+def arguments(
+    inventory: Path, bundle: str, *, policy: Path | dict[str, Any] | None, limit: str | None, check: bool
+) -> list[str]:
     """The command line of ``ansible-playbook``; values travel as JSON, so that none is taken for an option."""
-    values = {"bundle": bundle} | ({} if policy is None else {"rollout_policy": str(policy.resolve())})
+    given = str(policy.resolve()) if isinstance(policy, Path) else policy
+    values = {"bundle": bundle} | ({} if given is None else {"rollout_policy": given})
     line = ["-i", str(inventory.resolve()), "playbooks/rollout.yml", "-e", json.dumps(values)]
     if limit is not None:
         line += ["--limit", limit]
@@ -24,12 +31,29 @@ def arguments(inventory: Path, bundle: str, *, policy: Path | None, limit: str |
     return line
 
 
-def start(inventory: Path, bundle: str, *, policy: Path | None, limit: str | None, check: bool) -> int:
+def start(inventory: Path, bundle: str, *, policy: Path | dict[str, Any] | None, limit: str | None, check: bool) -> int:
     """Run it in view; return its exit code. Ctrl-C reaches it as well, and the same command goes on from there."""
+    return _play(arguments(inventory, bundle, policy=policy, limit=limit, check=check))
+
+
+def resume(inventory: Path, state: State) -> int:
+    """Go on with a rollout that was cut off: its own bundle, policy and limit. Returns as ``start``."""
+    plan = state.plan
+    limit = ":".join(["pis", *(f"!{host}" for host in plan.outside_limit)]) if plan.outside_limit else None
+    policy = msgspec.to_builtins(plan.policy)
+    return start(inventory, plan.release.bundle, policy=policy, limit=limit, check=False)
+
+
+def bring_back(inventory: Path, rollout: str) -> int:
+    """Bring the hosts of a rollout that nobody runs back, as its requests say, or to an end. Returns as ``start``."""
+    return _play(["-i", str(inventory.resolve()), "playbooks/rollback.yml", "-e", json.dumps({"rollout": rollout})])
+
+
+def _play(words: list[str]) -> int:
     root = paths.repository_root()
     program = str(Path(sys.executable).with_name("ansible-playbook"))
-    command = [program, *arguments(inventory, bundle, policy=policy, limit=limit, check=check)]
-    process = subprocess.Popen(command, cwd=root, env=os.environ | {"ANSIBLE_CONFIG": str(root / "ansible.cfg")})
+    environment = os.environ | {"ANSIBLE_CONFIG": str(root / "ansible.cfg")}
+    process = subprocess.Popen([program, *words], cwd=root, env=environment)
     try:
         return process.wait()
     except KeyboardInterrupt:

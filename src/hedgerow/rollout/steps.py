@@ -103,13 +103,12 @@ class HostSteps:
 
     def stage(self) -> Step:
         """Have the device fetch and verify the whole release; nothing changes in serving."""
-        known = self._journal.read().hosts[self.host]
+        if self._journal.read().hosts[self.host].started_at is not None:
+            return Step(msg="staged before the run was cut off")
         started = self._clock.monotonic()
         try:
             answer = self._line.run(["stage", self._release.bundle], timeout_s=self._policy.activate_within_s)
         except (NetworkError, DeviceError) as error:
-            if known.started_at is not None:
-                return self.revert(f"staging failed: {error.what}")
             if isinstance(error, DeviceError):
                 return self._finish(Outcome.REFUSED, f"staging failed: {error.what}")
             return self._source_gone(error.what)
@@ -201,9 +200,11 @@ class HostSteps:
     def undo(self) -> Step:
         """Bring the host back because the rollout was stopped or rolled back, if it is one of those."""
         state = self._journal.read()
+        known = state.hosts[self.host]
+        if known.outcome is Outcome.LOST:
+            return self.resolve()
         if self.host not in decide.to_undo(state):
             return Step(go=False, msg="stays as it is")
-        known = state.hosts[self.host]
         reason = known.fell or state.stopped or "the rollout was stopped"
         confirmed = known.outcome is Outcome.CONFIRMED
         back = self._bring_back(reason)

@@ -2,7 +2,8 @@
 
 A rollout that was cut off is gone on with by the same command: the newest one
 of the same bundle is resumed as long as it is open. A finished or stopped one
-stays as it is, and the next run is a new rollout.
+stays as it is, and the next run is a new rollout. Another bundle supersedes a
+rollout that is open and that nobody runs, once no host of it is half-way.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import msgspec
 from hedgerow import atomic, paths
 from hedgerow.errors import RefusedError, UsageError
 from hedgerow.rollout import lease
-from hedgerow.rollout.events import Closed, Opened, Resumed, State
+from hedgerow.rollout.events import Closed, Opened, Resumed, State, Superseded
 from hedgerow.rollout.journal import FILE, Journal, timestamp
 from hedgerow.rollout.plan import Plan
 
@@ -57,12 +58,14 @@ def begin(rollouts: Path, plan: Plan, *, pid: int, now: datetime) -> Journal:
     """Take the fleet's lease for process ``pid`` and open a rollout, or go on with the one that was cut off.
 
     Raises:
-        RefusedError: Another process is rolling out, or ``plan`` leaves out a host that was cut off half-way.
+        RefusedError: Another process is rolling out, ``plan`` leaves out a host that was cut off half-way, or
+            another bundle's rollout was.
     """
     by = lease.whoami()
     at = timestamp(now)
     interrupted = _interrupted(rollouts, plan)
     if interrupted is None:
+        _supersede_stuck(rollouts, plan, pid=pid, by=by, at=at)
         name = _fresh_name(rollouts, plan, now)
     else:
         name = interrupted[0]
@@ -77,6 +80,47 @@ def begin(rollouts: Path, plan: Plan, *, pid: int, now: datetime) -> Journal:
     return journal
 
 
+def reopen(rollouts: Path, rollout: str | None, *, pid: int, now: datetime) -> Journal:
+    """Take the lease for a rollout that exists, to bring its hosts back or to an end. None: the newest.
+
+    Raises:
+        UsageError: There is none.
+        RefusedError: Another process is rolling out, or there is a newer rollout.
+    """
+    name, state = read(rollouts, rollout)
+    newest = ids(rollouts)[-1]
+    if name != newest:
+        raise RefusedError(
+            f"rule newest-only: {newest} came after {name}, and what hosts go back to is what it left",
+            where=str(rollouts),
+            next_step="roll the newer one back, or start a rollout of the version that you want",
+        )
+    by, at = lease.whoami(), timestamp(now)
+    lease.take(rollouts, name, pid=pid, by=by, since=at)
+    journal = Journal(rollouts / name, pid=pid)
+    journal.append(Resumed(at=at, plan=state.plan, by=by))
+    return journal
+
+
+def _supersede_stuck(rollouts: Path, plan: Plan, *, pid: int, by: str, at: str) -> None:
+    """Journal that this plan takes over from the newest rollout, if that is open."""
+    known = ids(rollouts)
+    journal = Journal(rollouts / known[-1], pid=pid) if known else None
+    state = None if journal is None else journal.state()
+    if journal is None or state is None or state.phase != "open":
+        return
+    if state.turns:
+        raise RefusedError(
+            f"rule no-host-forgotten: rollout {journal.folder.name} of {state.plan.release.bundle} was cut off with "
+            f"{', '.join(state.turns)} half-way",
+            where=str(journal.folder),
+            next_step=f"bring it to an end first: hedgerow rollout supersede {plan.release.bundle}",
+        )
+    lease.take(rollouts, journal.folder.name, pid=pid, by=by, since=at)
+    journal.append(Superseded(at=at, by=plan.release.bundle))
+    journal.append(Closed(at=at))
+
+
 def _interrupted(rollouts: Path, plan: Plan) -> tuple[str, State] | None:
     known = ids(rollouts)
     if not known:
@@ -88,8 +132,7 @@ def _interrupted(rollouts: Path, plan: Plan) -> tuple[str, State] | None:
 
 
 def _refuse_forgetting(state: State, plan: Plan, name: str) -> None:
-    halfway = [host for host, known in state.hosts.items() if known.started_at is not None and known.outcome is None]
-    forgotten = sorted(set(halfway) - set(plan.hosts))
+    forgotten = sorted(set(state.turns) - set(plan.hosts))
     if forgotten:
         raise RefusedError(
             f"rule no-host-forgotten: rollout {name} was cut off with {', '.join(forgotten)} half-way",
@@ -109,6 +152,9 @@ def _fresh_name(rollouts: Path, plan: Plan, now: datetime) -> str:
 
 def close(journal: Journal, *, pid: int) -> State:
     """Journal the end in order, give the lease back, and return the last state."""
+    state = journal.read()
+    if state.superseding is not None and state.superseded_by is None:
+        journal.append(Superseded(at=timestamp(), by=state.superseding))
     journal.append(Closed(at=timestamp()))
     lease.leave(journal.folder.parent, pid=pid)
     return read(journal.folder.parent, journal.folder.name)[1]

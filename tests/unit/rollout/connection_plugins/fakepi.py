@@ -68,10 +68,13 @@ def act(state: dict[str, Any], words: list[str]) -> tuple[int, bytes, bytes] | N
     verb = words[0]
     state["calls"].append(verb)
     changed = False
-    if verb == "activate":
-        if state.get("full"):
-            fault = {"what": "no space left on the device", "where": "/var/lib/hedgerow/models", "next": "make room"}
+    if verb == "stage":
+        fault = _fault(state)
+        if fault is not None:
             return 1, b"", json.dumps(fault).encode()
+        changed = words[1] not in state.setdefault("staged", [])
+        state["staged"].append(words[1])
+    elif verb == "activate":
         changed = state["serves"] != words[1]
         if changed:
             state.update(previous=state["serves"], serves=words[1], pending=True)
@@ -86,6 +89,15 @@ def act(state: dict[str, Any], words: list[str]) -> tuple[int, bytes, bytes] | N
     elif verb == "report":
         return 0, json.dumps(report(state)).encode(), b""
     return 0, json.dumps({"changed": changed, "model": None, "previous": None}).encode(), b""
+
+
+def _fault(state: dict[str, Any]) -> dict[str, Any] | None:
+    """What keeps the device from getting a release."""
+    if state.get("full"):
+        return {"what": "no space left on the device", "where": "/var/lib/hedgerow/models", "next": "make room"}
+    if state.get("cut_off"):
+        return {"error": "NetworkError", "what": "the registry does not answer", "where": "registry", "next": None}
+    return None
 
 
 def report(state: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,88 @@
+"""Wait until a wave may start: for its approval, the end of a pause, of a freeze, or for its window.
+
+    - name: Wait until the wave may start, and watch who has the release already
+      hedgerow_rollout_wait: {folder: "{{ folder }}"}
+      run_once: true
+      register: turn
+
+Asks ``hedgerow.rollout.decide`` once a second and journals what operators ask meanwhile
+(``hedgerow rollout pause|resume|approve|abort|rollback|supersede``). Hosts that were confirmed are looked
+at all the while; one that got worse counts as failed, and may end the rollout. Prints a
+line when what it waits for changes.
+
+Returns ``over`` (true: no further wave starts), ``wave`` (from 1), ``drill`` (the canary is
+to go back and forward again) and ``msg``. The decisions are ``hedgerow.rollout``'s.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+from ansible.plugins.action import ActionBase
+
+from hedgerow.errors import HedgerowError
+from hedgerow.fleet import access
+from hedgerow.fleet.endpoint import DeviceClient
+from hedgerow.identity.profiles import Profile
+from hedgerow.rollout import requests
+from hedgerow.rollout.gate.judge import Look
+from hedgerow.rollout.gate.watcher import HttpsWatcher
+from hedgerow.rollout.journal import Journal
+from hedgerow.rollout.prepare import plain
+from hedgerow.rollout.waiting import Patrol, Turn, await_wave
+
+
+class ActionModule(ActionBase):
+    """``hedgerow_rollout_wait``."""
+
+    _requires_connection = False
+    _VALID_ARGS = frozenset({"folder"})
+
+    def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        variables = task_vars or {}
+        result: dict[str, Any] = super().run(tmp, variables)
+        journal = Journal(Path(plain(self._task.args["folder"])), pid=os.getppid())
+        try:
+            turn = self._wait(journal, variables)
+            policy = journal.read().plan.policy
+        except HedgerowError as error:
+            return result | {"failed": True, "msg": str(error)}
+        drill = policy.rollback.drill and turn.wave == 1
+        said = {"changed": False, "over": turn.over, "wave": turn.wave, "drill": drill, "msg": turn.msg}
+        return result | said | {"_ansible_verbose_always": True}
+
+    def _wait(self, journal: Journal, variables: dict[str, Any]) -> Turn:
+        plan = journal.read().plan
+        approvers = plain(variables.get("rollout_approvers") or {})
+        patrol = Patrol(plan.release, _looker(variables), falls_after=plan.policy.soak.passes)
+        return await_wave(
+            journal,
+            plain(variables["ansible_play_batch"]),
+            patrol,
+            lambda: requests.take(journal, approvers),
+            self._display.display,
+        )
+
+
+def _looker(variables: dict[str, Any]) -> Callable[[str], Callable[[], Look]]:
+    """Looks over mutual TLS at hosts by their names in the inventory; a connection of its own each."""
+    fleet = str(plain(variables["fleet"]))
+    hostvars = variables["hostvars"]
+    context = cache(partial(access.context, fleet, Profile.OPERATOR))
+
+    def look_at(host: str) -> Callable[[], Look]:
+        # Templating is not for threads; here it is done for one host at a time, and for watched ones alone.
+        address, site = plain(hostvars[host]["ansible_host"]), plain(hostvars[host]["site"])
+        endpoint, tls = access.endpoint(host, address, site=site, fleet=fleet), context()
+
+        def look() -> Look:
+            with DeviceClient(endpoint, tls) as client:
+                return HttpsWatcher(client).look()
+
+        return look
+
+    return look_at
