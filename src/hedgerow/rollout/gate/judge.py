@@ -3,70 +3,42 @@
 - A look at a host passes when the host was reached, serves the new version
   and reports ``ok``, or ``degraded`` for nothing but reasons that stood before
   the release touched it: a release is not blamed for a fan that was slow
-  yesterday.
-- A host passes its soak after ``soak.passes`` passing looks **in a row**.
-- A host that serves another version than the activated one, or reports
-  ``failing``, fails at once: waiting cannot make that right.
+  yesterday; and when no criterion that rests on the report is breached.
+- A host passes its soak after ``soak.passes`` passing looks **in a row**, not
+  before ``soak.minimum_s``, and when every criterion has the samples it needs.
+- A host that serves another version than the activated one, reports
+  ``failing``, answers wrongly, or breaches what counts since the activation
+  (errors, restarts, a comparison) fails at once: waiting cannot make that right.
 - Anything else (worse than before, unreached, no data) breaks the row and is
   looked at again until the deadline, which then decides with the last look.
-- No data is never a pass.
+- No data is never a pass. What nobody measures on this host is left out only
+  where its criterion says so, and is listed as skipped.
+- A breach of latency, throughput or heat while the board is slowed down or
+  short of voltage is the environment's. Wrong answers and errors never are.
+- Comparisons are tested when samples have doubled and once at the end, each with
+  its share of ``alpha`` (``criteria``): looking often does not make alarms.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from enum import StrEnum
-
-import msgspec
-
+from hedgerow.rollout.gate import criteria
+from hedgerow.rollout.gate.criteria import Finding, Sight
+from hedgerow.rollout.gate.rules import Rules
+from hedgerow.rollout.gate.samples import Expectation, Look, Window
+from hedgerow.rollout.gate.verdicts import CriterionResult, Judgement, Standing, Verdict
+from hedgerow.rollout.policy.gate import Condition, Criterion
 from hedgerow.rollout.policy.soak import Soak
 
+__all__ = ["CriterionResult", "Expectation", "Judgement", "Look", "Verdict", "judge", "judge_look"]
 
-class Verdict(StrEnum):
-    """What one look, or a whole soak, says of a host."""
-
-    PASS = "pass"  # noqa: S105 - a verdict
-    FAIL = "fail"
-    NO_DATA = "no_data"
-    UNREACHABLE = "unreachable"
+PATIENCE = 0.5
+"""Share of the deadline for which a passing host is held for samples that its built-in criteria want."""
+_POWER = frozenset({"throttled", "undervoltage"})
+_HEAT = frozenset({"hot"})
 
 
-class Look(msgspec.Struct, frozen=True, kw_only=True):
-    """One look at a host. ``at`` is in seconds on any steady clock."""
-
-    at: float
-    reached: bool
-    status: str | None = None
-    """``ok``, ``degraded`` or ``failing``; None when the host gave no report."""
-    version: str | None = None
-    """``name@version`` that it says it serves."""
-    sha256: str | None = None
-    """Hash of that bundle's manifest."""
-    reasons: frozenset[str] = frozenset()
-    """Codes of what keeps it from being ``ok``; remarks that do not are left out."""
-    note: str = ""
-    """What was in the way, for people."""
-
-
-class Expectation(msgspec.Struct, frozen=True, kw_only=True):
-    """What a look is held against."""
-
-    version: str
-    sha256: str
-    baseline: frozenset[str] = frozenset()
-    """Reason codes that stood before the release touched the host."""
-
-
-class Judgement(msgspec.Struct, frozen=True, kw_only=True):
-    """A verdict and why, in a sentence. ``final`` ends the soak."""
-
-    verdict: Verdict
-    reason: str
-    final: bool
-
-
-def judge(look: Look, expected: Expectation) -> Judgement:
-    """Judge one look by itself."""
+def judge_look(look: Look, expected: Expectation) -> Judgement:
+    """Judge what one look says of the host's health, by itself."""
     if not look.reached:
         return Judgement(verdict=Verdict.UNREACHABLE, reason=look.note or "no answer", final=False)
     if look.status is None or look.version is None:
@@ -86,39 +58,193 @@ def _other_model(look: Look, expected: Expectation) -> str | None:
     return None
 
 
+_HEALTHY = Judgement(verdict=Verdict.PASS, reason="healthy", final=False)
+
+
 def _judge_health(look: Look, expected: Expectation) -> Judgement:
-    listed = ", ".join(sorted(look.reasons)) or "no reason given"
     if look.status == "ok":
-        return Judgement(verdict=Verdict.PASS, reason="healthy", final=False)
+        return _HEALTHY
+    listed = ", ".join(sorted(look.reasons)) or "no reason given"
     if look.status != "degraded":
         return Judgement(verdict=Verdict.FAIL, reason=f"{look.status}: {listed}", final=True)
     new = look.reasons - expected.baseline
     if look.reasons and not new:
         return Judgement(verdict=Verdict.PASS, reason=f"as before the release: {listed}", final=False)
     since = ", ".join(sorted(new)) or listed
+    if new & _POWER and new <= _POWER | _HEAT:
+        return Judgement(verdict=Verdict.ENVIRONMENT, reason=f"its supply or its heat: {since}", final=False)
     return Judgement(verdict=Verdict.FAIL, reason=f"degraded since the release: {since}", final=False)
 
 
-def soak(looks: Sequence[Look], expected: Expectation, rules: Soak, *, started: float, now: float) -> Judgement:
-    """Judge all looks since the activation; ``final`` is False while the host must be watched further."""
-    judgements = [judge(look, expected) for look in looks]
-    fatal = next((each for each in judgements if each.final), None)
+def judge(
+    before: Window | None,
+    after: Window,
+    untouched: Window | None,
+    expected: Expectation,
+    rules: Rules,
+    *,
+    started: float,
+    now: float,
+) -> Judgement:
+    """Judge all that was seen since the activation; ``final`` is False while the host must be watched further.
+
+    ``before`` is the host's own window before its activation, ``untouched`` hosts without the release in the same
+    time; None: there is none. ``started`` and ``now`` are on the clock of the looks. Notes what it has judged in
+    ``after`` (``row``, ``judged``, ``tested``), so that a long soak costs as much a look as a short one.
+    """
+    sight = Sight(before, after, untouched, after.latest, started, now, rules.alpha, final=False)
+    fatal = _look_on(sight, expected, rules)
     if fatal is not None:
         return fatal
-    row = 0
-    for each in reversed(judgements):
-        if each.verdict is not Verdict.PASS:
-            break
-        row += 1
-    if row >= rules.passes:
-        return Judgement(verdict=Verdict.PASS, reason=f"{row} passes in a row: {judgements[-1].reason}", final=True)
-    if now - started < rules.deadline_s:
-        return Judgement(verdict=Verdict.NO_DATA, reason=f"{row} of {rules.passes} passes in a row", final=False)
-    if not judgements:
+    soak, elapsed = rules.soak, now - started
+    found = [(criterion, *criteria.evaluate(criterion, sight)) for criterion in rules.since]
+    breach = _breached(found, after)
+    if breach is not None:
+        return breach
+    waiting = [finding for criterion, finding, _ in found if _holds_back(criterion, finding, rules, elapsed)]
+    if after.row >= soak.passes and elapsed >= soak.minimum_s and not waiting:
+        return _last_word(sight, expected, rules)
+    if elapsed < soak.deadline_s:
+        reason = f"{after.row} of {soak.passes} passes in a row"
+        if after.row >= soak.passes:
+            reason += f"; {waiting[0].reason}" if waiting else f"; {elapsed:.0f} of {soak.minimum_s:g} s"
+        return Judgement(verdict=Verdict.NO_DATA, reason=reason, final=False)
+    return _overdue(sight, expected, rules, waiting)
+
+
+_Found = tuple[Criterion, Finding, Condition]
+
+
+def _look_on(sight: Sight, expected: Expectation, rules: Rules) -> Judgement | None:
+    """Bring ``row`` up to date with looks that were not judged yet; the judgement of one that ends the soak."""
+    after = sight.after
+    for look in after.looks[len(after.looks) - min(len(after.looks), after.looked - after.judged) :]:
+        after.judged += 1
+        judgement, _ = _whole_look(look, sight, expected, rules)
+        if judgement.final:
+            return judgement
+        after.row = after.row + 1 if judgement.verdict is Verdict.PASS else 0
+    return None
+
+
+def _whole_look(
+    look: Look, sight: Sight, expected: Expectation, rules: Rules
+) -> tuple[Judgement, list[CriterionResult]]:
+    """A look's health, and the criteria that rest on it."""
+    health = judge_look(look, expected)
+    if health.verdict is not Verdict.PASS or not rules.by_look:
+        return health, []
+    seen = Sight(sight.before, sight.after, sight.untouched, look, sight.started, sight.now, sight.alpha, final=True)
+    results: list[CriterionResult] = []
+    worst: Judgement | None = None
+    for criterion in rules.by_look:
+        finding, condition = criteria.evaluate(criterion, seen)
+        finding = _settled(criterion, finding, condition, look, rules)
+        results.append(criteria.result(criterion, finding, condition))
+        if finding.standing is Standing.BREACH:
+            env = criteria.explained(criterion, sight.after)
+            verdict = Verdict.ENVIRONMENT if env else Verdict.FAIL
+            worst = worst or Judgement(verdict=verdict, reason=f"{criterion.name}: {finding.reason}", final=False)
+        elif finding.standing is Standing.NO_DATA:
+            reason = f"{criterion.name}: {finding.reason}"
+            worst = worst or Judgement(verdict=Verdict.NO_DATA, reason=reason, final=False)
+    return worst or health, results
+
+
+def _settled(criterion: Criterion, finding: Finding, condition: Condition, look: Look, rules: Rules) -> Finding:
+    """What is left out is skipped, not unknown."""
+    if finding.standing is not Standing.NO_DATA:
+        return finding
+    lost = condition.query is not None and bool(look.outage) and rules.ignore_outage
+    return Finding(Standing.SKIPPED, finding.reason) if lost or criterion.unknown == "skip" else finding
+
+
+def _holds_back(criterion: Criterion, finding: Finding, rules: Rules, elapsed: float) -> bool:
+    """Whether a passing host must be watched further for want of this."""
+    if finding.standing is not Standing.NO_DATA:
+        return False
+    if criterion.unknown == "no_data":
+        return True
+    return finding.comes and rules.asks and elapsed < PATIENCE * rules.soak.deadline_s
+
+
+def _breached(found: list[_Found], after: Window) -> Judgement | None:
+    """The end of the soak where a criterion is breached: the release's fault first, then the environment's."""
+    broken = [each for each in found if each[1].standing is Standing.BREACH]
+    if not broken:
+        return None
+    blamed = [each for each in broken if not criteria.explained(each[0], after)]
+    verdict = Verdict.FAIL if blamed else Verdict.ENVIRONMENT
+    reason = "; ".join(f"{criterion.name}: {finding.reason}" for criterion, finding, _ in blamed or broken)
+    if not blamed:
+        reason = f"its supply or its heat explains it: {reason}"
+    return Judgement(verdict=verdict, reason=reason, final=True, criteria=tuple(_results(found, after)))
+
+
+def _results(found: list[_Found], after: Window) -> list[CriterionResult]:
+    results: list[CriterionResult] = []
+    for criterion, finding, condition in found:
+        shown = finding
+        if finding.standing is Standing.BREACH and criteria.explained(criterion, after):
+            shown = _with_standing(finding, Standing.ENVIRONMENT)
+        elif finding.standing is Standing.NO_DATA and criterion.unknown == "skip":
+            shown = _with_standing(finding, Standing.SKIPPED)
+        results.append(criteria.result(criterion, shown, condition))
+    return results
+
+
+def _with_standing(finding: Finding, standing: Standing) -> Finding:
+    return Finding(
+        standing,
+        finding.reason,
+        finding.value,
+        finding.limit,
+        finding.baseline,
+        finding.p,
+        finding.n,
+        finding.n_baseline,
+    )
+
+
+def _last_word(sight: Sight, expected: Expectation, rules: Rules) -> Judgement:
+    """The last test of every comparison; the host passes if none is breached."""
+    after = sight.after
+    last = Sight(sight.before, after, sight.untouched, sight.look, sight.started, sight.now, sight.alpha, final=True)
+    found = [(criterion, *criteria.evaluate(criterion, last)) for criterion in rules.since]
+    breach = _breached(found, after)
+    if breach is not None:
+        return breach
+    health, by_look = (_HEALTHY, []) if sight.look is None else _whole_look(sight.look, sight, expected, rules)
+    answers = f"{after.asked} answer{'s' if after.asked != 1 else ''} right"
+    return Judgement(
+        verdict=Verdict.PASS,
+        reason=f"{after.row} passes in a row: {health.reason}; {answers}",
+        final=True,
+        criteria=(*by_look, *_results(found, after)),
+    )
+
+
+def _overdue(sight: Sight, expected: Expectation, rules: Rules, waiting: list[Finding]) -> Judgement:
+    """The deadline has passed: the last look decides. A deadline that stretches is none."""
+    after, soak = sight.after, rules.soak
+    if sight.look is None:
         return Judgement(verdict=Verdict.NO_DATA, reason="never looked at before the deadline", final=True)
-    last = judgements[-1]
-    if last.verdict is Verdict.PASS:
-        # A row was begun too late. A deadline that stretches is none.
-        reason = f"only {row} of {rules.passes} passes in a row within {rules.deadline_s:g} s"
-        return Judgement(verdict=Verdict.FAIL, reason=reason, final=True)
-    return Judgement(verdict=last.verdict, reason=f"{last.reason} (for {rules.deadline_s:g} s)", final=True)
+    last, results = _whole_look(sight.look, sight, expected, rules)
+    within = f"within {soak.deadline_s:g} s"
+    if last.verdict is not Verdict.PASS:
+        reason = f"{last.reason} (for {soak.deadline_s:g} s)"
+        return Judgement(verdict=last.verdict, reason=reason, final=True, criteria=tuple(results))
+    if after.row < soak.passes:
+        reason = f"only {after.row} of {soak.passes} passes in a row {within}"
+        return Judgement(verdict=Verdict.FAIL, reason=reason, final=True, criteria=tuple(results))
+    reason = f"{waiting[0].reason} {within}" if waiting else f"not watched for {soak.minimum_s:g} s {within}"
+    return Judgement(verdict=Verdict.NO_DATA, reason=reason, final=True, criteria=tuple(results))
+
+
+def soak(looks: list[Look], expected: Expectation, rules: Soak, *, started: float, now: float) -> Judgement:
+    """Judge looks alone, without criteria."""
+    window = Window()
+    for look in looks:
+        window.see(look)
+    bare = Rules(soak=rules, alpha=1.0, by_look=(), since=())
+    return judge(None, window, None, expected, bare, started=started, now=now)

@@ -14,6 +14,7 @@ from hedgerow import json_schema as schemas
 from hedgerow.errors import UsageError
 from hedgerow.rollout.policy.approvals import Approval
 from hedgerow.rollout.policy.budgets import Budgets
+from hedgerow.rollout.policy.gate import Gate
 from hedgerow.rollout.policy.retry import Retry
 from hedgerow.rollout.policy.rollback import Rollback
 from hedgerow.rollout.policy.soak import Soak
@@ -29,6 +30,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Changes the order of hosts. None: the bundle's own name and version, so a rerun keeps the order and
     the next release meets another first host."""
     soak: Soak = Soak()
+    gate: Gate = Gate()
     activate_within_s: Annotated[int, msgspec.Meta(ge=1)] = 900
     """Seconds for download, verification and switch together, after which the command on the host is ended."""
     confirm_within_s: Annotated[int, msgspec.Meta(ge=30)] = 600
@@ -45,6 +47,11 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             raise ValueError(
                 f"soak.deadline_s is {self.soak.deadline_s:g}, but {self.soak.passes} passes every "
                 f"{self.soak.interval_s:g} s take {shortest:g}"
+            )
+        if self.soak.minimum_s >= self.soak.deadline_s:
+            raise ValueError(
+                f"soak.deadline_s ({self.soak.deadline_s:g}) must be longer than soak.minimum_s "
+                f"({self.soak.minimum_s:g})"
             )
         if self.soak.deadline_s >= self.confirm_within_s:
             raise ValueError(

@@ -37,7 +37,7 @@ WORSE = look(status="degraded", reasons=frozenset({"fan_slow", "slow_answers"}))
     ],
 )
 def test_one_look(*, seen: Look, verdict: Verdict, final: bool) -> None:
-    found = judge.judge(seen, EXPECTED)
+    found = judge.judge_look(seen, EXPECTED)
     assert (found.verdict, found.final) == (verdict, final)
     assert found.reason
 
@@ -85,7 +85,7 @@ def test_nothing_seen_is_no_data() -> None:
 )
 def test_a_pass_always_rests_on_enough_passing_looks(looks: list[Look], now: float) -> None:
     found = judge.soak(looks, EXPECTED, RULES, started=0, now=now)
-    last = [judge.judge(each, EXPECTED).verdict for each in looks[-RULES.passes :]]
+    last = [judge.judge_look(each, EXPECTED).verdict for each in looks[-RULES.passes :]]
     if found.verdict is Verdict.PASS:
         assert found.final
         assert last == [Verdict.PASS] * RULES.passes
