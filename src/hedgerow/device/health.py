@@ -127,6 +127,7 @@ class BoardState(Struct, frozen=True):
     throttled_since_boot: tuple[str, ...] | None = None
     undervoltage_now: bool | None = None
     memory_available_mb: int | None = None
+    memory_total_mb: int | None = None
     disk_free_mb: int | None = None
 
 
@@ -321,6 +322,7 @@ def _board(hardware: dict[str, Any]) -> BoardState:
         throttled_since_boot=_flags(hardware, "since_boot"),
         undervoltage_now=hardware.get("undervoltage_now"),
         memory_available_mb=_get(hardware, "memory", "available_mb"),
+        memory_total_mb=_get(hardware, "memory", "total_mb"),
         disk_free_mb=_disk_free(hardware),
     )
 

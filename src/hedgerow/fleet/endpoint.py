@@ -62,17 +62,33 @@ class ReportedPending(msgspec.Struct, frozen=True):
 
 
 class ReportedServing(msgspec.Struct, frozen=True):
-    """Figures of the server's last window; None where nothing was measured."""
+    """Figures of the server's last ``window_s`` seconds; None where nothing was measured.
 
+    ``restarts`` counts ends of the server that nobody asked for, since boot or its last stop.
+    """
+
+    window_s: float | None = None
+    requests: int | None = None
+    errors: int | None = None
+    p50_ms: float | None = None
+    p95_ms: float | None = None
+    p99_ms: float | None = None
     ttft_p95_ms: float | None = None
     tokens_per_s: float | None = None
+    queue: int | None = None
+    restarts: int | None = None
 
 
 class ReportedBoard(msgspec.Struct, frozen=True):
-    """The board. Temperatures in °C, sizes in MB."""
+    """The board. Temperatures in °C, sizes in MB; throttle flags by name."""
 
     model: str | None = None
     temperature_c: float | None = None
+    throttled_now: tuple[str, ...] | None = None
+    throttled_since_boot: tuple[str, ...] | None = None
+    undervoltage_now: bool | None = None
+    memory_available_mb: float | None = None
+    memory_total_mb: float | None = None
     disk_free_mb: float | None = None
 
 
@@ -81,6 +97,12 @@ class ReportedHat(msgspec.Struct, frozen=True):
 
     kind: str | None = None
     temperature_c: float | None = None
+
+
+class ReportedAgent(msgspec.Struct, frozen=True):
+    """The device's agent; its last sign of life, on the device's clock."""
+
+    heartbeat: datetime | None = None
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -96,6 +118,10 @@ class Report(msgspec.Struct, frozen=True):
     hat: ReportedHat = ReportedHat()
     serving: ReportedServing = ReportedServing()
     pending: ReportedPending | None = None
+    time: datetime | None = None
+    """On the device's clock; comparable with ours where ``clock_synced``."""
+    clock_synced: bool | None = None
+    agent: ReportedAgent | None = None
 
     @property
     def troubles(self) -> tuple[ReportedReason, ...]:
@@ -156,16 +182,22 @@ class DeviceClient:
             )
         return decode_report(response.content, where=self.endpoint.host)
 
-    def post(self, path: str, body: Any) -> Any:
-        """POST JSON, return JSON."""
-        response = self._send("POST", path, json=body)
+    def post(self, path: str, body: Any, *, timeout_s: float | None = None) -> Any:
+        """POST JSON, return JSON. ``timeout_s``: another than the client's."""
+        timeout = httpx.USE_CLIENT_DEFAULT if timeout_s is None else timeout_s
+        response = self._send("POST", path, json=body, timeout=timeout)
         try:
             return response.json()
         except ValueError as error:
             raise DeviceError(f"POST {path} was answered with no JSON", where=self.endpoint.host) from error
 
-    def stream_chat(self, model: str, messages: Sequence[dict[str, str]], *, max_tokens: int) -> Iterator[ChatPiece]:
-        """Ask and yield the answer's pieces as they come (OpenAI chat completions, server-sent events)."""
+    def stream_chat(
+        self, model: str, messages: Sequence[dict[str, str]], *, max_tokens: int, timeout_s: float | None = None
+    ) -> Iterator[ChatPiece]:
+        """Ask and yield the answer's pieces as they come (OpenAI chat completions, server-sent events).
+
+        ``timeout_s``, another than the client's, bounds the wait for each piece.
+        """
         body = {
             "model": model,
             "messages": list(messages),
@@ -177,7 +209,11 @@ class DeviceClient:
         started = time.monotonic()
         try:
             with self._http.stream(
-                "POST", "/v1/chat/completions", json=body, extensions=self._extensions()
+                "POST",
+                "/v1/chat/completions",
+                json=body,
+                extensions=self._extensions(),
+                timeout=httpx.USE_CLIENT_DEFAULT if timeout_s is None else timeout_s,
             ) as response:
                 self._note_certificate(response)
                 if response.is_error:
