@@ -8,7 +8,6 @@ import shutil
 import subprocess
 from pathlib import Path
 
-
 ROOT = Path(__file__).parents[3]
 SOURCE = (ROOT / "deploy/bootstrap.py").read_text(encoding="utf-8")
 
