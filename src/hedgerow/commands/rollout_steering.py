@@ -206,7 +206,7 @@ def supersede(*, bundle: str, path: Path, policy_file: Path | None, limit: str |
         _tell(about, request)
         _say(f"{about.id}: starts no further host; waiting until those in their turn have ended it")
         _await_end(about)
-    elif about.state.turns:
+    elif about.state.turns or decide.to_undo(about.state):
         code = starting.bring_back(path, about.id)
         if code != 0:
             raise PartialError(

@@ -78,10 +78,13 @@ Decision = Go | Wait | Stop | Finish
 def next_wave(state: State, wave: int, now: datetime) -> Decision:
     """Whether wave ``wave`` (from 1) may start at ``now``."""
     stop = stopped(state)
-    if stop is not None:
+    if stop is not None and (stop.undo or not state.turns):
         return stop
     if wave > len(state.plan.waves):
         return Finish()
+    if state.turns:
+        # A run was cut off with hosts in their turn: their waves come first, the untouched wait at ``host_may_start``.
+        return Go(wave)
     return _held_back(state, now) or _to_approve(state, wave) or Go(wave)
 
 

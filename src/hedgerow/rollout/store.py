@@ -15,7 +15,7 @@ import msgspec
 
 from hedgerow import atomic, paths
 from hedgerow.errors import RefusedError, UsageError
-from hedgerow.rollout import lease
+from hedgerow.rollout import decide, lease
 from hedgerow.rollout.events import Closed, Opened, Resumed, State, Superseded
 from hedgerow.rollout.journal import FILE, Journal, timestamp
 from hedgerow.rollout.plan import Plan
@@ -43,15 +43,16 @@ def read(rollouts: Path, rollout: str | None = None) -> tuple[str, State]:
         UsageError: There is none.
     """
     known = ids(rollouts)
-    chosen = rollout or (known[-1] if known else None)
-    state = None if chosen is None else Journal(rollouts / chosen).state()
-    if chosen is None or state is None:
-        raise UsageError(
-            "this fleet had no rollout yet" if rollout is None else f"no rollout {rollout}",
-            where=str(rollouts),
-            next_step="known ones: " + ", ".join(known[-5:]) if known else "start one: hedgerow rollout start --help",
-        )
-    return chosen, state
+    for chosen in reversed(known) if rollout is None else [rollout]:
+        state = Journal(rollouts / chosen).state()
+        # One that was killed before its first line was whole has said nothing, and done nothing.
+        if state is not None:
+            return chosen, state
+    raise UsageError(
+        "this fleet had no rollout yet" if rollout is None else f"no rollout {rollout}",
+        where=str(rollouts),
+        next_step="known ones: " + ", ".join(known[-5:]) if known else "start one: hedgerow rollout start --help",
+    )
 
 
 def begin(rollouts: Path, plan: Plan, *, pid: int, now: datetime) -> Journal:
@@ -88,7 +89,7 @@ def reopen(rollouts: Path, rollout: str | None, *, pid: int, now: datetime) -> J
         RefusedError: Another process is rolling out, or there is a newer rollout.
     """
     name, state = read(rollouts, rollout)
-    newest = ids(rollouts)[-1]
+    newest = read(rollouts)[0]
     if name != newest:
         raise RefusedError(
             f"rule newest-only: {newest} came after {name}, and what hosts go back to is what it left",
@@ -104,15 +105,16 @@ def reopen(rollouts: Path, rollout: str | None, *, pid: int, now: datetime) -> J
 
 def _supersede_stuck(rollouts: Path, plan: Plan, *, pid: int, by: str, at: str) -> None:
     """Journal that this plan takes over from the newest rollout, if that is open."""
-    known = ids(rollouts)
-    journal = Journal(rollouts / known[-1], pid=pid) if known else None
-    state = None if journal is None else journal.state()
-    if journal is None or state is None or state.phase != "open":
+    newest = _newest(rollouts)
+    if newest is None or not _cut_off(newest[1]):
         return
-    if state.turns:
+    name, state = newest
+    journal = Journal(rollouts / name, pid=pid)
+    halfway = list(dict.fromkeys([*state.turns, *decide.to_undo(state)]))
+    if halfway:
         raise RefusedError(
             f"rule no-host-forgotten: rollout {journal.folder.name} of {state.plan.release.bundle} was cut off with "
-            f"{', '.join(state.turns)} half-way",
+            f"{', '.join(halfway)} half-way",
             where=str(journal.folder),
             next_step=f"bring it to an end first: hedgerow rollout supersede {plan.release.bundle}",
         )
@@ -121,14 +123,23 @@ def _supersede_stuck(rollouts: Path, plan: Plan, *, pid: int, by: str, at: str) 
     journal.append(Closed(at=at))
 
 
+def _newest(rollouts: Path) -> tuple[str, State] | None:
+    try:
+        return read(rollouts)
+    except UsageError:
+        return None
+
+
 def _interrupted(rollouts: Path, plan: Plan) -> tuple[str, State] | None:
-    known = ids(rollouts)
-    if not known:
+    newest = _newest(rollouts)
+    if newest is None or not _cut_off(newest[1]) or newest[1].plan.release.sha256 != plan.release.sha256:
         return None
-    state = Journal(rollouts / known[-1]).state()
-    if state is None or state.phase != "open" or state.plan.release.sha256 != plan.release.sha256:
-        return None
-    return known[-1], state
+    return newest
+
+
+def _cut_off(state: State) -> bool:
+    """It did not end in order: hosts are to come, or to go back."""
+    return state.closed_at is None and (state.phase == "open" or bool(state.turns or decide.to_undo(state)))
 
 
 def _refuse_forgetting(state: State, plan: Plan, name: str) -> None:

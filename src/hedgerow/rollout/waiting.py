@@ -122,7 +122,7 @@ def await_wave(  # noqa: PLR0917 - one argument for each thing a wait needs from
     with patrol.on():
         while True:
             attend()
-            state = journal.read()
+            state = _note_stop(journal, clock)
             decision = decide.next_wave(state, wave, clock.now())
             turn = _settled(journal, state, decision, hosts, wave=wave, clock=clock)
             if turn is not None:
@@ -155,7 +155,19 @@ def _settled(
 
 
 def _unfinished(state: State, hosts: Iterable[str]) -> list[str]:
+    """Who of a wave has its turn now: everybody without an outcome, or after a stop those left in their turn."""
+    if decide.stopped(state) is not None:
+        return [name for name in hosts if name in state.turns]
     return [name for name in hosts if state.hosts[name].outcome is None]
+
+
+def _note_stop(journal: Journal, clock: Clock) -> State:
+    """The state, with its stop in the journal: a run may have been cut off between a last failure and that line."""
+    state = journal.read()
+    stop = decide.stopped(state)
+    if stop is not None and state.stopped is None:
+        return journal.record(events.Stopped(at=timestamp(clock.now()), reason=stop.reason, undo=stop.undo))
+    return state
 
 
 def _tell(journal: Journal, state: State, wait: Wait, say: Callable[[str], None], clock: Clock) -> None:
