@@ -85,14 +85,16 @@ def take(journal: Journal, approvers: Approvers, *, now: Callable[[], str] = tim
         if state is None:
             return []
         for request in pending(journal.folder, state.asked):
-            asked = _weigh(state, request, approvers, now())
+            asked = _weigh(state, request, approvers, now(), rollout=journal.folder.name)
             state = journal.record(asked)
             taken.append(asked)
     return taken
 
 
-def _weigh(state: State, request: Request, approvers: Approvers, at: str) -> OperatorAsked:
+def _weigh(state: State, request: Request, approvers: Approvers, at: str, *, rollout: str) -> OperatorAsked:
     refused = decide.refusal(state, request)
+    if request.rollout != rollout:
+        refused = f"rule one-rollout: it was made for {request.rollout}"
     key = None
     if refused is None and request.kind is RequestKind.APPROVE:
         try:
