@@ -52,7 +52,7 @@ class ActionModule(ActionBase):
         if name not in _STEPS:
             raise AnsibleActionFail(f"hedgerow_rollout: step is one of {', '.join(_STEPS)}, not {name!r}")
         host = plain(variables["inventory_hostname"])
-        journal = Journal(Path(plain(self._task.args["folder"])), pid=os.getppid())
+        journal = Journal.shared(Path(plain(self._task.args["folder"])), pid=os.getppid())
         try:
             if name == "outcome":
                 return result | _outcome(journal.read(), host, wanted=self._task.args.get("wanted", "release"))

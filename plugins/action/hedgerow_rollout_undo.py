@@ -63,7 +63,7 @@ class ActionModule(ActionBase):
 
     def _journal(self, args: dict[str, Any], variables: dict[str, Any]) -> Journal:
         if "folder" in args:
-            return Journal(Path(args["folder"]), pid=os.getppid())
+            return Journal.shared(Path(args["folder"]), pid=os.getppid())
         rollouts = store.folder(str(plain(variables["fleet"])))
         chosen = None if args["rollout"] == "newest" else str(args["rollout"])
         return store.reopen(rollouts, chosen, pid=os.getppid(), now=datetime.now(UTC))

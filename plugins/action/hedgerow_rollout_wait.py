@@ -45,7 +45,7 @@ class ActionModule(ActionBase):
     def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         variables = task_vars or {}
         result: dict[str, Any] = super().run(tmp, variables)
-        journal = Journal(Path(plain(self._task.args["folder"])), pid=os.getppid())
+        journal = Journal.shared(Path(plain(self._task.args["folder"])), pid=os.getppid())
         try:
             turn = self._wait(journal, variables)
             policy = journal.read().plan.policy

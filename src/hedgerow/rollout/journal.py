@@ -39,13 +39,24 @@ class JournalError(HedgerowError):
 
 
 class Journal:
-    """The journal in folder ``rollouts/<id>``. ``pid`` is the process whose lease covers appends."""
+    """The journal in folder ``rollouts/<id>``. ``pid`` becomes ``writer``."""
 
     def __init__(self, folder: Path, *, pid: int | None = None) -> None:
         self.folder = folder
         self.path = folder / FILE
-        self._pid = os.getpid() if pid is None else pid
+        self.writer = os.getpid() if pid is None else pid
+        """The process whose lease covers appends."""
         self._forget()
+
+    @classmethod
+    def shared(cls, folder: Path, *, pid: int | None = None) -> Journal:
+        """This process's one journal in ``folder``, with what it has read so far; forked processes inherit it.
+
+        Appends go on under the lease of ``pid``.
+        """
+        journal = _SHARED.setdefault(folder, cls(folder))
+        journal.writer = os.getpid() if pid is None else pid
+        return journal
 
     def _forget(self) -> None:
         self._state: State | None = None
@@ -59,7 +70,7 @@ class Journal:
             RefusedError: This process does not hold the lease.
         """
         holder = lease.read(self.folder.parent)
-        if holder is None or (holder.pid, holder.rollout) != (self._pid, self.folder.name):
+        if holder is None or (holder.pid, holder.rollout) != (self.writer, self.folder.name):
             by = "nobody" if holder is None else f"{holder.by} (process {holder.pid}, rollout {holder.rollout})"
             raise RefusedError(
                 f"rule one-writer: the lease of this fleet's rollouts is held by {by}", where=str(self.path)
@@ -148,6 +159,9 @@ class Journal:
                     next_step=f"keep the file for inquiry, move {self.folder} away, and start a new rollout",
                 ) from error
         return events
+
+
+_SHARED: dict[Path, Journal] = {}
 
 
 def _cut_torn_line(file: BinaryIO) -> None:

@@ -103,7 +103,7 @@ def test_a_signed_approval_counts_with_its_key(journal: Journal, keys, approvers
     "change, says",
     [
         ({"wave": 3}, "rule approvals: wave 3 is approved by eve"),
-        ({"rollout": "another"}, "the signature is not ada's"),
+        ({"at": "t9"}, "the signature is not ada's"),
         ({"by": "bob"}, "the signature is not bob's"),
         ({"reason": "I never said so"}, "the signature is not ada's"),
         ({"signature": None}, "ada's approval has no signature"),
