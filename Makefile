@@ -33,7 +33,7 @@ test: lint test-unit test-roles test-site ## Everything that gates a change
 .PHONY: test-nightly
 test-nightly: lint test-unit ## The same with every role's scenario, lock upgrades and the virtual machine
 	@$(MAKE) test-roles ROLES="$$($(BIN)/python tools/changed_roles.py --all | xargs)"
-	@$(MAKE) test-site test-upgrade test-lifecycle test-vm
+	@$(MAKE) test-site test-upgrade test-rollout test-lifecycle test-vm
 
 .PHONY: test-fast
 test-fast: dev ## The inner loop: linters that are quick, tests without emulated hosts
@@ -64,6 +64,10 @@ test-roles: dev ## Molecule: check, converge, idempotence, verify, changed input
 .PHONY: test-upgrade
 test-upgrade: dev ## Molecule: version lock → next → rollback on emulated hosts
 	@$(MOLECULE) test -s upgrade
+
+.PHONY: test-rollout
+test-rollout: dev ## Molecule: releases on eight emulated Pis of two sites, as they go well and wrong
+	@$(MOLECULE) test -s rollout
 
 .PHONY: test-lifecycle
 test-lifecycle: dev ## Boards adopted, exchanged and decommissioned, on a fleet of their own

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -66,13 +67,16 @@ class Controller:
     def serves(self) -> dict[str, str | None]:
         return {name: row["model"] for name, row in self.table().items()}
 
-    def publish(self, version: str, *, golden: float | None = None) -> str:
-        """Publish a model that adds a number of its version; ``golden`` is the number it claims to add."""
+    def publish(self, version: str, *, golden: float | None = None, products: int = 0) -> str:
+        """Publish a model that adds a number of its version.
+
+        ``golden`` is the number it claims to add; it multiplies ``products`` matrices on the way, which takes time.
+        """
         name = str(self.inventory.vars["serving_model"])
         added = float(version.rpartition(".")[2])
         folder = self.folder / version
         folder.mkdir()
-        data = _adds(added)
+        data = _adds(added, products)
         (folder / "model.onnx").write_bytes(data)
         claimed = added if golden is None else golden
         shape = {"name": "x", "dtype": "FP32", "shape": (-1,)}
@@ -122,16 +126,39 @@ def _tool(name: str) -> str:
     return str(Path(sys.executable).with_name(name))
 
 
-def _adds(number: float) -> bytes:
+_WIDE = 512
+"""A product of two such matrices is 0.27 billion operations: some 10 ms of a core."""
+
+
+def _adds(number: float, products: int = 0) -> bytes:
     from onnx import TensorProto, helper
 
-    value = helper.make_tensor("number", TensorProto.FLOAT, [1], [number])
+    def constant(name: str, kind: int, shape: list[int], values: list[float]) -> Any:
+        return helper.make_tensor(name, kind, shape, values)
+
+    nodes = [helper.make_node("Add", ["x", "number"], ["sum" if products else "y"])]
+    constants = [constant("number", TensorProto.FLOAT, [1], [number])]
+    if products:
+        # A matrix of zeros that depends on the input, so that no optimiser can know it beforehand.
+        constants += [
+            constant("zero", TensorProto.FLOAT, [1], [0.0]),
+            constant("wide", TensorProto.INT64, [2], [_WIDE, _WIDE]),
+            constant("all", TensorProto.INT64, [2], [0, 1]),
+        ]
+        nodes += [
+            helper.make_node("ReduceSum", ["x"], ["total"], keepdims=0),
+            helper.make_node("Mul", ["total", "zero"], ["nothing"]),
+            helper.make_node("Expand", ["nothing", "wide"], ["m0"]),
+            *(helper.make_node("MatMul", [f"m{n}", f"m{n}"], [f"m{n + 1}"]) for n in range(products)),
+            helper.make_node("ReduceSum", [f"m{products}", "all"], ["rest"], keepdims=0),
+            helper.make_node("Add", ["sum", "rest"], ["y"]),
+        ]
     graph = helper.make_graph(
-        [helper.make_node("Add", ["x", "number"], ["y"])],
+        nodes,
         "adds",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n"])],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n"])],
-        [value],
+        constants,
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     data: bytes = model.SerializeToString()
@@ -146,6 +173,21 @@ def eventually(condition: Callable[[], bool], *, within_s: float) -> None:
         time.sleep(0.2)
 
 
+def _rollout_fleet() -> Any:
+    """The helpers beside these tests; pytest's importlib mode puts nothing on sys.path."""
+    name = "rollout_fleet"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+        assert spec is not None
+        assert spec.loader is not None
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
+
+
+_rollout_fleet()
+
+
 @pytest.fixture(scope="session")
 def wait() -> Callable[..., None]:
     return eventually
@@ -155,6 +197,32 @@ def wait() -> Callable[..., None]:
 def controller_of() -> Callable[[Path, Path], Controller]:
     """The controller of an inventory that a test brings with it; the folder is for its bundles."""
     return lambda path, folder: Controller(inventories.load(path), folder)
+
+
+@pytest.fixture(scope="module")
+def woods(controller: Controller) -> Any:
+    """The rollout scenario's fleet; every Pi serves the first release when a module begins."""
+    if "HEDGEROW_TEST_ROLLOUT" not in os.environ:
+        pytest.skip("releases on a fleet of eight take minutes: make test-rollout")
+    fleet = _rollout_fleet().Fleet(controller)
+    fleet.ready(fleet.release())
+    return fleet
+
+
+@pytest.fixture
+def sound(woods: Any, wait: Callable[..., None]) -> Iterator[None]:
+    """After whatever a test did: no host is drained, none without a model in service, none waits for anybody."""
+    yield
+    left: list[str] = []
+
+    def well() -> bool:
+        left[:] = woods.sound()
+        return not left
+
+    try:
+        wait(well, within_s=90)
+    except AssertionError:
+        pytest.fail("; ".join(left))
 
 
 @pytest.fixture(scope="module")
