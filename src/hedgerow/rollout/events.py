@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from hedgerow.rollout import records
+from hedgerow.rollout.gate.verdicts import CriterionResult
 from hedgerow.rollout.plan import Plan
 from hedgerow.rollout.policy.budgets import Tally
 from hedgerow.rollout.records import (
@@ -22,7 +23,6 @@ from hedgerow.rollout.records import (
     HARMED,
     UNTOUCHED,
     Closed,
-    CriterionResult,
     Event,
     HostActivated,
     HostFell,

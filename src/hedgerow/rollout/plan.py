@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from hedgerow.errors import UsageError
-from hedgerow.registry.manifest import GoldenTensors, GoldenText
+from hedgerow.registry.manifest import GoldenTensors, GoldenText, Slo
 from hedgerow.rollout.policy import Policy
 
 HOLD_LABEL = "hold"
@@ -45,6 +45,15 @@ class Release(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """What the gate asks each host, and what must come back."""
     tensor_types: dict[str, str] = {}
     """Input tensor → data type (Open Inference Protocol v2), for a probe of tensors."""
+    probes: list[GoldenText | GoldenTensors] = []
+    """The bundle's golden inputs, which the gate puts in turn; empty in plans of older controllers."""
+    slo: Slo | None = None
+    """What the publisher expects on a board."""
+
+    @property
+    def questions(self) -> list[GoldenText | GoldenTensors]:
+        """What the gate asks, one after the other."""
+        return self.probes or [self.probe]
 
     @property
     def name(self) -> str:

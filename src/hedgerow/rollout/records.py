@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from hedgerow.rollout.gate.verdicts import CriterionResult
 from hedgerow.rollout.plan import Plan
 
 
@@ -80,16 +81,6 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     def signed_bytes(self) -> bytes:
         """What a signature covers: every other field, as JSON with sorted keys."""
         return msgspec.json.encode(msgspec.structs.replace(self, signature=None), order="sorted")
-
-
-class CriterionResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One criterion of the gate as it came out; ``observed`` and ``limit`` in the metric's own unit."""
-
-    name: str
-    breached: bool
-    reason: str = ""
-    observed: float | None = None
-    limit: float | None = None
 
 
 class _Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", omit_defaults=True):

@@ -14,6 +14,9 @@ from hedgerow.registry.verify import trusted
 from hedgerow.rollout.gate import probe
 from hedgerow.rollout.plan import Release
 
+MOST_PROBES = 50
+"""Golden inputs that a gate puts to a host; a plan carries them, and every journal carries the plan."""
+
 
 def read(fleet: str, bundle: str) -> Release:
     """Find ``name@version`` in the fleet's registry and verify it as a device would.
@@ -35,6 +38,8 @@ def read(fleet: str, bundle: str) -> Release:
         sha256=manifests.digest(data),
         size_bytes=manifest.size,
         probe=probe.choose(manifest),
+        probes=list(manifest.golden[:MOST_PROBES]),
+        slo=manifest.slo,
         tensor_types={tensor.name: tensor.dtype for tensor in manifest.inputs},
     )
 

@@ -24,8 +24,12 @@ import msgspec
 from hedgerow.errors import DeviceError, NetworkError
 from hedgerow.rollout import decide, events, preflight
 from hedgerow.rollout.events import Outcome, State
-from hedgerow.rollout.gate import judge
-from hedgerow.rollout.gate.judge import Expectation, Judgement, Look, Verdict
+from hedgerow.rollout.gate import baseline
+from hedgerow.rollout.gate.controls import choose_controls
+from hedgerow.rollout.gate.prometheus import Queries
+from hedgerow.rollout.gate.samples import Expectation, Window
+from hedgerow.rollout.gate.session import Evidence, GateSession
+from hedgerow.rollout.gate.verdicts import Verdict
 from hedgerow.rollout.gate.watcher import Watcher
 from hedgerow.rollout.hostline import Clock, Device, HostLine
 from hedgerow.rollout.journal import Journal, timestamp
@@ -54,7 +58,10 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class HostSteps:
-    """The steps of one host's turn. ``attend`` journals what operators have asked meanwhile."""
+    """The steps of one host's turn. ``attend`` journals what operators have asked meanwhile.
+
+    ``peers`` makes a watcher of another host, for a gate that compares with untouched ones.
+    """
 
     def __init__(  # noqa: PLR0917 - one argument for each thing a turn needs from outside
         self,
@@ -64,12 +71,14 @@ class HostSteps:
         watcher: Callable[[], Watcher],
         clock: Clock | None = None,
         attend: Callable[[], object] = lambda: None,
+        peers: Callable[[str], Watcher] | None = None,
     ) -> None:
         self.host = host
         self._journal = journal
         self._watcher = watcher
         self._clock = clock or Clock()
         self._attend = attend
+        self._peers = peers
         self._line = HostLine(host, device, self._clock, self._again)
         plan = journal.read().plan
         self._release = plan.release
@@ -126,6 +135,9 @@ class HostSteps:
         known = state.hosts[self.host]
         if known.started_at is None:
             over = self._not_its_turn(state)
+            if over is None:
+                self._measure()
+                over = self._not_its_turn(self._journal.read())
             if over is not None:
                 return over
             self._record(events.HostStarted, before=known.before, baseline=known.baseline)
@@ -142,35 +154,16 @@ class HostSteps:
         return Step(changed=bool(answer.get("changed")), msg=f"activated in {seconds:.1f} s, to be confirmed")
 
     def gate(self) -> Step:
-        """Watch the host until the policy has its verdict, then ask it one question."""
-        expected = Expectation(
-            version=self._release.bundle,
-            sha256=self._release.sha256,
-            baseline=frozenset(self._journal.read().hosts[self.host].baseline),
-        )
-        rules = self._policy.soak
-        watcher = self._watcher()
-        started = self._clock.monotonic()
-        looks: list[Look] = []
-        while True:
-            stop = self.interrupted()
-            if stop is not None:
-                return self._judged(ENDED, f"the rollout has stopped: {stop}", looks=len(looks), started=started)
-            looks.append(watcher.look())
-            now = self._clock.monotonic()
-            judgement = judge.soak(looks, expected, rules, started=started, now=now)
-            if judgement.final:
-                break
-            self._clock.sleep(rules.interval_s)
-        if judgement.verdict is Verdict.PASS:
-            judgement = self._asked(watcher, judgement)
-        return self._judged(judgement.verdict, judgement.reason, looks=len(looks), started=started)
+        """Watch the host and ask it the release's questions until the policy has its verdict."""
+        session = self._session(before=baseline.load(self._journal.folder, self.host))
+        judgement = session.run()
+        return self._judged(judgement.verdict, judgement.reason, session.evidence())
 
     def confirm(self) -> Step:
         """End the device's deadline: from here on it keeps the release."""
         stop = self.interrupted()
         if stop is not None:
-            return self._judged(ENDED, f"the rollout has stopped: {stop}", looks=0, started=self._clock.monotonic())
+            return self._judged(ENDED, f"the rollout has stopped: {stop}", Evidence(looks=0, seconds=0.0))
         try:
             self._line.run(["confirm", self._release.bundle])
         except (NetworkError, DeviceError) as error:
@@ -253,6 +246,10 @@ class HostSteps:
                 return self._finish(Outcome.SKIPPED, f"{decision.code}: {decision.reason}")
         return None
 
+    def _measure(self) -> None:
+        """Measure the host with the version before, for the gate to compare with."""
+        baseline.save(self._journal.folder, self.host, self._session().baseline())
+
     def _silent(self, error: NetworkError | DeviceError, *, started: bool) -> Step:
         """It gave no report: left as it is before its turn, brought back where that was cut off."""
         if started:
@@ -272,13 +269,35 @@ class HostSteps:
             self._journal.record(events.Stopped(at=timestamp(), reason=reason))
         return step
 
-    def _asked(self, watcher: Watcher, judgement: Judgement) -> Judgement:
-        answer = watcher.ask(self._release)
-        return msgspec.structs.replace(answer, reason=f"{judgement.reason}; {answer.reason}")
+    def _session(self, *, before: Window | None = None) -> GateSession:
+        expected = Expectation(
+            version=self._release.bundle,
+            sha256=self._release.sha256,
+            baseline=frozenset(self._journal.read().hosts[self.host].baseline),
+        )
+        rules = self._policy.gate.prometheus
+        return GateSession(
+            self._watcher(),
+            self._release,
+            expected,
+            self._policy,
+            clock=self._clock,
+            stop=self.interrupted,
+            before=before,
+            controls=self._controls(),
+            queries=None if rules is None else Queries(rules, {"host": self.host}),
+        )
 
-    def _judged(self, verdict: str, reason: str, *, looks: int, started: float) -> Step:
-        seconds = round(self._clock.monotonic() - started, 3)
-        self._record(events.HostJudged, verdict=verdict, reason=reason, looks=looks, seconds=seconds)
+    def _controls(self) -> list[Watcher]:
+        """Hosts without the release, where a criterion compares with them."""
+        if self._peers is None or not self._policy.gate.needs_controls:
+            return []
+        state = self._journal.read()
+        names = choose_controls(state.plan, state, self.host, self._policy.gate.controls)
+        return [self._peers(name) for name in names]
+
+    def _judged(self, verdict: str, reason: str, seen: Evidence) -> Step:
+        self._record(events.HostJudged, verdict=verdict, reason=reason, **msgspec.structs.asdict(seen))
         return Step(failed=verdict != Verdict.PASS, msg=f"gate says {verdict}: {reason}")
 
     def _bring_back(self, reason: str) -> Return:

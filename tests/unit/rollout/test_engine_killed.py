@@ -22,7 +22,7 @@ import pytest
 from hedgerow.errors import NetworkError
 from hedgerow.rollout import decide, requests, store
 from hedgerow.rollout.events import GOOD, HostActivated, Outcome, Request, RequestKind, State
-from hedgerow.rollout.gate.judge import Judgement, Look, Verdict
+from hedgerow.rollout.gate.samples import Answer, Kind, Look
 from hedgerow.rollout.hostline import Clock
 from hedgerow.rollout.journal import Journal
 from hedgerow.rollout.plan import Plan, Release
@@ -170,8 +170,8 @@ class Board:
             reasons=frozenset({"requests_fail"} if failing else ()),
         )
 
-    def ask(self, release: Release) -> Judgement:
-        return Judgement(verdict=Verdict.PASS, reason="Paris", final=True)
+    def probe(self, release: Release, number: int, *, timeout_s: float = 30) -> Answer:
+        return Answer(at=self.world.now, question=number, kind=Kind.RIGHT, latency_ms=20.0)
 
 
 class Conductor:

@@ -43,7 +43,7 @@ class Site:
             self.set(address, serves=OLD, previous=None, pending=False, calls=[], hashes=self.hashes)
             pi = make_pi(name, (address, 8443))
             pi.answers["/health/report"] = self._answer(address)
-            pi.answers["/v1/chat/completions"] = (200, "application/json", _says("It is Paris."))
+            pi.answers["/v1/chat/completions"] = (200, "text/event-stream", _says("It is Paris."))
             hosts[name] = {"ansible_host": address, "labels": {}}
         self.hosts = hosts
         self.write()
@@ -103,7 +103,8 @@ class Site:
 
 
 def _says(text: str) -> bytes:
-    return json.dumps({"choices": [{"message": {"role": "assistant", "content": text}}]}).encode()
+    piece = json.dumps({"choices": [{"delta": {"content": text}}]})
+    return f"data: {piece}\n\ndata: [DONE]\n\n".encode()
 
 
 def recap(done: subprocess.CompletedProcess[str]) -> dict[str, dict[str, int]]:

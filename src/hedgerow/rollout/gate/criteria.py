@@ -131,7 +131,8 @@ def _gauge(condition: Condition, look: Look | None) -> tuple[float | None, str]:
     if look is None:
         return None, "nobody has looked yet"
     if condition.query is not None:
-        return look.queries.get(condition.query), look.outage or "Prometheus has no sample for it"
+        why = look.outage or look.unanswered.get(condition.query) or "Prometheus was not asked"
+        return look.queries.get(condition.query), why
     return (None if condition.metric is None else look.metrics.get(condition.metric)), "the report does not give it"
 
 

@@ -53,6 +53,8 @@ class Look(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Slowed down or short of voltage now, or once since the look before."""
     queries: dict[str, float] = {}
     """Answers of Prometheus by the query's name."""
+    unanswered: dict[str, str] = {}
+    """Why a query has no value; the fault is the query's."""
     outage: str = ""
     """Why Prometheus gave no answer at all; "" where it did, or was not asked."""
 
