@@ -1,7 +1,7 @@
 """Where rollouts live: ``var/fleets/<fleet>/rollouts/<id>/`` with ``journal.jsonl`` and ``plan.json``.
 
 A rollout that was cut off is gone on with by the same command: the newest one
-of the same bundle is resumed as long as it is open. A finished or stopped one
+of the same bundle is resumed until it came to its end in order. One that did, stopped or not,
 stays as it is, and the next run is a new rollout. Another bundle supersedes a
 rollout that is open and that nobody runs, once no host of it is half-way.
 """
@@ -118,6 +118,8 @@ def _supersede_stuck(rollouts: Path, plan: Plan, *, pid: int, by: str, at: str) 
             where=str(journal.folder),
             next_step=f"bring it to an end first: hedgerow rollout supersede {plan.release.bundle}",
         )
+    if state.phase != "open":
+        return
     lease.take(rollouts, journal.folder.name, pid=pid, by=by, since=at)
     journal.append(Superseded(at=at, by=plan.release.bundle))
     journal.append(Closed(at=at))
@@ -138,8 +140,8 @@ def _interrupted(rollouts: Path, plan: Plan) -> tuple[str, State] | None:
 
 
 def _cut_off(state: State) -> bool:
-    """It did not end in order: hosts are to come, or to go back."""
-    return state.closed_at is None and (state.phase == "open" or bool(state.turns or decide.to_undo(state)))
+    """It did not end in order: hosts are to come, or to go back, or its end alone is missing."""
+    return state.closed_at is None
 
 
 def _refuse_forgetting(state: State, plan: Plan, name: str) -> None:

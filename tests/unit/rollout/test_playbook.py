@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
 import re
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
 
+from hedgerow.errors import UsageError
 from hedgerow.rollout import store
-from hedgerow.rollout.events import HostStarted
+from hedgerow.rollout.events import HostStarted, Outcome, State
 
 ROOT = Path(__file__).parents[3]
 PLUGINS = Path(__file__).parent / "connection_plugins"
@@ -46,10 +51,21 @@ class Site:
             pi.answers["/v1/chat/completions"] = (200, "text/event-stream", _says("It is Paris."))
             hosts[name] = {"ansible_host": address, "labels": {}}
         self.hosts = hosts
+        self.common: dict[str, object] = {
+            "fleet": FLEET,
+            "site": "orchard",
+            "ansible_connection": "fakepi",
+            "ansible_become": False,
+        }
+        self.write()
+
+    def approvers(self, keys: dict[str, list[str]]) -> None:
+        """Who may approve, as the inventory says it."""
+        self.common["rollout_approvers"] = keys
         self.write()
 
     def write(self) -> None:
-        common = {"fleet": FLEET, "site": "orchard", "ansible_connection": "fakepi", "ansible_become": False}
+        common = self.common
         document = {"pis": {"hosts": self.hosts, "vars": common}}
         (self.folder / "hosts.yml").write_text(yaml.safe_dump(document))
 
@@ -270,3 +286,114 @@ def test_rollback_of_named_hosts(site: Site) -> None:
 def test_syntax_can_be_checked_without_values(site: Site, playbook: str) -> None:
     done = site.play("--syntax-check", playbook=playbook)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_breach_in_a_later_wave_brings_everybody_back(site: Site) -> None:
+    site.set("pi-2", fails_with=NEW)
+    site.set("pi-3", fails_with=NEW)
+    policy = {"waves": [1, 2], "soak": {"passes": 2, "interval_s": 0.05}, "seed": "first"}
+    done = site.rollout("-e", json.dumps({"rollout_policy": policy}))
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert set(site.serves().values()) == {OLD}
+    state = store.read(store.folder(FLEET))[1]
+    assert (state.phase, state.turns, state.holding) == ("stopped", {}, {})
+    assert not any(site.get(name)["pending"] for name in NAMES)
+
+
+def test_a_registry_that_is_gone_is_tried_again_then_the_rollout_stops_and_takes_nothing_back(site: Site) -> None:
+    policy = {"soak": {"passes": 2, "interval_s": 0.05}, "retry": {"attempts": 2, "backoff_s": 0.1}}
+    site.set("pi-2", cut_off=True)
+    done = site.rollout("-e", json.dumps({"rollout_policy": policy}))
+    assert done.returncode == 2, done.stdout + done.stderr
+    state = store.read(store.folder(FLEET))[1]
+    assert state.hosts["pi-2"].outcome is Outcome.SKIPPED
+    assert "could not get the release in 2 tries" in str(state.stopped)
+    before = order()[: order().index("pi-2")]
+    assert site.serves() == dict.fromkeys(NAMES, OLD) | dict.fromkeys(before, NEW)
+    site.set("pi-2", cut_off=False)
+    assert site.rollout().returncode == 0
+    assert set(site.serves().values()) == {NEW}
+
+
+class Background:
+    """A rollout that runs while the test types commands beside it."""
+
+    def __init__(self, site: Site, policy: dict[str, object]) -> None:
+        self._thread = threading.Thread(target=self._run, args=(site, policy))
+        self.done: subprocess.CompletedProcess[str] | None = None
+        self._thread.start()
+
+    def _run(self, site: Site, policy: dict[str, object]) -> None:
+        self.done = site.rollout("-e", json.dumps({"rollout_policy": policy}))
+
+    def until(self, true: Callable[[State], bool], within_s: float = 60) -> State:
+        """The state in which something has become true."""
+        deadline = time.monotonic() + within_s
+        while time.monotonic() < deadline:
+            with contextlib.suppress(UsageError):
+                state = store.read(store.folder(FLEET))[1]
+                if true(state):
+                    return state
+            assert self._thread.is_alive(), self.done
+            time.sleep(0.05)
+        raise AssertionError("it did not come to that")
+
+    def end(self) -> subprocess.CompletedProcess[str]:
+        self._thread.join(60)
+        assert self.done is not None
+        return self.done
+
+
+def command(site: Site, *words: str) -> subprocess.CompletedProcess[str]:
+    """``hedgerow rollout WORDS`` as an operator types it."""
+    program = Path(sys.executable).with_name("hedgerow")
+    line = [str(program), "rollout", *words, "-i", str(site.folder / "hosts.yml")]
+    return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+
+
+def test_an_emergency_stop_in_a_wait_brings_everybody_back(site: Site) -> None:
+    site.approvers({"ada": ["ssh-ed25519 AAAA"]})
+    soak = {"passes": 2, "interval_s": 0.05}
+    running = Background(site, {"soak": soak, "approvals": [{"before_wave": 2, "by": ["ada"]}]})
+    state = running.until(lambda state: state.waiting is not None)
+    assert state.waiting is not None
+    assert state.waiting[0] == "approval"
+    assert sorted(site.serves().values()) == [OLD, OLD, NEW]
+    refused = command(site, "approve", "--as", "ada")
+    assert (refused.returncode, "rule signed-approval" in refused.stderr) == (3, True), refused.stderr
+    asked = time.monotonic()
+    stopped = command(site, "abort", "--reason", "smoke")
+    assert stopped.returncode == 0, stopped.stderr
+    running.until(lambda state: state.stopped is not None)
+    assert time.monotonic() - asked < 5
+    done = running.end()
+    assert done.returncode == 2
+    assert set(site.serves().values()) == {OLD}
+    assert "emergency stop by" in done.stdout
+
+
+def test_a_signed_approval_lets_the_next_wave_start_and_a_rollback_takes_all_back(site: Site, tmp_path: Path) -> None:
+    key = tmp_path / "id_ed25519"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
+    site.approvers({"ada": [key.with_suffix(".pub").read_text()]})
+    soak = {"passes": 2, "interval_s": 0.05}
+    running = Background(site, {"waves": [1, 2], "soak": soak, "approvals": [{"before_wave": 2, "by": ["ada"]}]})
+    running.until(lambda state: state.waiting is not None)
+    approved = command(site, "approve", "--as", "ada", "--key", str(key))
+    assert approved.returncode == 0, approved.stderr
+    assert running.end().returncode == 0
+    assert set(site.serves().values()) == {NEW}
+    back = command_in(site, "rollback", "--reason", "slow")
+    assert back.returncode == 0, back.stdout + back.stderr
+    assert set(site.serves().values()) == {OLD}
+    again = command_in(site, "rollback")
+    assert (again.returncode, "rule no-rollback-of-a-rollback" in again.stderr) == (3, True), again.stderr
+
+
+def command_in(site: Site, *words: str) -> subprocess.CompletedProcess[str]:
+    """A command that runs a playbook over the devices in memory."""
+    os.environ.update(ANSIBLE_CONNECTION_PLUGINS=str(PLUGINS), FAKEPI_FOLDER=str(site.folder))
+    try:
+        return command(site, *words)
+    finally:
+        del os.environ["ANSIBLE_CONNECTION_PLUGINS"], os.environ["FAKEPI_FOLDER"]
