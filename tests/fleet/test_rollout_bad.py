@@ -31,9 +31,9 @@ def test_one_that_answers_wrongly_stops_at_the_canary_and_nobody_served_it(woods
 
 def test_one_that_is_slower_stops_by_comparison_and_goes_back(woods) -> None:
     """Right answers, no limit broken: only the host's own past tells."""
-    before, bundle = woods.serves(), woods.release(products=40)
+    before, bundle = woods.serves(), woods.release(products=150)
     with fleets.Callers(woods, woods.pis) as callers:
-        done = woods.rollout(bundle, waves=[1, 7])
+        done = woods.rollout(bundle, waves=[1, 7], gate={"probes": fleets.PROBES})
     assert done.returncode == 2, done.stdout + done.stderr
     assert woods.serves() == before
     callers.none_failed()
