@@ -21,13 +21,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import msgspec
+
 from hedgerow.rollout.gate import criteria
-from hedgerow.rollout.gate.criteria import Finding, Sight
+from hedgerow.rollout.gate.findings import Finding, Sight
 from hedgerow.rollout.gate.rules import Rules
 from hedgerow.rollout.gate.samples import Expectation, Look, Window
 from hedgerow.rollout.gate.verdicts import CriterionResult, Judgement, Standing, Verdict
 from hedgerow.rollout.policy.gate import Condition, Criterion
-from hedgerow.rollout.policy.soak import Soak
 
 __all__ = ["CriterionResult", "Expectation", "Judgement", "Look", "Verdict", "judge", "judge_look"]
 
@@ -98,9 +101,9 @@ def judge(
         return fatal
     soak, elapsed = rules.soak, now - started
     found = [(criterion, *criteria.evaluate(criterion, sight)) for criterion in rules.since]
-    breach = _breached(found, after)
+    breach = _broken(found, after)
     if breach is not None:
-        return breach
+        return _end(breach, found, after)
     waiting = [finding for criterion, finding, _ in found if _holds_back(criterion, finding, rules, elapsed)]
     if after.row >= soak.passes and elapsed >= soak.minimum_s and not waiting:
         return _last_word(sight, expected, rules)
@@ -109,7 +112,7 @@ def judge(
         if after.row >= soak.passes:
             reason += f"; {waiting[0].reason}" if waiting else f"; {elapsed:.0f} of {soak.minimum_s:g} s"
         return Judgement(verdict=Verdict.NO_DATA, reason=reason, final=False)
-    return _overdue(sight, expected, rules, waiting)
+    return _overdue(sight, expected, rules, found, waiting)
 
 
 _Found = tuple[Criterion, Finding, Condition]
@@ -118,45 +121,40 @@ _Found = tuple[Criterion, Finding, Condition]
 def _look_on(sight: Sight, expected: Expectation, rules: Rules) -> Judgement | None:
     """Bring ``row`` up to date with looks that were not judged yet; the judgement of one that ends the soak."""
     after = sight.after
-    for look in after.looks[len(after.looks) - min(len(after.looks), after.looked - after.judged) :]:
-        after.judged += 1
+    fresh = min(len(after.looks), after.looked - after.judged)
+    for look in after.looks[len(after.looks) - fresh :]:
         judgement, _ = _whole_look(look, sight, expected, rules)
+        after.judged += 1
         if judgement.final:
             return judgement
         after.row = after.row + 1 if judgement.verdict is Verdict.PASS else 0
     return None
 
 
-def _whole_look(
-    look: Look, sight: Sight, expected: Expectation, rules: Rules
-) -> tuple[Judgement, list[CriterionResult]]:
-    """A look's health, and the criteria that rest on it."""
+def _whole_look(look: Look, sight: Sight, expected: Expectation, rules: Rules) -> tuple[Judgement, list[_Found]]:
+    """A look's health and the criteria that rest on it; with the last tests, where ``sight`` is final."""
     health = judge_look(look, expected)
     if health.verdict is not Verdict.PASS or not rules.by_look:
         return health, []
-    seen = Sight(sight.before, sight.after, sight.untouched, look, sight.started, sight.now, sight.alpha, final=True)
-    results: list[CriterionResult] = []
-    worst: Judgement | None = None
-    for criterion in rules.by_look:
-        finding, condition = criteria.evaluate(criterion, seen)
-        finding = _settled(criterion, finding, condition, look, rules)
-        results.append(criteria.result(criterion, finding, condition))
-        if finding.standing is Standing.BREACH:
-            env = criteria.explained(criterion, sight.after)
-            verdict = Verdict.ENVIRONMENT if env else Verdict.FAIL
-            worst = worst or Judgement(verdict=verdict, reason=f"{criterion.name}: {finding.reason}", final=False)
-        elif finding.standing is Standing.NO_DATA:
+    seen = sight if sight.look is look else replace(sight, look=look)
+    found = [_settled(criterion, *criteria.evaluate(criterion, seen), look, rules) for criterion in rules.by_look]
+    worst = _broken(found, sight.after)
+    if worst is not None:
+        return worst, found
+    for criterion, finding, _ in found:
+        if finding.standing is Standing.NO_DATA:
             reason = f"{criterion.name}: {finding.reason}"
-            worst = worst or Judgement(verdict=Verdict.NO_DATA, reason=reason, final=False)
-    return worst or health, results
+            return Judgement(verdict=Verdict.NO_DATA, reason=reason, final=False), found
+    return health, found
 
 
-def _settled(criterion: Criterion, finding: Finding, condition: Condition, look: Look, rules: Rules) -> Finding:
+def _settled(criterion: Criterion, finding: Finding, condition: Condition, look: Look, rules: Rules) -> _Found:
     """What is left out is skipped, not unknown."""
-    if finding.standing is not Standing.NO_DATA:
-        return finding
-    lost = condition.query is not None and bool(look.outage) and rules.ignore_outage
-    return Finding(Standing.SKIPPED, finding.reason) if lost or criterion.unknown == "skip" else finding
+    if finding.standing is Standing.NO_DATA:
+        lost = condition.query is not None and bool(look.outage) and rules.ignore_outage
+        if lost or criterion.unknown == "skip":
+            finding = msgspec.structs.replace(finding, standing=Standing.SKIPPED)
+    return criterion, finding, condition
 
 
 def _holds_back(criterion: Criterion, finding: Finding, rules: Rules, elapsed: float) -> bool:
@@ -168,83 +166,65 @@ def _holds_back(criterion: Criterion, finding: Finding, rules: Rules, elapsed: f
     return finding.comes and rules.asks and elapsed < PATIENCE * rules.soak.deadline_s
 
 
-def _breached(found: list[_Found], after: Window) -> Judgement | None:
-    """The end of the soak where a criterion is breached: the release's fault first, then the environment's."""
+def _broken(found: list[_Found], after: Window) -> Judgement | None:
+    """What breached criteria say together: the release's fault first, then the environment's."""
     broken = [each for each in found if each[1].standing is Standing.BREACH]
     if not broken:
         return None
     blamed = [each for each in broken if not criteria.explained(each[0], after)]
-    verdict = Verdict.FAIL if blamed else Verdict.ENVIRONMENT
     reason = "; ".join(f"{criterion.name}: {finding.reason}" for criterion, finding, _ in blamed or broken)
-    if not blamed:
-        reason = f"its supply or its heat explains it: {reason}"
-    return Judgement(verdict=verdict, reason=reason, final=True, criteria=tuple(_results(found, after)))
+    if blamed:
+        return Judgement(verdict=Verdict.FAIL, reason=reason, final=False)
+    return Judgement(verdict=Verdict.ENVIRONMENT, reason=f"its supply or its heat explains it: {reason}", final=False)
 
 
-def _results(found: list[_Found], after: Window) -> list[CriterionResult]:
-    results: list[CriterionResult] = []
-    for criterion, finding, condition in found:
-        shown = finding
-        if finding.standing is Standing.BREACH and criteria.explained(criterion, after):
-            shown = _with_standing(finding, Standing.ENVIRONMENT)
-        elif finding.standing is Standing.NO_DATA and criterion.unknown == "skip":
-            shown = _with_standing(finding, Standing.SKIPPED)
-        results.append(criteria.result(criterion, shown, condition))
-    return results
+def _end(judgement: Judgement, found: list[_Found], after: Window) -> Judgement:
+    """The judgement as the last one, with every criterion listed."""
+    listed = tuple(_result(*each, after) for each in found)
+    return msgspec.structs.replace(judgement, final=True, criteria=listed)
 
 
-def _with_standing(finding: Finding, standing: Standing) -> Finding:
-    return Finding(
-        standing,
-        finding.reason,
-        finding.value,
-        finding.limit,
-        finding.baseline,
-        finding.p,
-        finding.n,
-        finding.n_baseline,
-    )
+def _result(criterion: Criterion, finding: Finding, condition: Condition, after: Window) -> CriterionResult:
+    standing = finding.standing
+    if standing is Standing.BREACH and criteria.explained(criterion, after):
+        standing = Standing.ENVIRONMENT
+    elif standing is Standing.NO_DATA and criterion.unknown == "skip":
+        standing = Standing.SKIPPED
+    return criteria.result(criterion, finding, condition, standing)
 
 
 def _last_word(sight: Sight, expected: Expectation, rules: Rules) -> Judgement:
     """The last test of every comparison; the host passes if none is breached."""
-    after = sight.after
-    last = Sight(sight.before, after, sight.untouched, sight.look, sight.started, sight.now, sight.alpha, final=True)
-    found = [(criterion, *criteria.evaluate(criterion, last)) for criterion in rules.since]
-    breach = _breached(found, after)
-    if breach is not None:
-        return breach
-    health, by_look = (_HEALTHY, []) if sight.look is None else _whole_look(sight.look, sight, expected, rules)
-    answers = f"{after.asked} answer{'s' if after.asked != 1 else ''} right"
-    return Judgement(
-        verdict=Verdict.PASS,
-        reason=f"{after.row} passes in a row: {health.reason}; {answers}",
-        final=True,
-        criteria=(*by_look, *_results(found, after)),
-    )
+    after, look, last = sight.after, sight.look, replace(sight, final=True)
+    since = [(criterion, *criteria.evaluate(criterion, last)) for criterion in rules.since]
+    # A criterion may rest on a look and on a test: that was its last, too.
+    health, by_look = (_HEALTHY, []) if look is None else _whole_look(look, last, expected, rules)
+    found = [*by_look, *since]
+    verdict = _broken(found, after)
+    if verdict is None and health.verdict is not Verdict.PASS:
+        verdict = health
+    if verdict is None:
+        answers = f"{after.asked} answer{'s' if after.asked != 1 else ''} right"
+        reason = f"{after.row} passes in a row: {health.reason}; {answers}"
+        verdict = Judgement(verdict=Verdict.PASS, reason=reason, final=True)
+    return _end(verdict, found, after)
 
 
-def _overdue(sight: Sight, expected: Expectation, rules: Rules, waiting: list[Finding]) -> Judgement:
+def _overdue(
+    sight: Sight, expected: Expectation, rules: Rules, since: list[_Found], waiting: list[Finding]
+) -> Judgement:
     """The deadline has passed: the last look decides. A deadline that stretches is none."""
     after, soak = sight.after, rules.soak
+    within = f"within {soak.deadline_s:g} s"
     if sight.look is None:
         return Judgement(verdict=Verdict.NO_DATA, reason="never looked at before the deadline", final=True)
-    last, results = _whole_look(sight.look, sight, expected, rules)
-    within = f"within {soak.deadline_s:g} s"
+    last, by_look = _whole_look(sight.look, sight, expected, rules)
     if last.verdict is not Verdict.PASS:
-        reason = f"{last.reason} (for {soak.deadline_s:g} s)"
-        return Judgement(verdict=last.verdict, reason=reason, final=True, criteria=tuple(results))
-    if after.row < soak.passes:
+        last = msgspec.structs.replace(last, reason=f"{last.reason} (for {soak.deadline_s:g} s)")
+    elif after.row < soak.passes:
         reason = f"only {after.row} of {soak.passes} passes in a row {within}"
-        return Judgement(verdict=Verdict.FAIL, reason=reason, final=True, criteria=tuple(results))
-    reason = f"{waiting[0].reason} {within}" if waiting else f"not watched for {soak.minimum_s:g} s {within}"
-    return Judgement(verdict=Verdict.NO_DATA, reason=reason, final=True, criteria=tuple(results))
-
-
-def soak(looks: list[Look], expected: Expectation, rules: Soak, *, started: float, now: float) -> Judgement:
-    """Judge looks alone, without criteria."""
-    window = Window()
-    for look in looks:
-        window.see(look)
-    bare = Rules(soak=rules, alpha=1.0, by_look=(), since=())
-    return judge(None, window, None, expected, bare, started=started, now=now)
+        last = Judgement(verdict=Verdict.FAIL, reason=reason, final=True)
+    else:
+        reason = f"{waiting[0].reason} {within}" if waiting else f"not watched for {soak.minimum_s:g} s {within}"
+        last = Judgement(verdict=Verdict.NO_DATA, reason=reason, final=True)
+    return _end(last, [*by_look, *since], after)

@@ -61,7 +61,7 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
             soak=policy.soak,
             # Bonferroni: whatever the comparisons have in common, all together stay under alpha.
             alpha=gate.alpha / max(1, tested),
-            by_look=tuple(each for each in criteria if not _counts_on(each)),
+            by_look=tuple(_tested_last(each) for each in criteria if not _counts_on(each)),
             since=tuple(_tested_last(each) for each in criteria if _counts_on(each)),
             asks=gate.probes.count > 0,
             ignore_outage=gate.prometheus is not None and gate.prometheus.on_outage == "ignore",

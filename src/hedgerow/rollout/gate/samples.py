@@ -104,6 +104,10 @@ class Window(msgspec.Struct, kw_only=True):
     wrong: list[str] = []
     """What was wrong with each wrong answer."""
     last_error: str = ""
+    first_restarts: int | None = None
+    last_restarts: int | None = None
+    new_restarts: int = 0
+    """Restarts that the looks of this window have seen come."""
     start_s: float | None = None
     """Seconds in which the server loaded the model, if it is known."""
     row: int = 0
@@ -119,6 +123,12 @@ class Window(msgspec.Struct, kw_only=True):
         """Add a look."""
         self.looked += 1
         self.looks.append(look)
+        if look.restarts is not None:
+            known = look.restarts if self.last_restarts is None else self.last_restarts
+            # The count begins anew with a boot, or a stop that somebody asked for.
+            self.new_restarts += look.restarts - known if look.restarts >= known else look.restarts
+            self.first_restarts = look.restarts if self.first_restarts is None else self.first_restarts
+            self.last_restarts = look.restarts
         if len(self.looks) > 2 * LOOKS_KEPT:
             del self.looks[:-LOOKS_KEPT]
 
@@ -173,8 +183,8 @@ def summary(window: Window) -> dict[str, float]:
     if look is not None:
         found |= {str(metric): round(value, 4) for metric, value in look.metrics.items()}
         found |= {f"query_{name}": value for name, value in look.queries.items()}
-        if look.restarts is not None:
-            found[str(Metric.RESTARTS)] = look.restarts
+        if window.last_restarts is not None:
+            found[str(Metric.RESTARTS)] = window.last_restarts
         if look.requests is not None:
             found |= {"reported_requests": look.requests, "reported_errors": look.errors or 0}
     return found

@@ -98,8 +98,10 @@ class Condition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     @property
     def tested(self) -> bool:
-        """Whether a comparison goes by a test of its samples as well as by the ratio."""
-        return self.worse_by is not None and (self.metric in SAMPLED or self.metric is Metric.ERROR_RATIO)
+        """Whether it may come to a test of samples: a comparison, or errors of which there were many before, too."""
+        if self.worse_by is not None:
+            return self.metric in SAMPLED or self.metric is Metric.ERROR_RATIO
+        return self.metric is Metric.ERROR_RATIO and not self.even_if_before
 
 
 MINIMUM_SAMPLES: Final = 8
