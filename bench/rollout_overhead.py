@@ -43,7 +43,8 @@ from hedgerow.rollout.gate.samples import Answer, Kind, Look
 from hedgerow.rollout.hostline import Clock
 from hedgerow.rollout.journal import Journal
 from hedgerow.rollout.plan import Plan, Release
-from hedgerow.rollout.policy import Policy, Soak
+from hedgerow.rollout.policy import Policy
+from hedgerow.rollout.policy.soak import Soak
 from hedgerow.rollout.remote import Completed
 from hedgerow.rollout.steps import HostSteps
 
