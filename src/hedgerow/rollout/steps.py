@@ -35,7 +35,7 @@ from hedgerow.rollout.hostline import Clock, Device, HostLine
 from hedgerow.rollout.journal import Journal, timestamp
 from hedgerow.rollout.undo import Return, bring_back
 
-__all__ = ["Clock", "Device", "HostSteps", "Step"]
+__all__ = ["Clock", "Device", "HostSteps", "Step", "outcome_after"]
 
 ENDED = "stopped"
 """Verdict of a gate that the rollout's stop has ended."""
@@ -187,7 +187,7 @@ class HostSteps:
         """Bring the host back to the version before, whatever state its activation was left in."""
         back = self._bring_back(reason)
         verdict = self._journal.read().hosts[self.host].verdict
-        outcome = back.outcome or _AFTER_VERDICT.get(verdict or "", Outcome.REVERTED)
+        outcome = back.outcome or outcome_after(verdict)
         return self._finish(outcome, f"{reason}; {back.text}{_deadline(back)}", changed=back.changed)
 
     def undo(self) -> Step:
@@ -203,7 +203,7 @@ class HostSteps:
         back = self._bring_back(reason)
         own = Outcome.UNDONE if known.fell is None else Outcome.REVERTED
         if not confirmed:
-            own = Outcome.UNDONE if known.verdict in {None, Verdict.PASS} else _after(known.verdict)
+            own = Outcome.UNDONE if known.verdict in {None, Verdict.PASS} else outcome_after(known.verdict)
         note = "; it keeps the release until it is reached" if confirmed and back.outcome is Outcome.LOST else ""
         text = f"{reason}; {back.text}{note or _deadline(back)}"
         self._record(events.HostUndone, outcome=back.outcome or own, reason=text)
@@ -327,7 +327,8 @@ class HostSteps:
         self._journal.record(kind(at=timestamp(self._clock.now()), host=self.host, **fields))
 
 
-def _after(verdict: str | None) -> Outcome:
+def outcome_after(verdict: str | None) -> Outcome:
+    """What a host that is back on the version before counts as, by its gate's verdict (None: it had none)."""
     return _AFTER_VERDICT.get(verdict or "", Outcome.REVERTED)
 
 
