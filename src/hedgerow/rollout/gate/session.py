@@ -100,6 +100,7 @@ class GateSession:
         window = Window()
         started = self._clock.monotonic()
         try:
+            self._heed()
             window.see(self._look())
             if window.looks[0].version is not None:
                 self._ask_before(window, until=started + self._probes.baseline_s)

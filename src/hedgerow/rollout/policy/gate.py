@@ -127,8 +127,8 @@ class Probes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """A longer soak spreads them, but asks one at least this often."""
     share: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.5
     """Share of the time that they may keep the host busy: after an answer of 2 s, a pause of 2 s."""
-    baseline_s: Annotated[float, msgspec.Meta(ge=0)] = 10.0
-    """Seconds for the questions before the activation; as many as fit, ``count`` at most. 0: none."""
+    baseline_s: Annotated[float, msgspec.Meta(ge=0)] = 30.0
+    """Seconds for the questions before the activation at most; ``count`` of a quick model take less than one."""
     timeout_s: Seconds = 30.0
     """Seconds within which an answer must begin; later is an error."""
 
