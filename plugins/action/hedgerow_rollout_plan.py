@@ -26,7 +26,8 @@ from ansible.plugins.action import ActionBase
 
 from hedgerow.errors import HedgerowError
 from hedgerow.rollout import prepare, store
-from hedgerow.rollout.plan import Target, describe
+from hedgerow.rollout.plan import Target
+from hedgerow.rollout.plan_text import describe
 from hedgerow.rollout.prepare import plain
 
 # Ansible refuses an empty list of hosts; this pattern matches none.

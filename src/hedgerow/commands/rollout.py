@@ -12,8 +12,7 @@ from hedgerow.commands import rollout_steering, rollout_watching
 from hedgerow.commands.inventory import inventory_option
 from hedgerow.inventory.model import Inventory
 from hedgerow.output import json_option, out, print_json, print_table
-from hedgerow.rollout import plan as plans
-from hedgerow.rollout import policy, prepare, report, store
+from hedgerow.rollout import plan_text, policy, prepare, report, store
 from hedgerow.rollout import start as starting
 
 policy_option = click.option(
@@ -72,7 +71,7 @@ def plan(
     if as_json:
         print_json({"counts": made.counts(), **msgspec.to_builtins(made)})
         return
-    for line in plans.describe(made):
+    for line in plan_text.describe(made):
         out.print(line, markup=False, highlight=False, soft_wrap=True)
 
 

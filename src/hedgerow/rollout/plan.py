@@ -1,114 +1,29 @@
-"""Who gets a release, in which order and in which wave. Pure.
+"""Who gets a release, in which order, wave and variant. Pure.
 
-- Every host of the target group is in exactly one place: a wave, held, or
-  outside ``--limit``; all three are listed and counted.
-- The order depends on the host's name and the seed alone: adding a host moves
-  no other, and a rerun meets the hosts in the same order.
+- Every host of the target group is in exactly one place: a wave, held,
+  quarantined, incompatible, or outside ``--limit``; all are listed and counted.
+- The order depends on names and the seed alone: adding a host moves as few
+  others as it can, and a rerun meets the hosts in the same order.
 - ``--limit`` narrows waves, never budgets.
+- A plan that is gone on with keeps its waves and their numbers; who has come
+  since is in the last.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Sequence
+from functools import cache
 
 import msgspec
 
 from hedgerow.errors import UsageError
-from hedgerow.registry.manifest import GoldenTensors, GoldenText, Slo
+from hedgerow.rollout import batches, strata, variants
+from hedgerow.rollout.batches import SiteBudget
+from hedgerow.rollout.plan_types import HOLD_LABEL, Held, Kind, Placement, Plan, Release, Target
 from hedgerow.rollout.policy import Policy
+from hedgerow.rollout.variants import Misfit, Variant
 
-HOLD_LABEL = "hold"
-"""A host whose ``labels`` carry this key is left out; the value says why."""
-
-
-class Target(msgspec.Struct, frozen=True, kw_only=True):
-    """A host as far as a plan needs it."""
-
-    name: str
-    hold: str | None = None
-    """Why it is held; None if it is not."""
-    limited: bool = False
-    """Outside of the operator's ``--limit``."""
-
-
-class Release(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What is rolled out, as the registry vouches for it."""
-
-    bundle: str
-    """``name@version``"""
-    sha256: str
-    """Hash of the bundle's manifest: what hosts must end up serving."""
-    size_bytes: int
-    """Bytes that a host fetches at most."""
-    probe: GoldenText | GoldenTensors
-    """What the gate asks each host, and what must come back."""
-    tensor_types: dict[str, str] = {}
-    """Input tensor → data type (Open Inference Protocol v2), for a probe of tensors."""
-    probes: list[GoldenText | GoldenTensors] = []
-    """The bundle's golden inputs, which the gate puts in turn; empty in plans of older controllers."""
-    slo: Slo | None = None
-    """What the publisher expects on a board."""
-
-    @property
-    def questions(self) -> list[GoldenText | GoldenTensors]:
-        """What the gate asks, one after the other."""
-        return self.probes or [self.probe]
-
-    @property
-    def name(self) -> str:
-        """The bundle's name, which is the model's name on the server."""
-        return self.bundle.partition("@")[0]
-
-
-class Held(msgspec.Struct, frozen=True):
-    """A host that a plan leaves alone, and why."""
-
-    host: str
-    reason: str
-
-
-class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A finished plan; ``plan.json`` holds exactly this."""
-
-    release: Release
-    policy: Policy
-    waves: list[list[str]]
-    held: list[Held] = []
-    outside_limit: list[str] = []
-
-    @property
-    def hosts(self) -> list[str]:
-        """Hosts in the order in which they start."""
-        return [host for wave in self.waves for host in wave]
-
-    @property
-    def serial(self) -> list[int]:
-        """Wave sizes, for the play's ``serial``."""
-        return [len(wave) for wave in self.waves]
-
-    def counts(self) -> dict[str, int]:
-        """Counts, which are printed instead of percentages."""
-        return {
-            "hosts": len(self.hosts),
-            "waves": len(self.waves),
-            "held": len(self.held),
-            "outside_limit": len(self.outside_limit),
-        }
-
-
-def _position(seed: str, host: str) -> str:
-    return hashlib.sha256(f"{seed}\0{host}".encode()).hexdigest()
-
-
-def _waves(hosts: Sequence[str], sizes: Sequence[int]) -> list[list[str]]:
-    waves: list[list[str]] = []
-    start = 0
-    while start < len(hosts):
-        size = sizes[min(len(waves), len(sizes) - 1)]
-        waves.append(list(hosts[start : start + size]))
-        start += size
-    return waves
+__all__ = ["HOLD_LABEL", "Held", "Kind", "Placement", "Plan", "Release", "Target", "extend", "make", "merge"]
 
 
 def make(targets: Iterable[Target], policy: Policy, release: Release) -> Plan:
@@ -118,37 +33,129 @@ def make(targets: Iterable[Target], policy: Policy, release: Release) -> Plan:
         UsageError: There is no host at all, or two with one name.
     """
     everyone = list(targets)
-    names = [target.name for target in everyone]
+    _refuse_doubles([target.name for target in everyone])
+    seed = policy.seed if policy.seed is not None else release.bundle
+    counted = [target for target in everyone if target.hold is None and target.quarantine is None]
+    budgets = batches.budgets((target.site for target in counted if target.site is not None), policy.sites)
+    held = [Held(each.name, each.hold, each.hold_until) for each in everyone if each.hold is not None]
+    free: dict[str, Target] = {}
+    outside_limit = []
+    for target in counted:
+        if target.limited:
+            outside_limit.append(target.name)
+        elif policy.sites.small == "leave_out" and target.site is not None and budgets[target.site].short:
+            held.append(Held(target.name, _too_small(target.site, budgets[target.site])))
+        else:
+            free[target.name] = target
+    chosen, incompatible = _variants(free.values(), release.variants)
+    for each in incompatible:
+        del free[each.host]
+    of = {name: target.stratum(policy.stratify) for name, target in free.items()}
+    waves = strata.cut(of, {name: target.labels for name, target in free.items()}, policy.waves, seed)
+    known = {stratum: number for number, stratum in enumerate(sorted(set(of.values())))}
+    placements = {name: _placement(free[name], chosen.get(name), known[of[name]]) for name in of}
+    parts = [batches.cut(wave, {name: free[name].site for name in wave}, budgets) for _, wave in waves]
+    return Plan(
+        release=release,
+        policy=policy,
+        waves=[wave for wave, _ in parts],
+        entries=[entry for entry, _ in waves],
+        batches=[sizes for _, sizes in parts],
+        strata=list(known),
+        placements=placements,
+        sites=budgets,
+        held=held,
+        quarantined=[
+            Held(each.name, each.quarantine, each.quarantined_until, each.quarantined_by)
+            for each in everyone
+            if each.quarantine is not None and each.hold is None
+        ],
+        incompatible=incompatible,
+        outside_limit=outside_limit,
+    )
+
+
+def extend(old: Plan, targets: Iterable[Target]) -> Plan:
+    """``old`` gone on with, over the hosts that there are now; as ``merge``.
+
+    Raises:
+        UsageError: As ``make``.
+    """
+    return merge(old, make(targets, old.policy, old.release))
+
+
+def merge(old: Plan, fresh: Plan) -> Plan:
+    """The waves of ``old``, everything else of ``fresh``, which was made of the hosts that there are now.
+
+    Hosts that only ``fresh`` plans come into the last wave, in batches no larger than that wave's count. Who has left
+    the plan is taken out of its wave; waves keep their numbers, which approvals name.
+    """
+    planned = frozenset(fresh.hosts)
+    before = frozenset(old.hosts)
+    late = [host for host in fresh.hosts if host not in before]
+    waves = [[host for host in wave if host in planned] for wave in old.waves]
+    if not waves:
+        return fresh
+    waves[-1] += late
+    left_out = [*fresh.held, *fresh.quarantined, *fresh.incompatible]
+    listed = planned.union((each.host for each in left_out), fresh.outside_limit)
+    last = fresh.policy.waves[-1]
+    most = last if late and isinstance(last, int) else None
+    site_of = {host: place.site for host, place in fresh.placements.items()}
+    parts = [
+        batches.cut(wave, site_of, fresh.sites, most=most if number == len(waves) else None)
+        for number, wave in enumerate(waves, start=1)
+    ]
+    return msgspec.structs.replace(
+        fresh,
+        waves=[wave for wave, _ in parts],
+        entries=old.entries,
+        batches=[sizes for _, sizes in parts],
+        late=[host for host in [*old.late, *late] if host in planned],
+        gone=[host for host in [*old.gone, *old.hosts] if host not in listed],
+    )
+
+
+def _refuse_doubles(names: Sequence[str]) -> None:
     if not names:
         raise UsageError("the group 'pis' has no host", next_step="look at it: ansible-inventory --graph pis")
     if len(set(names)) != len(names):
         raise UsageError("a host stands twice in the plan's targets", where=", ".join(sorted(names)))
-    seed = policy.seed if policy.seed is not None else release.bundle
-    free = [target.name for target in everyone if target.hold is None and not target.limited]
-    return Plan(
-        release=release,
-        policy=policy,
-        waves=_waves(sorted(free, key=lambda host: _position(seed, host)), policy.waves),
-        held=[Held(target.name, target.hold) for target in everyone if target.hold is not None],
-        outside_limit=[target.name for target in everyone if target.hold is None and target.limited],
-    )
 
 
-def describe(plan: Plan) -> list[str]:
-    """The plan in lines for people."""
-    counts = plan.counts()
-    where = f"{counts['hosts']} host(s) in {counts['waves']} wave(s)"
-    left_out = f"{counts['held']} held, {counts['outside_limit']} outside --limit"
-    lines = [f"{plan.release.bundle}: {where}, {left_out}; {plan.release.size_bytes / 1e6:.1f} MB a host"]
-    lines += [f"  wave {number}: {', '.join(wave)}" for number, wave in enumerate(plan.waves, start=1)]
-    lines += [f"  held: {held.host} ({held.reason})" for held in plan.held]
-    if plan.outside_limit:
-        lines.append(f"  outside --limit: {', '.join(plan.outside_limit)}")
-    soak, budgets = plan.policy.soak, plan.policy.budgets
-    unreachable = "no limit" if budgets.unreachable is None else f"more than {budgets.unreachable} stop it, too"
-    lines.append(
-        f"  each host: {soak.passes} passes {soak.interval_s:g} s apart within {soak.deadline_s:g} s; "
-        f"it goes back by itself after {plan.policy.confirm_within_s} s unconfirmed"
+def _too_small(site: str, budget: SiteBudget) -> str:
+    needed = f"{budget.min_available} are to be available (sites.small: leave_out)"
+    return f"site {site} has {budget.hosts} host(s), and {needed}"
+
+
+def _variants(targets: Iterable[Target], of: Sequence[Variant]) -> tuple[dict[str, Variant], list[Held]]:
+    """Host → its variant, and the hosts that none fits. A release that tells no variant fits everybody."""
+    if not of:
+        return {}, []
+
+    @cache
+    def best(hat: str | None, memory_mb: int | None) -> Variant | Misfit:
+        return variants.choose(of, hat=hat, memory_mb=memory_mb)
+
+    chosen: dict[str, Variant] = {}
+    misfits: list[Held] = []
+    for target in targets:
+        found = best(target.hat, target.memory_mb)
+        if isinstance(found, Misfit):
+            misfits.append(Held(target.name, found.reason))
+        else:
+            chosen[target.name] = found
+    return chosen, misfits
+
+
+def _placement(target: Target, variant: Variant | None, stratum: int) -> Placement:
+    if variant is None:
+        return Placement(stratum=stratum, site=target.site, memory_unknown="what the release needs")
+    memory = variants.memory(variant, board_mb=target.memory_mb, old_mb=target.serves_mb, storage=target.storage)
+    return Placement(
+        variant=variant.name,
+        stratum=stratum,
+        site=target.site,
+        outage_s=memory.outage_s,
+        memory_unknown=memory.unknown,
     )
-    lines.append(f"  more than {budgets.failures} failed host(s) stop it; unreachable ones: {unreachable}")
-    return lines

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from hedgerow.errors import UsageError
 from hedgerow.rollout import plan as plans
 from hedgerow.rollout.plan import Release, Target
+from hedgerow.rollout.plan_text import describe
 from hedgerow.rollout.policy import Policy
 
 HOSTS = [f"pi-{number}" for number in range(7)]
@@ -22,8 +23,11 @@ def test_waves_have_the_policys_sizes_and_the_last_repeats(release: Release) -> 
     assert sorted(plan.hosts) == sorted(HOSTS)
 
 
-def test_the_default_is_one_by_one(release: Release) -> None:
-    assert plans.make(targets(*HOSTS), Policy(), release).serial == [1] * 7
+@pytest.mark.parametrize("hosts, serial", [(1, [1]), (2, [1, 1]), (3, [1, 1, 1]), (7, [1, 3, 3]), (40, [1, 3, 16, 20])])
+def test_the_default_begins_with_one_and_a_small_fleet_goes_one_by_one(
+    release: Release, hosts: int, serial: list[int]
+) -> None:
+    assert plans.make(targets(*map(str, range(hosts))), Policy(), release).serial == serial
 
 
 def test_the_order_is_the_hosts_own(release: Release) -> None:
@@ -44,7 +48,7 @@ def test_held_and_limited_hosts_are_left_out_and_listed(release: Release) -> Non
     assert plan.hosts == ["a"]
     assert [(held.host, held.reason) for held in plan.held] == [("b", "fan on order")]
     assert plan.outside_limit == ["c"]
-    text = "\n".join(plans.describe(plan))
+    text = "\n".join(describe(plan))
     assert "1 host(s) in 1 wave(s), 1 held, 1 outside --limit; 90.0 MB a host" in text
     assert "held: b (fan on order)" in text
     assert "more than 0 failed host(s) stop it; unreachable ones: no limit" in text

@@ -31,7 +31,7 @@ def test_wider_budgets_hold_until_one_more() -> None:
 def test_defaults_are_careful() -> None:
     assert policy.parse(None, where="x") == Policy()
     assert (Policy().waves, Policy().budgets.failures, Policy().soak.passes, Policy().confirm_within_s) == (
-        [1],
+        [1, "10%", "50%", "100%"],
         0,
         3,
         600,

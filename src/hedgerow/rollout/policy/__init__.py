@@ -6,26 +6,40 @@ is an error.
 
 from __future__ import annotations
 
+from datetime import date
 from typing import Annotated, Any
 
 import msgspec
 
 from hedgerow import json_schema as schemas
 from hedgerow.errors import UsageError
+from hedgerow.rollout.policy import waves as wave_entries
 from hedgerow.rollout.policy.approvals import Approval
 from hedgerow.rollout.policy.budgets import Budgets
 from hedgerow.rollout.policy.gate import Gate
+from hedgerow.rollout.policy.notify import Channel
+from hedgerow.rollout.policy.quarantine import Cooldown, Quarantine
 from hedgerow.rollout.policy.retry import Retry
 from hedgerow.rollout.policy.rollback import Rollback
+from hedgerow.rollout.policy.schedule import Freeze, Windows
+from hedgerow.rollout.policy.sites import Sites
 from hedgerow.rollout.policy.soak import Soak
-from hedgerow.rollout.policy.units import Count
+from hedgerow.rollout.policy.waves import CAREFUL, STRATIFY, StratumKey, Wave
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What ``rollout_policy`` may say; every default is the careful one."""
 
-    waves: Annotated[list[Count], msgspec.Meta(min_length=1)] = msgspec.field(default_factory=lambda: [1])
-    """Hosts in each wave; the last number repeats (as ``serial`` does)."""
+    waves: Annotated[list[Wave], msgspec.Meta(min_length=1)] = msgspec.field(default_factory=lambda: list(CAREFUL))
+    """Who is in each wave: a count of further hosts, a percentage that is then reached, or labels. The last entry
+    reaches everybody: a count, which repeats, or 100%."""
+    stratify: list[StratumKey] = msgspec.field(default_factory=lambda: list(STRATIFY))
+    """What hosts differ in: every wave has each combination in its share, the first waves as many as they can."""
+    sites: Sites = Sites()
+    windows: Windows = Windows()
+    freeze: list[Freeze] = []
+    quarantine_s: Quarantine = 0
+    cooldown_s: Cooldown = 3600
     seed: str | None = None
     """Changes the order of hosts. None: the bundle's own name and version, so a rerun keeps the order and
     the next release meets another first host."""
@@ -40,8 +54,11 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Waves that wait for people; several entries for one wave must all be met."""
     retry: Retry = Retry()
     rollback: Rollback = Rollback()
+    notify: list[Channel] = []
+    """Who is told of ends and of waits for a person."""
 
     def __post_init__(self) -> None:
+        wave_entries.check(self.waves)
         shortest = self.soak.passes * self.soak.interval_s
         if shortest > self.soak.deadline_s:
             raise ValueError(
@@ -67,13 +84,22 @@ def parse(value: Any, *, where: str) -> Policy:
         UsageError: An unknown key or a value out of range; says which.
     """
     try:
-        return msgspec.convert({} if value is None else value, Policy)
+        return msgspec.convert({} if value is None else _undated(value), Policy)
     except msgspec.ValidationError as error:
         raise UsageError(
             f"the rollout policy is wrong: {error}",
             where=where,
             next_step="keys and limits: hedgerow rollout plan --policy-schema",
         ) from error
+
+
+def _undated(value: Any) -> Any:
+    """``value`` with the dates and times that YAML makes of ``2026-12-24`` as they were written."""
+    if isinstance(value, date):
+        return value.isoformat()
+    if isinstance(value, dict):
+        return {key: _undated(item) for key, item in value.items()}
+    return [_undated(item) for item in value] if isinstance(value, list) else value
 
 
 def schema() -> dict[str, Any]:
