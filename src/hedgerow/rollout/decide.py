@@ -20,6 +20,7 @@ from enum import StrEnum
 
 import msgspec
 
+from hedgerow.rollout import schedule
 from hedgerow.rollout.events import (
     Event,
     HostFell,
@@ -195,12 +196,16 @@ def _breach(state: State) -> Stop | None:
     return Stop(reason, undo=state.harmed > 0 and state.plan.policy.rollback.on_stop == "all")
 
 
-def _held_back(state: State, now: datetime) -> Wait | None:  # noqa: ARG001 - the calendar reads it
+def _held_back(state: State, now: datetime) -> Wait | None:
     if state.paused is not None:
         return Wait(WaitCode.PAUSED, f"paused {state.paused}; next: hedgerow rollout resume")
     if state.no_data is not None:
         reason = f"no verdict on {state.no_data}; look at it, then: hedgerow rollout resume"
         return Wait(WaitCode.NO_DATA, reason)
+    policy = state.plan.policy
+    calendar = schedule.may_activate(policy, now, needs_s=schedule.longest_turn_s(policy))
+    if isinstance(calendar, schedule.Closed):
+        return Wait(WaitCode(calendar.code), calendar.because, calendar.until)
     return None
 
 

@@ -7,8 +7,9 @@ Local times that a change of the clocks makes unclear are read like this:
 - one that never comes is the moment at which the clocks are put forward.
 
 So a freeze is never shorter than it was meant, and a window never opens twice.
-A window's end and a freeze's begin are hard: from that moment on nobody starts.
-Who is in the middle of a turn ends it.
+A freeze's begin is hard for who has not started: from that moment on nobody does,
+and who is in the middle of a turn ends it. A window's end is hard for everybody:
+nobody starts whose turn, at its longest, would not be over by then.
 """
 
 from __future__ import annotations
@@ -44,6 +45,11 @@ class Closed(msgspec.Struct, frozen=True):
 def may_activate(policy: Policy, now: datetime, *, needs_s: float = 0) -> Open | Closed:
     """Whether a host may start its turn at ``now`` (aware). ``needs_s``: it must be over before the window ends."""
     return _judge(policy, policy.windows.activate, now, needs_s, "activation")
+
+
+def longest_turn_s(policy: Policy) -> float:
+    """Seconds from a host's start until its verdict, at most: activation and soak, each up to its deadline."""
+    return policy.activate_within_s + policy.soak.deadline_s
 
 
 def may_download(policy: Policy, now: datetime) -> Open | Closed:
@@ -84,7 +90,7 @@ def _closed(  # noqa: PLR0917 - the calendar, and where in it
         return Closed("window", f"outside of the {what} windows ({local})", None if window is None else window[0])
     if window[1] - now < timedelta(seconds=needs_s):
         shuts = window[1].astimezone(zone(local))
-        reason = f"the {what} window ends at {shuts:%H:%M} ({local}), and a turn takes about {needs_s:.0f} s"
+        reason = f"the {what} window ends at {shuts:%H:%M} ({local}), and a turn takes up to {needs_s:.0f} s"
         return Closed("window", reason, window[1])
     return None
 

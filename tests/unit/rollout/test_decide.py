@@ -210,3 +210,31 @@ def test_a_batch_belongs_to_one_wave(state) -> None:
     assert decide.wave_of(state(), ["c"]) == 2
     with pytest.raises(ValueError, match="no wave has z"):
         decide.wave_of(state(), ["z"])
+
+
+def test_a_freeze_that_begins_within_a_wave_lets_turns_end_and_none_begin(state) -> None:
+    there = state(
+        WaveOpened(at="t", number=2, hosts=["b", "c"]),
+        started("b"),
+        freeze=[{"from": "2026-11-21T12:00Z", "to": "2026-11-22T06:00Z", "reason": "feast"}],
+    )
+    assert decide.host_may_start(there, "c", datetime(2026, 11, 21, 11, 59, 59, tzinfo=UTC)) == Go(2)
+    assert decide.host_may_start(there, "b", NOW) == Go(2)
+    held_back = Wait(
+        WaitCode.FREEZE,
+        "frozen: feast (2026-11-21T12:00Z to 2026-11-22T06:00Z)",
+        datetime(2026, 11, 22, 6, tzinfo=UTC),
+    )
+    assert decide.host_may_start(there, "c", NOW) == held_back
+    there.apply(finished("b", Outcome.CONFIRMED))
+    assert decide.next_wave(there, 3, NOW) == held_back
+    assert decide.next_wave(there, 3, datetime(2026, 11, 22, 6, tzinfo=UTC)) == Go(3)
+
+
+def test_a_window_ends_for_who_could_not_end_its_turn_within(state) -> None:
+    """A turn may take 900 s to activate and 120 s to judge."""
+    there = state(windows={"activate": [{"from": "10:00", "to": "12:16"}]})
+    decision = decide.next_wave(there, 1, NOW)
+    assert isinstance(decision, Wait)
+    assert (decision.code, decision.until) == (WaitCode.WINDOW, datetime(2026, 11, 22, 10, tzinfo=UTC))
+    assert decide.next_wave(there, 1, datetime(2026, 11, 21, 11, 59, tzinfo=UTC)) == Go(1)
