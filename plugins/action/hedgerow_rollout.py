@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -57,9 +58,21 @@ class ActionModule(ActionBase):
             if name == "outcome":
                 return result | _outcome(journal.read(), host, wanted=self._task.args.get("wanted", "release"))
             approvers = plain(variables.get("rollout_approvers") or {})
-            with _client(variables) as client:
-                attend = partial(requests.take, journal, approvers)
-                steps = HostSteps(host, journal, self._device, lambda: HttpsWatcher(client), attend=attend)
+            with ExitStack() as open_clients:
+
+                def watcher(named: str = host) -> HttpsWatcher:
+                    of = variables if named == host else variables["hostvars"][named]
+                    return HttpsWatcher(open_clients.enter_context(_client(of)))
+
+                steps = HostSteps(
+                    host,
+                    journal,
+                    self._device,
+                    watcher,
+                    attend=partial(requests.take, journal, approvers),
+                    peers=watcher,
+                    labels=_labels(variables),
+                )
                 step = self._take(steps, name)
         except HedgerowError as error:
             return result | {"failed": True, "msg": str(error)}
@@ -85,6 +98,11 @@ def _client(variables: dict[str, Any]) -> DeviceClient:
     keys = ("inventory_hostname", "ansible_host", "site", "fleet")
     host, address, site, fleet = (plain(variables[key]) for key in keys)
     return DeviceClient(access.endpoint(host, address, site=site, fleet=fleet), access.context(fleet, Profile.OPERATOR))
+
+
+def _labels(variables: dict[str, Any]) -> dict[str, str]:
+    """What a policy's queries may say of the host."""
+    return {"address": plain(variables["ansible_host"])} | {key: plain(variables[key]) for key in ("site", "fleet")}
 
 
 def _outcome(state: State, host: str, *, wanted: str) -> dict[str, Any]:

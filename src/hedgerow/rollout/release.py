@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
+
 from hedgerow import paths
 from hedgerow.errors import PublisherError
 from hedgerow.registry import manifest as manifests
 from hedgerow.registry.manifest import Manifest
+from hedgerow.registry.probe import Probe
 from hedgerow.registry.publish import BLOBS
 from hedgerow.registry.reference import Reference
 from hedgerow.registry.verify import trusted
@@ -15,7 +18,9 @@ from hedgerow.rollout.gate import probe
 from hedgerow.rollout.plan import Release
 
 MOST_PROBES = 50
-"""Golden inputs that a gate puts to a host; a plan carries them, and every journal carries the plan."""
+MOST_PROBE_BYTES = 256 * 1024
+"""Golden inputs that a gate puts to a host: a plan carries them, and every journal carries the plan. Pictures as JSON
+have megabytes; a device puts all golden inputs to the model anyhow, before it serves it."""
 
 
 def read(fleet: str, bundle: str) -> Release:
@@ -38,10 +43,22 @@ def read(fleet: str, bundle: str) -> Release:
         sha256=manifests.digest(data),
         size_bytes=manifest.size,
         probe=probe.choose(manifest),
-        probes=list(manifest.golden[:MOST_PROBES]),
+        probes=_probes(manifest),
         slo=manifest.slo,
         tensor_types={tensor.name: tensor.dtype for tensor in manifest.inputs},
     )
+
+
+def _probes(manifest: Manifest) -> list[Probe]:
+    """The first golden inputs that fit, in the bundle's order; none where not one does: then it is ``probe`` alone."""
+    chosen: list[Probe] = []
+    left = MOST_PROBE_BYTES
+    for golden in manifest.golden:
+        size = len(msgspec.json.encode(golden))
+        if size <= left and len(chosen) < MOST_PROBES:
+            chosen.append(golden)
+            left -= size
+    return chosen
 
 
 def _require_files(store: Path, manifest: Manifest) -> None:

@@ -17,7 +17,7 @@ steps in order; tests do the same in memory.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import msgspec
 
@@ -60,7 +60,8 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
 class HostSteps:
     """The steps of one host's turn. ``attend`` journals what operators have asked meanwhile.
 
-    ``peers`` makes a watcher of another host, for a gate that compares with untouched ones.
+    ``peers`` makes a watcher of another host, for a gate that compares with untouched ones; ``labels`` are what its
+    queries may say of this one (``site``, ``fleet``, ``address``).
     """
 
     def __init__(  # noqa: PLR0917 - one argument for each thing a turn needs from outside
@@ -72,6 +73,7 @@ class HostSteps:
         clock: Clock | None = None,
         attend: Callable[[], object] = lambda: None,
         peers: Callable[[str], Watcher] | None = None,
+        labels: Mapping[str, str] | None = None,
     ) -> None:
         self.host = host
         self._journal = journal
@@ -79,6 +81,7 @@ class HostSteps:
         self._clock = clock or Clock()
         self._attend = attend
         self._peers = peers
+        self._labels = {"host": host} | dict(labels or {})
         self._line = HostLine(host, device, self._clock, self._again)
         plan = journal.read().plan
         self._release = plan.release
@@ -285,7 +288,7 @@ class HostSteps:
             stop=self.interrupted,
             before=before,
             controls=self._controls(),
-            queries=None if rules is None else Queries(rules, {"host": self.host}),
+            queries=None if rules is None else Queries(rules, self._labels),
         )
 
     def _controls(self) -> list[Watcher]:

@@ -21,14 +21,13 @@ import httpx
 import msgspec
 
 from hedgerow.errors import UsageError
-from hedgerow.rollout.policy.gate import Prometheus
+from hedgerow.rollout.policy.gate import PLACE, Prometheus
 
 KEEP_S: Final = 5.0
 """An answer is used again for so long: Prometheus itself scrapes no more often."""
 _REFUSED_FOR_NOW: Final = 429
 _SERVER_FAULT: Final = 500
 _SHORT_ESCAPE: Final = 0xFFFF
-_PLACE: Final = re.compile(r"\$(\w+)")
 
 
 class Answers(msgspec.Struct, frozen=True, kw_only=True):
@@ -139,7 +138,7 @@ def render(query: str, labels: Mapping[str, str], *, name: str) -> str:
             where=f"gate.prometheus.queries.{name}",
         )
 
-    return _PLACE.sub(fill, query)
+    return PLACE.sub(fill, query)
 
 
 def quoted(text: str) -> str:

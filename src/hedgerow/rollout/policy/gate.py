@@ -5,6 +5,7 @@ What the policy cannot switch off: a wrong golden answer fails, and no data neve
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from typing import Annotated, Final, Literal
 
@@ -133,6 +134,10 @@ class Probes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Seconds within which an answer must begin; later is an error."""
 
 
+PLACE: Final = re.compile(r"\$(\w+)")
+LABELS: Final = ("host", "site", "fleet", "address")
+
+
 class Prometheus(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where instant queries go.
 
@@ -156,6 +161,13 @@ class Prometheus(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     def __post_init__(self) -> None:
         if (self.certificate is None) != (self.key is None):
             raise ValueError("gate.prometheus: certificate and key come together")
+        for name, query in self.queries.items():
+            unknown = sorted({place for place in PLACE.findall(query) if place.removesuffix("_re") not in LABELS})
+            if unknown:
+                known = ", ".join(f"${each}" for each in LABELS)
+                raise ValueError(
+                    f"gate.prometheus: query {name} has ${unknown[0]}; known are {known}, each also with _re"
+                )
         if self.url.startswith("http:") and (self.ca or self.certificate):
             raise ValueError("gate.prometheus: a certificate is of no use with http://; write https://")
 
