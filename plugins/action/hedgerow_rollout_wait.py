@@ -8,7 +8,8 @@
 Asks ``hedgerow.rollout.decide`` once a second and journals what operators ask meanwhile
 (``hedgerow rollout pause|resume|approve|abort|rollback|supersede``). Hosts that were confirmed are looked
 at all the while; one that got worse counts as failed, and may end the rollout. Prints a
-line when what it waits for changes.
+line when what it waits for changes. Before the first wave it asks every host whether what it
+would go back to is known.
 
 Returns ``over`` (true: no further wave starts), ``wave`` (from 1), ``drill`` (the canary is
 to go back and forward again) and ``msg``. The decisions are ``hedgerow.rollout``'s.
@@ -33,6 +34,7 @@ from hedgerow.rollout.gate.judge import Look
 from hedgerow.rollout.gate.watcher import HttpsWatcher
 from hedgerow.rollout.journal import Journal
 from hedgerow.rollout.prepare import plain
+from hedgerow.rollout.survey import registry, survey
 from hedgerow.rollout.waiting import Patrol, Turn, await_wave
 
 
@@ -58,7 +60,9 @@ class ActionModule(ActionBase):
     def _wait(self, journal: Journal, variables: dict[str, Any]) -> Turn:
         plan = journal.read().plan
         approvers = plain(variables.get("rollout_approvers") or {})
-        patrol = Patrol(plan.release, _looker(variables), falls_after=plan.policy.soak.passes)
+        look_at = _looker(variables)
+        survey(journal, look_at, registry(str(plain(variables["fleet"]))), self._display.display)
+        patrol = Patrol(plan.release, look_at, falls_after=plan.policy.soak.passes)
         return await_wave(
             journal,
             plain(variables["ansible_play_batch"]),

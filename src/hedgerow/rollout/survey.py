@@ -1,0 +1,118 @@
+"""Before the first host is touched: can every one go back to what it serves now?
+
+A device goes back to the version that it served before, which it keeps. What can be known beforehand is whether that is
+what it says it is: the version it serves is asked over mutual TLS, and its manifest's hash is held to the registry's.
+
+- Another hash than the registry's under the same name is refused: nobody knows what the host would go back to.
+- A version that the registry does not have is on the device alone; that is said, and does not stop a release.
+- A first installation has nothing to go back to; that is said, too.
+- A host that is silent now is asked again in its own preflight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+
+from hedgerow import paths
+from hedgerow.errors import HedgerowError
+from hedgerow.registry import manifest as manifests
+from hedgerow.registry.reference import Reference
+from hedgerow.registry.verify import trusted
+from hedgerow.rollout import events
+from hedgerow.rollout.events import Outcome, State
+from hedgerow.rollout.gate.samples import Look
+from hedgerow.rollout.hostline import Clock
+from hedgerow.rollout.journal import Journal, timestamp
+from hedgerow.rollout.plan import Release
+
+LOOKERS = 24
+"""Hosts that are asked at one time; each may take its 5 s to stay silent."""
+
+NAMED = 10
+"""Hosts that a line names; the journal has them all."""
+
+
+def survey(
+    journal: Journal,
+    look_at: Callable[[str], Callable[[], Look]],
+    vouched: Callable[[str], str | None],
+    say: Callable[[str], None],
+    clock: Clock | None = None,
+) -> State:
+    """Ask every planned host once, journal what was found, and refuse hosts whose way back is not known.
+
+    ``vouched`` (see ``registry``) gives the hash of a version's manifest (``name@version``) in the registry, None if it
+    has none. Does nothing where it was done before, or where a host was touched already.
+    """
+    state = journal.read()
+    if state.surveyed or state.wave or state.turns:
+        return state
+    hosts = [name for name in state.plan.hosts if state.hosts[name].outcome is None]
+    with ThreadPoolExecutor(LOOKERS, thread_name_prefix="survey") as pool:
+        looks = dict(zip(hosts, pool.map(lambda look: look(), map(look_at, hosts)), strict=True))
+    at = timestamp((clock or Clock()).now())
+    found = judge(looks, state.plan.release, vouched, at=at)
+    state = journal.record(found)
+    for line in describe(found):
+        say(line)
+    for host, reason in found.refused.items():
+        state = journal.record(events.HostFinished(at=at, host=host, outcome=Outcome.REFUSED, reason=reason))
+    return state
+
+
+def judge(
+    looks: dict[str, Look], release: Release, vouched: Callable[[str], str | None], *, at: str
+) -> events.Surveyed:
+    """Sort hosts by what was seen of them. Pure but for ``vouched``."""
+    known, first, unknown, silent, refused = 0, [], [], [], {}
+    for host, look in looks.items():
+        if not look.reached or look.status is None:
+            silent.append(host)
+            continue
+        if look.version is None:
+            first.append(host)
+            continue
+        sha256 = release.sha256 if look.version == release.bundle else vouched(look.version)
+        if sha256 is None:
+            unknown.append(host)
+        elif sha256 != look.sha256:
+            refused[host] = (
+                f"rule way-back: its {look.version} has manifest {look.sha256}, the registry's is {sha256}: "
+                "nobody knows what it would go back to"
+            )
+        else:
+            known += 1
+    return events.Surveyed(at=at, known=known, first=first, unknown=unknown, refused=refused, silent=silent)
+
+
+def describe(found: events.Surveyed) -> Sequence[str]:
+    """What was found, in lines for people."""
+    lines = [f"the way back: {found.known} host(s) serve a version that the registry vouches for"]
+    lines += _named("first installation, nothing to go back to", found.first)
+    lines += _named("a version that this registry does not have, to go back to on the device alone", found.unknown)
+    lines += _named("silent, asked again at its turn", found.silent)
+    lines += [f"  {host}: {reason}" for host, reason in found.refused.items()]
+    return lines
+
+
+def _named(what: str, hosts: Iterable[str]) -> list[str]:
+    names = list(hosts)
+    if not names:
+        return []
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return [f"  {what}: {', '.join(names[:NAMED])}{more}"]
+
+
+def registry(fleet: str) -> Callable[[str], str | None]:
+    """Asks the fleet's registry for the hash of a version's manifest (``name@version``); None: it vouches for none."""
+
+    @cache
+    def ask(bundle: str) -> str | None:
+        try:
+            return manifests.digest(trusted(paths.fleet_dir(fleet) / "registry", Reference.parse(bundle))[1])
+        except HedgerowError:
+            return None
+
+    return ask
