@@ -36,7 +36,7 @@ POLICY: dict[str, Any] = {
     "confirm_within_s": 30,
     "retry": {"attempts": 3, "backoff_s": 0.5, "max_backoff_s": 2},
 }
-ASK_EVERY_S = 0.1
+ASK_EVERY_S = 0.2
 DEVICE = "/opt/hedgerow/runtime/current/bin/hedgerow-device"
 
 

@@ -31,9 +31,10 @@ def test_one_that_answers_wrongly_stops_at_the_canary_and_nobody_served_it(woods
 
 def test_one_that_is_slower_stops_by_comparison_and_goes_back(woods) -> None:
     """Right answers, no limit broken: only the host's own past tells."""
-    before, bundle = woods.serves(), woods.release(products=150)
+    before, bundle = woods.serves(), woods.release(products=60)
     with fleets.Callers(woods, woods.pis) as callers:
-        done = woods.rollout(bundle, waves=[1, 7], gate={"probes": fleets.PROBES})
+        soak = {"passes": 3, "interval_s": 1, "deadline_s": 60}
+        done = woods.rollout(bundle, waves=[1, 7], gate={"probes": fleets.PROBES}, soak=soak, confirm_within_s=90)
     assert done.returncode == 2, done.stdout + done.stderr
     assert woods.serves() == before
     callers.none_failed()
@@ -51,7 +52,7 @@ class Weather(threading.Thread):
     def __init__(self, woods: fleets.Fleet, bundle: str, hosts: list[str], bad: dict, well: dict) -> None:
         super().__init__()
         self._woods, self._bundle, self._hosts, self._bad, self._well = woods, bundle, hosts, bad, well
-        self._stop = threading.Event()
+        self._over = threading.Event()
         self.struck: list[str] = []
 
     def __enter__(self) -> Self:
@@ -59,13 +60,13 @@ class Weather(threading.Thread):
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stop.set()
+        self._over.set()
         self.join()
         for host in self._hosts:
             self._woods.board(host, **self._well)
 
     def run(self) -> None:
-        while not self._stop.wait(0.2):
+        while not self._over.wait(0.2):
             for host in self._hosts:
                 serves_it = self._woods.served_by(host) == self._bundle
                 if serves_it and host not in self.struck:

@@ -48,7 +48,9 @@ def test_an_emergency_stop_takes_hold_within_five_seconds_and_takes_all_back(woo
     before, bundle = woods.serves(), woods.release()
     with (
         fleets.Callers(woods, woods.pis) as callers,
-        woods.running(bundle, tmp_path / "log", waves=[2, 6], soak={"passes": 40, "deadline_s": 25}) as run,
+        woods.running(
+            bundle, tmp_path / "log", waves=[2, 6], soak={"passes": 40, "interval_s": 0.5, "deadline_s": 25}
+        ) as run,
     ):
         run.until(lambda state: any(host.activated_s is not None for host in state.hosts.values()))
         asked = time.monotonic()
