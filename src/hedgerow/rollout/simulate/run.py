@@ -1,0 +1,113 @@
+"""The mechanism over simulated devices: waves, forks, shared links, waits. No IO and no clock but its own.
+
+- What may start, who goes back and what ends the rollout is asked of ``decide``,
+  a host's health of ``gate.judge``; what happens is folded into ``events.State``
+  as a journal's lines would be.
+- Steps run as ``playbooks/rollout.yml`` runs them: one after the other, each on
+  all hosts of a batch, ``forks`` at a time; hosts that failed go back after the
+  batch's other hosts had their steps; the bringing back is a play of its own.
+- A gate that is under way when the rollout takes back what it did ends within
+  ``errand.ASK_EVERY_S``.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+from hedgerow.rollout import decide, events
+from hedgerow.rollout.decide import Finish, Go, Stop, Wait, WaitCode
+from hedgerow.rollout.events import Request, RequestKind
+from hedgerow.rollout.simulate.machine import FORKS, START
+from hedgerow.rollout.simulate.outcome import Result
+from hedgerow.rollout.simulate.turn import Turns
+from hedgerow.rollout.waiting import LOOKS_PER_S
+
+__all__ = ["FORKS", "START", "Run"]
+
+WAITS_AT_MOST = 1000
+"""A wait that nothing ends is a policy that cannot be met."""
+
+
+class Run(Turns):
+    """One simulated rollout."""
+
+    def run(self) -> Result:
+        """Run it to its end."""
+        batches = self._batches()
+        for number, hosts in batches:
+            if not self._await(number):
+                break
+            self._batch(number, hosts)
+        self._note_stop()
+        self._do(decide.to_undo(self.state), self._undo)
+        self._settle_lost()
+        ended = self._now
+        self._record(events.Closed(at=self._at()))
+        return Result.of(self, ended)
+
+    def _batches(self) -> list[tuple[int, list[str]]]:
+        """Wave numbers and who has its turn together, as the play's ``serial`` cuts them."""
+        hosts = iter(self._plan.hosts)
+        wave_of = {host: number for number, wave in enumerate(self._plan.waves, start=1) for host in wave}
+        cut = [list(itertools.islice(hosts, size)) for size in self._plan.serial]
+        return [(wave_of[part[0]], part) for part in cut]
+
+    # -- waits ------------------------------------------------------------
+
+    def _await(self, wave: int) -> bool:
+        """Whether the wave starts; what ``waiting.await_wave`` does."""
+        for _ in range(WAITS_AT_MOST):
+            self._note_stop()
+            match decide.next_wave(self.state, wave, self._moment()):
+                case Go():
+                    if wave > self.state.wave:
+                        self._record(events.WaveOpened(at=self._at(), number=wave, hosts=self._plan.waves[wave - 1]))
+                    return True
+                case Stop() | Finish():
+                    return False
+                case Wait() as wait:
+                    self._wait(wait, wave)
+        return False
+
+    def _wait(self, wait: Wait, wave: int) -> None:
+        began = self._now
+        self._record(events.Waiting(at=self._at(), code=wait.code, reason=wait.reason))
+        until = self._now + self._model.answers_s
+        if wait.until is not None:
+            until = max(self._now + 1.0, (wait.until - self._start).total_seconds())
+        fallen = self._patrol(until)
+        if not fallen:
+            self._now = until
+            self._answer(wait, wave)
+        self.waited_s[wait.code] = self.waited_s.get(wait.code, 0.0) + self._now - began
+
+    def _patrol(self, until: float) -> bool:
+        """Look at confirmed hosts until then; True if one fell. It is found one round of looks after it fails."""
+        holding = [host for host in self.state.holding if host not in self.state.fallen]
+        found_after = self._plan.policy.soak.passes * max(1.0, len(holding) / LOOKS_PER_S)
+        if self._flaw.kind not in {"leak", "fails"}:
+            return False
+        failing = [
+            (max(self._confirmed_bad[host], self._now) + found_after, host)
+            for host in holding
+            if host in self._confirmed_bad
+        ]
+        if not failing or min(failing)[0] > until:
+            return False
+        self._now, host = min(failing)
+        self._record(events.HostFell(at=self._at(), host=host, reason="failing: what the simulated release does"))
+        return True
+
+    def _answer(self, wait: Wait, wave: int) -> None:
+        """People do what is waited for, once the model's time for it is over."""
+        if wait.until is not None:
+            return
+        if wait.code is WaitCode.APPROVAL:
+            for name in decide.approvers(self.state, wave):
+                self._ask(RequestKind.APPROVE, by=name, wave=wave)
+        else:
+            self._ask(RequestKind.RESUME, by="operator", wave=None)
+
+    def _ask(self, kind: RequestKind, *, by: str, wave: int | None) -> None:
+        request = Request(kind=kind, rollout="simulated", by=by, at=self._at(), wave=wave)
+        self._record(events.OperatorAsked(at=self._at(), request=request, refused=decide.refusal(self.state, request)))
