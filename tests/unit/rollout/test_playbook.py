@@ -26,6 +26,12 @@ PLUGINS = Path(__file__).parent / "connection_plugins"
 FLEET, NEW, OLD = "meadow-unit", "assistant@1.1.0", "assistant@1.0.0"
 NAMES = ["pi-1", "pi-2", "pi-3"]
 
+POLICY = {
+    "soak": {"passes": 2, "interval_s": 0.05, "deadline_s": 20},
+    # How fast a double on a busy machine answers says nothing about a release.
+    "gate": {"without": ["slower"], "probes": {"count": 2, "baseline_s": 0}},
+}
+
 pytestmark = pytest.mark.slow
 
 _spec = importlib.util.spec_from_file_location("fakepi", PLUGINS / "fakepi.py")
@@ -99,7 +105,7 @@ class Site:
             "ANSIBLE_NOCOLOR": "1",
             "FAKEPI_FOLDER": str(self.folder),
         }
-        values = {"rollout_policy": {"soak": {"passes": 2, "interval_s": 0.05, "deadline_s": 3}}}
+        values = {"rollout_policy": POLICY}
         return subprocess.run(
             [
                 str(Path(sys.executable).with_name("ansible-playbook")),
@@ -114,8 +120,10 @@ class Site:
             timeout=120,
         )
 
-    def rollout(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return self.play("-e", f"bundle={NEW}", *arguments)
+    def rollout(self, *arguments: str, **policy: object) -> subprocess.CompletedProcess[str]:
+        """Roll NEW out; ``policy`` adds to, or replaces, sections of the usual one."""
+        values = {"bundle": NEW, "rollout_policy": POLICY | policy}
+        return self.play("-e", json.dumps(values), *arguments)
 
 
 def _says(text: str) -> bytes:
@@ -183,9 +191,7 @@ def test_a_bad_release_stops_at_the_first_host_and_is_undone(site: Site) -> None
 
 def test_a_wider_budget_goes_on_past_a_failed_host(site: Site) -> None:
     site.set("pi-2", full=True)
-    done = site.rollout(
-        "-e", json.dumps({"rollout_policy": {"budgets": {"failures": 1}, "soak": {"interval_s": 0.05}}})
-    )
+    done = site.rollout(budgets={"failures": 1})
     assert done.returncode == 2
     assert site.serves() == {"pi-1": NEW, "pi-2": OLD, "pi-3": NEW}
     assert {name: counts["failed"] for name, counts in recap(done).items()} == {"pi-1": 0, "pi-2": 1, "pi-3": 0}
@@ -226,8 +232,7 @@ def test_limit_and_hold_narrow_the_plan(site: Site) -> None:
 
 
 def test_a_wave_of_several_hosts(site: Site) -> None:
-    policy = {"waves": [1, 2], "soak": {"passes": 2, "interval_s": 0.05}}
-    done = site.rollout("-e", json.dumps({"rollout_policy": policy}))
+    done = site.rollout(waves=[1, 2])
     assert done.returncode == 0, done.stdout + done.stderr
     assert set(site.serves().values()) == {NEW}
     assert "3 host(s) in 2 wave(s)" in done.stdout
@@ -291,8 +296,7 @@ def test_syntax_can_be_checked_without_values(site: Site, playbook: str) -> None
 def test_a_breach_in_a_later_wave_brings_everybody_back(site: Site) -> None:
     site.set("pi-2", fails_with=NEW)
     site.set("pi-3", fails_with=NEW)
-    policy = {"waves": [1, 2], "soak": {"passes": 2, "interval_s": 0.05}, "seed": "first"}
-    done = site.rollout("-e", json.dumps({"rollout_policy": policy}))
+    done = site.rollout(waves=[1, 2], seed="first")
     assert done.returncode == 2, done.stdout + done.stderr
     assert set(site.serves().values()) == {OLD}
     state = store.read(store.folder(FLEET))[1]
@@ -301,9 +305,8 @@ def test_a_breach_in_a_later_wave_brings_everybody_back(site: Site) -> None:
 
 
 def test_a_registry_that_is_gone_is_tried_again_then_the_rollout_stops_and_takes_nothing_back(site: Site) -> None:
-    policy = {"soak": {"passes": 2, "interval_s": 0.05}, "retry": {"attempts": 2, "backoff_s": 0.1}}
     site.set("pi-2", cut_off=True)
-    done = site.rollout("-e", json.dumps({"rollout_policy": policy}))
+    done = site.rollout(retry={"attempts": 2, "backoff_s": 0.1})
     assert done.returncode == 2, done.stdout + done.stderr
     state = store.read(store.folder(FLEET))[1]
     assert state.hosts["pi-2"].outcome is Outcome.SKIPPED
@@ -318,13 +321,13 @@ def test_a_registry_that_is_gone_is_tried_again_then_the_rollout_stops_and_takes
 class Background:
     """A rollout that runs while the test types commands beside it."""
 
-    def __init__(self, site: Site, policy: dict[str, object]) -> None:
+    def __init__(self, site: Site, **policy: object) -> None:
         self._thread = threading.Thread(target=self._run, args=(site, policy))
         self.done: subprocess.CompletedProcess[str] | None = None
         self._thread.start()
 
     def _run(self, site: Site, policy: dict[str, object]) -> None:
-        self.done = site.rollout("-e", json.dumps({"rollout_policy": policy}))
+        self.done = site.rollout(**policy)
 
     def until(self, true: Callable[[State], bool], within_s: float = 60) -> State:
         """The state in which something has become true."""
@@ -353,8 +356,7 @@ def command(site: Site, *words: str) -> subprocess.CompletedProcess[str]:
 
 def test_an_emergency_stop_in_a_wait_brings_everybody_back(site: Site) -> None:
     site.approvers({"ada": ["ssh-ed25519 AAAA"]})
-    soak = {"passes": 2, "interval_s": 0.05}
-    running = Background(site, {"soak": soak, "approvals": [{"before_wave": 2, "by": ["ada"]}]})
+    running = Background(site, approvals=[{"before_wave": 2, "by": ["ada"]}])
     state = running.until(lambda state: state.waiting is not None)
     assert state.waiting is not None
     assert state.waiting[0] == "approval"
@@ -376,8 +378,7 @@ def test_a_signed_approval_lets_the_next_wave_start_and_a_rollback_takes_all_bac
     key = tmp_path / "id_ed25519"
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
     site.approvers({"ada": [key.with_suffix(".pub").read_text()]})
-    soak = {"passes": 2, "interval_s": 0.05}
-    running = Background(site, {"waves": [1, 2], "soak": soak, "approvals": [{"before_wave": 2, "by": ["ada"]}]})
+    running = Background(site, waves=[1, 2], approvals=[{"before_wave": 2, "by": ["ada"]}])
     running.until(lambda state: state.waiting is not None)
     approved = command(site, "approve", "--as", "ada", "--key", str(key))
     assert approved.returncode == 0, approved.stderr
