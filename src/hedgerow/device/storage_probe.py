@@ -7,6 +7,10 @@ answer. A read that fails several times in a row ends it with 1; one that hangs 
 unit's ``WatchdogSec``. Either way the unit's ``FailureAction`` reboots the board. It writes
 nothing, so it wears nothing.
 
+Only a disk that answered before may reboot the board: with ``--once``, the unit's condition, it reads one block and
+ends. Where that fails (a disk without direct reads, a Python or a sandbox that is broken), the unit is passed over,
+or every boot would end in the next.
+
 The standard library alone, run by the system's Python: it must not need the disk once it runs.
 
 Sources: open(2) for O_DIRECT's alignment, sd_notify(3) for the protocol, systemd.service(5).
@@ -20,7 +24,7 @@ import re
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 BLOCK = 4096  # a multiple of every logical block size in use; an anonymous map is aligned to the page, which is larger
@@ -89,15 +93,17 @@ def say(text: str) -> None:
     sys.stderr.flush()
 
 
-def main() -> int:
+def main(arguments: Sequence[str]) -> int:
     device = root_device(Path("/proc/self/mountinfo").read_text(encoding="utf-8"))
     if device is None:
         say("the root file system is on no block device: there is nothing to ask")
-        return 0
+        return 1
     read_block(device)
+    if list(arguments) == ["--once"]:
+        return 0
     notify("READY=1")
     return watch(lambda: read_block(device), lambda: notify("WATCHDOG=1"), lambda: time.sleep(PERIOD_S))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -92,3 +92,14 @@ def test_systemd_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         assert listener.recv(100) == b"WATCHDOG=1"
     monkeypatch.delenv("NOTIFY_SOCKET")
     storage_probe.notify("WATCHDOG=1")
+
+
+def test_the_condition_reads_once_and_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The unit's `ExecCondition=`: what fails there passes the unit over, and must not reboot the board."""
+    reads: list[Path] = []
+    monkeypatch.setattr(storage_probe, "root_device", lambda _: Path("/dev/block/179:2"))
+    monkeypatch.setattr(storage_probe, "read_block", reads.append)
+    assert storage_probe.main(["--once"]) == 0
+    assert reads == [Path("/dev/block/179:2")]
+    monkeypatch.setattr(storage_probe, "root_device", lambda _: None)
+    assert storage_probe.main(["--once"]) == 1
