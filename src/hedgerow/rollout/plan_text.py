@@ -1,4 +1,4 @@
-"""A plan in lines for people. Counts always stand beside percentages. Pure."""
+"""A plan in lines for people. Counts always stand beside percentages, and a large fleet's plan stays short. Pure."""
 
 from __future__ import annotations
 
@@ -6,140 +6,191 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
 from hedgerow.rollout.plan import Held, Plan
+from hedgerow.rollout.policy import waves as entries
+from hedgerow.rollout.policy.waves import Labelled
 
-NAMED = 12
-"""Hosts that a line names; of more it names the first."""
+NAMED = 20
+"""Hosts that a wave names; a larger one says how many it has."""
+FEW = 5
+"""Names that stand for a longer list."""
+LISTED = 30
+"""Waves that have a line of their own."""
 
 
 def describe(plan: Plan) -> list[str]:
     """Everything that an operator should know before saying yes."""
+    return [headline(plan), *(f"  {line}" for line in [*wave_lines(plan), *remarks(plan)])]
+
+
+def headline(plan: Plan) -> str:
+    """What is released to how many, and how many are left out."""
     counts = plan.counts()
     left_out = [f"{counts['held']} held", f"{counts['outside_limit']} outside --limit"]
     left_out += [f"{counts[key]} {key}" for key in ("quarantined", "incompatible") if counts[key]]
     where = f"{counts['hosts']} host(s) in {counts['waves']} wave(s)"
-    lines = [f"{plan.release.bundle}: {where}, {', '.join(left_out)}; {plan.release.size_bytes / 1e6:.1f} MB a host"]
-    lines += _waves(plan)
-    lines += _variants(plan)
-    lines += _memory(plan)
-    lines += _sites(plan)
+    return f"{plan.release.bundle}: {where}, {', '.join(left_out)}; {plan.release.size_bytes / 1e6:.1f} MB a host"
+
+
+def wave_lines(plan: Plan) -> list[str]:
+    """A line a wave; of very many, the first ones and the last."""
+    lines = list(_waves(plan))
+    if len(lines) <= LISTED:
+        return lines
+    hidden = plan.waves[LISTED - 1 : -1]
+    between = f"waves {LISTED} to {len(lines) - 1}: {sum(map(len, hidden))} host(s)"
+    return [*lines[: LISTED - 1], between, lines[-1]]
+
+
+def remarks(plan: Plan) -> list[str]:
+    """Everything but the waves: what does not go as the policy has it, who is left out, and the rules."""
+    lines = [*_idle(plan), *_variants(plan), *_memory(plan), *_sites(plan)]
     for title, held in (("held", plan.held), ("quarantined", plan.quarantined), ("incompatible", plan.incompatible)):
         lines += _held(title, held)
     for title, names in (
         ("outside --limit", plan.outside_limit),
-        ("late", plan.late),
+        ("late, in the last wave", plan.late),
         ("left the inventory", plan.gone),
     ):
         if names:
-            lines.append(f"  {title}: {_names(names)}")
-    return [*lines, *_rules(plan)]
+            lines.append(f"{title}: {_names(names)}")
+    return [*lines, *_approvals(plan), *_rules(plan)]
 
 
-def wave_rows(plan: Plan) -> list[tuple[object, ...]]:
-    """One row a wave, for a table: number, rule, hosts, hosts up to then with their share, batches, strata, sites."""
-    rows: list[tuple[object, ...]] = []
+def reached(plan: Plan) -> Iterator[str]:
+    """How many have had their turn after each wave."""
     done, total = 0, len(plan.hosts)
-    for number, wave in enumerate(plan.waves, start=1):
+    for wave in plan.waves:
         done += len(wave)
-        entry = plan.entries[number - 1] if plan.entries else ""
-        batches = plan.batches[number - 1] if plan.batches else [len(wave)]
-        share = f"{done} of {total} ({100 * done / total:.0f} %)" if total else "0"
-        kinds = {place.stratum for place in map(plan.placements.get, wave) if place is not None}
-        sites = {place.site for place in map(plan.placements.get, wave) if place is not None and place.site is not None}
-        rows.append((number, entry, len(wave), share, len(batches), f"{len(kinds)} of {len(plan.strata)}", len(sites)))
-    return rows
+        yield f"{done} of {total} ({100 * done / total:.3g} %)" if total else "0"
 
 
-COLUMNS = ("wave", "rule", "hosts", "have it then", "batches", "strata", "sites")
+def strata_of(plan: Plan, hosts: Iterable[str]) -> Counter[int]:
+    """How many of ``hosts`` are of each stratum."""
+    return Counter(plan.placements[host].stratum for host in hosts if host in plan.placements)
 
 
-def strata_rows(plan: Plan) -> list[tuple[object, ...]]:
-    """One row a stratum, most hosts first: what it is, its hosts, and how many of them are in each wave."""
-    cells = [Counter(_strata(plan, wave)) for wave in plan.waves]
-    total: Counter[int] = sum(cells, Counter())
-    return [
-        (_stratum(plan, number), hosts, *(cell[number] for cell in cells))
-        for number, hosts in sorted(total.items(), key=lambda item: (-item[1], item[0]))
-    ]
+def sites_of(plan: Plan, hosts: Iterable[str]) -> Counter[str]:
+    """How many of ``hosts`` are at each site."""
+    sites = (plan.placements[host].site for host in hosts if host in plan.placements)
+    return Counter(site for site in sites if site is not None)
 
 
-def _stratum(plan: Plan, number: int) -> str:
-    """What its hosts have in common, without what all hosts of the plan share."""
-    values = plan.strata[number]
-    keys = plan.policy.stratify
-    differs = [len({stratum[index] for stratum in plan.strata}) > 1 for index in range(len(keys))]
-    said = [f"{key} {value}" for key, value, shown in zip(keys, values, differs, strict=True) if shown]
-    return ", ".join(said) or "all alike"
-
-
-def _strata(plan: Plan, hosts: Iterable[str]) -> Iterator[int]:
-    return (plan.placements[host].stratum for host in hosts if host in plan.placements)
+def batches_of(plan: Plan, number: int) -> str:
+    """The sizes of what has its turn at one time in wave ``number`` (from 1)."""
+    sizes = plan.batches[number - 1] if plan.batches else [len(plan.waves[number - 1])]
+    if len(sizes) <= FEW:
+        return " + ".join(map(str, sizes))
+    return f"{len(sizes)} of at most {max(sizes)}"
 
 
 def _waves(plan: Plan) -> Iterator[str]:
-    for wave, row in zip(plan.waves, wave_rows(plan), strict=True):
-        number, entry, size, share, batches, kinds, _ = row
-        rule = f" [{entry}]" if entry else ""
-        parts = f", in {batches} batches" if isinstance(batches, int) and batches > 1 else ""
-        of = f", {kinds} strata" if len(plan.strata) > 1 else ""
-        yield f"  wave {number}{rule}: {size} host(s), then {share} have it{of}{parts}: {_names(wave)}"
+    sites = len(sites_of(plan, plan.hosts))
+    for number, (wave, then) in enumerate(zip(plan.waves, reached(plan), strict=True), start=1):
+        rule = f" [{plan.entries[number - 1]}]" if plan.entries else ""
+        said = [f"wave {number}{rule}: {len(wave)} host(s), then {then} have it"]
+        if len(plan.strata) > 1:
+            said.append(f"{len(strata_of(plan, wave))} of {len(plan.strata)} strata")
+        if sites > 1:
+            said.append(f"{len(sites_of(plan, wave))} of {sites} sites")
+        if plan.batches and len(plan.batches[number - 1]) > 1:
+            said.append(f"batches: {batches_of(plan, number)}")
+        named = f": {', '.join(wave)}" if 0 < len(wave) <= NAMED else ""
+        yield ", ".join(said) + named
+
+
+def _idle(plan: Plan) -> Iterator[str]:
+    """Entries of the policy that made no wave although others after them did: a label that nobody has, for one."""
+    made = list(plan.entries)
+    for entry in plan.policy.waves:
+        if not made:
+            return
+        word = entries.text(entry)
+        if made[0] == word:
+            del made[0]
+        elif isinstance(entry, Labelled):
+            yield f"no wave [{word}]: no planned host has this label, or all that do are in an earlier wave"
+        else:
+            reach = entries.reach(entry, len(plan.hosts)) if isinstance(entry, str) else entry
+            yield f"no wave [{word}]: that is {reach} host(s), and as many have had their turn by then"
 
 
 def _variants(plan: Plan) -> Iterator[str]:
     counts = Counter(place.variant for place in plan.placements.values())
     if len(plan.release.variants) > 1:
         for name, number in sorted(counts.items()):
-            yield f"  variant {name}: {number} host(s)"
+            yield f"variant {name}: {number} host(s)"
 
 
 def _memory(plan: Plan) -> Iterator[str]:
     outages = plan.outages
     if outages:
         yield (
-            f"  declared outage of up to about {max(outages.values())} s on {len(outages)} host(s), whose memory does "
+            f"declared outage of up to about {max(outages.values())} s on {len(outages)} host(s), whose memory does "
             f"not hold both versions: {_names(list(outages))}"
         )
-    unknown: dict[str, list[str]] = {}
-    for host, place in plan.placements.items():
-        if place.memory_unknown is not None and plan.release.variants:
-            unknown.setdefault(place.memory_unknown, []).append(host)
-    for what, hosts in unknown.items():
-        yield f"  memory for both versions: unknown on {len(hosts)} host(s), for nobody said {what}"
+    unknown = Counter(place.memory_unknown for place in plan.placements.values())
+    for what, number in unknown.items():
+        if what is not None and plan.release.variants:
+            yield f"memory for both versions: unknown on {number} host(s), for nobody said {what}"
 
 
 def _sites(plan: Plan) -> Iterator[str]:
-    planned = Counter(place.site for place in plan.placements.values())
+    planned = sites_of(plan, plan.hosts)
     sites = {site: budget for site, budget in plan.sites.items() if planned[site]}
-    wanted = plan.policy.sites.min_available
     if not sites:
         return
-    yield f"  sites: {len(sites)}; each keeps {wanted} host(s) that are not in their turn"
+    asked = sorted({budget.min_available for budget in sites.values()})
+    counts = f"{asked[0]}" if len(asked) == 1 else f"{asked[0]} to {asked[-1]}"
+    wanted = plan.policy.sites.min_available
+    rule = f" ({wanted})" if isinstance(wanted, str) else ""
+    yield f"sites: {len(sites)}; each keeps {counts} host(s){rule} that are not in their turn"
     short: dict[tuple[int, int], list[str]] = {}
     for site, budget in sites.items():
         if budget.short:
             short.setdefault((budget.hosts, budget.kept), []).append(site)
     for (hosts, kept), names in short.items():
-        yield f"  site(s) of {hosts} host(s), one after the other, which leaves {kept} available: {_names(names)}"
+        alone = f"too small for that: {len(names)} site(s) of {hosts} host(s), one after the other"
+        yield f"{alone}, which leaves {kept} available: {_names(names)}"
 
 
 def _held(title: str, held: Sequence[Held]) -> Iterator[str]:
-    for each in held[:NAMED]:
-        until = f", until {each.until}" if each.until else ""
-        origin = f", by rollout {each.origin}" if each.origin else ""
-        yield f"  {title}: {each.host} ({each.reason}{until}{origin})"
-    if len(held) > NAMED:
-        yield f"  {title}: and {len(held) - NAMED} more (--json names all)"
+    """Few of them one by one; of many, how many there are for each reason."""
+    if len(held) <= NAMED:
+        for each in held:
+            until = f", until {each.until}" if each.until else ""
+            origin = f", by rollout {each.origin}" if each.origin else ""
+            yield f"{title}: {each.host} ({each.reason}{until}{origin})"
+        return
+    reasons: dict[str, list[str]] = {}
+    for each in held:
+        reasons.setdefault(each.reason, []).append(each.host)
+    ranked = sorted(reasons.items(), key=lambda item: -len(item[1]))
+    for reason, hosts in ranked[:FEW]:
+        yield f"{title}: {len(hosts)} host(s) ({reason}): {_names(hosts)}"
+    if len(ranked) > FEW:
+        yield f"{title}: {sum(len(hosts) for _, hosts in ranked[FEW:])} more, for {len(ranked) - FEW} other reasons"
+
+
+def _approvals(plan: Plan) -> Iterator[str]:
+    for each in plan.policy.approvals:
+        names = f"{each.count} approval(s) of: {', '.join(each.by)}"
+        if each.before_wave <= len(plan.waves):
+            yield f"wave {each.before_wave} waits for {names}"
+        else:
+            yield f"nobody is asked for {names}: it is for wave {each.before_wave}, and there are {len(plan.waves)}"
 
 
 def _rules(plan: Plan) -> Iterator[str]:
     soak, budgets = plan.policy.soak, plan.policy.budgets
     unreachable = "no limit" if budgets.unreachable is None else f"more than {budgets.unreachable} stop it, too"
     yield (
-        f"  each host: {soak.passes} passes {soak.interval_s:g} s apart within {soak.deadline_s:g} s; "
+        f"each host: {soak.passes} passes {soak.interval_s:g} s apart within {soak.deadline_s:g} s; "
         f"it goes back by itself after {plan.policy.confirm_within_s} s unconfirmed"
     )
-    yield f"  more than {budgets.failures} failed host(s) stop it; unreachable ones: {unreachable}"
+    yield f"more than {budgets.failures} failed host(s) stop it; unreachable ones: {unreachable}"
 
 
 def _names(names: Sequence[str]) -> str:
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return ", ".join(names[:NAMED]) + more
+    if len(names) <= NAMED:
+        return ", ".join(names)
+    return f"{', '.join(names[:FEW])} and {len(names) - FEW} more"
