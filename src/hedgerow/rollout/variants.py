@@ -50,9 +50,10 @@ class Memory(msgspec.Struct, frozen=True):
 def choose(variants: Sequence[Variant], *, hat: str | None, memory_mb: int | None) -> Variant | Misfit:
     """The best-fitting variant. ``hat`` and ``memory_mb`` None: not known, which nothing is refused for.
 
-    Of those that fit: one made for the host's HAT before one for any board, the fewer HATs the better; then the one
-    that needs most memory, for it is the larger model (where the memory is not known, the one that needs least);
-    then the smaller download; then the name.
+    Of those that fit: one made for the host's HAT before one for any board, the fewer HATs the better (where the HAT is
+    not known, one for any board first, and then the more HATs the better); then the one that needs most memory, for it
+    is the larger model (where the memory is not known, the one that needs least); then the smaller download; then the
+    name.
 
     Raises:
         ValueError: There is no variant at all.
@@ -64,12 +65,14 @@ def choose(variants: Sequence[Variant], *, hat: str | None, memory_mb: int | Non
     if not fitting:
         listed = "; ".join(f"{name} {lack}" if len(variants) > 1 else str(lack) for name, lack in misfits.items())
         return Misfit(listed)
-    return min(fitting, key=lambda variant: _preference(variant, memory_mb))
+    return min(fitting, key=lambda variant: _preference(variant, hat, memory_mb))
 
 
-def _preference(variant: Variant, memory_mb: int | None) -> tuple[bool, int, int, int, str]:
+def _preference(variant: Variant, hat: str | None, memory_mb: int | None) -> tuple[bool, int, int, int, str]:
     needs = variant.requires
     larger = needs.memory_mb if memory_mb is None else -needs.memory_mb
+    if hat is None:
+        return (bool(needs.hat), -len(needs.hat), larger, variant.size_bytes, variant.name)
     return (not needs.hat, len(needs.hat), larger, variant.size_bytes, variant.name)
 
 

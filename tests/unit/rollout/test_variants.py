@@ -27,7 +27,7 @@ ALL = [CPU, SMALL, HAT, HATS]
         ("hat-plus-2", 8192, "h10"),
         ("hat-plus-2", 1900, "cpu-small"),
         ("hat-plus-26", 8192, "h8"),
-        (None, 8192, "h10"),
+        (None, 8192, "cpu"),
     ],
 )
 def test_the_best_fitting(hat: str | None, memory_mb: int | None, name: str) -> None:
