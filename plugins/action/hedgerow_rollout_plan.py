@@ -54,6 +54,7 @@ class ActionModule(ActionBase):
                 return result | _facts(hosts=_NOBODY, serial=[1], folder=None)
             # The playbook's own process, of which this is a worker, is the journal's writer.
             journal = store.begin(store.folder(fleet), plan, pid=os.getppid(), now=datetime.now(UTC))
+            plan = journal.read().plan
         except HedgerowError as error:
             return result | {"failed": True, "msg": str(error)}
         return result | _facts(hosts=plan.hosts or _NOBODY, serial=plan.serial or [1], folder=str(journal.folder))
@@ -62,9 +63,10 @@ class ActionModule(ActionBase):
 def _targets(variables: dict[str, Any]) -> tuple[str, list[Target]]:
     """The fleet's name and every host of the group ``pis``."""
     hosts = {name: variables["hostvars"][name] for name in variables["groups"]["pis"]}
-    facts = plain({name: {key: host.get(key) for key in ("fleet", "labels")} for name, host in hosts.items()})
+    keys = ("fleet", *prepare.FACTS)
+    facts = plain({name: {key: host.get(key) for key in keys} for name, host in hosts.items()})
     inside = plain(variables["ansible_play_hosts_all"])
-    targets = [prepare.target(name, fact["labels"] or {}, limited=name not in inside) for name, fact in facts.items()]
+    targets = [prepare.target(name, fact, limited=name not in inside) for name, fact in facts.items()]
     return str(next(iter(facts.values()))["fleet"]), targets
 
 

@@ -5,16 +5,13 @@
 - The order depends on names and the seed alone: adding a host moves as few
   others as it can, and a rerun meets the hosts in the same order.
 - ``--limit`` narrows waves, never budgets.
-- A plan that is gone on with keeps its waves and their numbers; who has come
-  since is in the last.
+- A plan that is gone on with keeps its waves: ``rollout.late``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import cache
-
-import msgspec
 
 from hedgerow.errors import UsageError
 from hedgerow.rollout import batches, strata, variants
@@ -23,7 +20,7 @@ from hedgerow.rollout.plan_types import HOLD_LABEL, Held, Kind, Placement, Plan,
 from hedgerow.rollout.policy import Policy
 from hedgerow.rollout.variants import Misfit, Variant
 
-__all__ = ["HOLD_LABEL", "Held", "Kind", "Placement", "Plan", "Release", "Target", "extend", "make", "merge"]
+__all__ = ["HOLD_LABEL", "Held", "Kind", "Placement", "Plan", "Release", "Target", "make"]
 
 
 def make(targets: Iterable[Target], policy: Policy, release: Release) -> Plan:
@@ -72,47 +69,6 @@ def make(targets: Iterable[Target], policy: Policy, release: Release) -> Plan:
         ],
         incompatible=incompatible,
         outside_limit=outside_limit,
-    )
-
-
-def extend(old: Plan, targets: Iterable[Target]) -> Plan:
-    """``old`` gone on with, over the hosts that there are now; as ``merge``.
-
-    Raises:
-        UsageError: As ``make``.
-    """
-    return merge(old, make(targets, old.policy, old.release))
-
-
-def merge(old: Plan, fresh: Plan) -> Plan:
-    """The waves of ``old``, everything else of ``fresh``, which was made of the hosts that there are now.
-
-    Hosts that only ``fresh`` plans come into the last wave, in batches no larger than that wave's count. Who has left
-    the plan is taken out of its wave; waves keep their numbers, which approvals name.
-    """
-    planned = frozenset(fresh.hosts)
-    before = frozenset(old.hosts)
-    late = [host for host in fresh.hosts if host not in before]
-    waves = [[host for host in wave if host in planned] for wave in old.waves]
-    if not waves:
-        return fresh
-    waves[-1] += late
-    left_out = [*fresh.held, *fresh.quarantined, *fresh.incompatible]
-    listed = planned.union((each.host for each in left_out), fresh.outside_limit)
-    last = fresh.policy.waves[-1]
-    most = last if late and isinstance(last, int) else None
-    site_of = {host: place.site for host, place in fresh.placements.items()}
-    parts = [
-        batches.cut(wave, site_of, fresh.sites, most=most if number == len(waves) else None)
-        for number, wave in enumerate(waves, start=1)
-    ]
-    return msgspec.structs.replace(
-        fresh,
-        waves=[wave for wave, _ in parts],
-        entries=old.entries,
-        batches=[sizes for _, sizes in parts],
-        late=[host for host in [*old.late, *late] if host in planned],
-        gone=[host for host in [*old.gone, *old.hosts] if host not in listed],
     )
 
 

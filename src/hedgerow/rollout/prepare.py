@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import yaml
+from msgspec.structs import replace
 
-from hedgerow.errors import UsageError
+from hedgerow.errors import RefusedError, UsageError
+from hedgerow.rollout import late, serving, store
 from hedgerow.rollout import plan as plans
 from hedgerow.rollout import policy as policies
 from hedgerow.rollout import release as releases
+from hedgerow.rollout.journal import Journal
 from hedgerow.rollout.plan import HOLD_LABEL, Plan, Target
 from hedgerow.rollout.policy import Policy
+
+LOOKED_BACK = 5
+"""Rollouts that are read to learn what hosts serve; what an older one left counts as unknown."""
 
 
 def plain(value: Any) -> Any:
@@ -22,9 +29,39 @@ def plain(value: Any) -> Any:
     return json.loads(json.dumps(value))
 
 
-def target(name: str, labels: Mapping[str, str], *, limited: bool) -> Target:
-    """A host of the group ``pis`` as the plan sees it."""
-    return Target(name=name, hold=labels.get(HOLD_LABEL), limited=limited)
+FACTS = ("site", "hat", "cooling", "storage", "labels", "board_memory_mb")
+"""Variables of a host that a plan looks at."""
+
+
+def target(name: str, variables: Mapping[str, Any], *, limited: bool) -> Target:
+    """A host of the group ``pis`` as the plan sees it; ``variables`` as the inventory has them.
+
+    The inventory need not know what board a host is: labels ``board`` (its revision) and ``memory_mb`` say it, and
+    ``board_memory_mb`` the latter, too. What nobody says is unknown.
+
+    Raises:
+        UsageError: The label ``memory_mb`` is no number.
+    """
+    labels: dict[str, str] = dict(variables.get("labels") or {})
+    memory = labels.get("memory_mb", variables.get("board_memory_mb"))
+    if memory is not None and not str(memory).isdecimal():
+        raise UsageError(
+            f"the label memory_mb of {name} is {memory!r}",
+            where=f"labels of {name}",
+            next_step='write megabytes: memory_mb: "8192"',
+        )
+    return Target(
+        name=name,
+        site=variables.get("site"),
+        hat=variables.get("hat"),
+        cooling=variables.get("cooling"),
+        storage=variables.get("storage"),
+        board=labels.get("board"),
+        memory_mb=None if memory is None else int(memory),
+        labels=labels,
+        hold=labels.get(HOLD_LABEL),
+        limited=limited,
+    )
 
 
 def read_policy(given: Any) -> Policy:
@@ -52,8 +89,43 @@ def read_policy(given: Any) -> Policy:
 def plan(fleet: str, *, bundle: str, policy: Any, targets: Iterable[Target]) -> Plan:
     """Check everything that can be checked before a host is touched, then decide.
 
+    Where a rollout of the bundle was cut off, it is that rollout's plan, with the hosts that there are now.
+
+    A rollout that was cut off keeps its waves; who came since is in the last (``rollout.late``).
+
     Raises:
         UsageError: The bundle's name, the policy or the group of hosts is wrong.
         PublisherError: The registry does not vouch for the bundle.
+        RefusedError: The bundle fits no host, or was taken back here a short while ago.
     """
-    return plans.make(targets, read_policy(policy), releases.read(fleet, bundle))
+    made_of, release = read_policy(policy), releases.read(fleet, bundle)
+    rollouts = store.folder(fleet)
+    going_on = store.interrupted(rollouts, release.sha256)
+    known = _with_memory(fleet, rollouts, list(targets))
+    fresh = plans.make(known, made_of, release)
+    if going_on is not None:
+        return late.extend(going_on[1].plan, fresh)
+    _refuse_nobody(fresh)
+    return fresh
+
+
+def _refuse_nobody(made: Plan) -> None:
+    if made.incompatible and not made.hosts:
+        first = made.incompatible[0]
+        others = f", and {len(made.incompatible) - 1} more" if len(made.incompatible) > 1 else ""
+        raise RefusedError(
+            f"rule compatible: {made.release.bundle} fits no host: {first.reason}",
+            where=f"{first.host}{others}",
+            next_step="publish a variant for these boards, or correct what the inventory says of them",
+        )
+
+
+def _with_memory(fleet: str, rollouts: Path, targets: list[Target]) -> list[Target]:
+    """``targets`` with what is known of the memory that their present models need; asked only where a board's is."""
+    measured = [each.name for each in targets if each.memory_mb is not None]
+    if not measured:
+        return targets
+    newest = reversed(store.ids(rollouts)[-LOOKED_BACK:])
+    states = (state for rollout in newest if (state := Journal(rollouts / rollout).state()) is not None)
+    needs = serving.memory_mb(measured, states, cache(partial(releases.memory_mb, fleet)))
+    return [replace(each, serves_mb=needs[each.name]) if needs.get(each.name) is not None else each for each in targets]

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 
 from hedgerow import paths
-from hedgerow.errors import PublisherError
+from hedgerow.errors import HedgerowError, PublisherError
 from hedgerow.registry import manifest as manifests
 from hedgerow.registry.manifest import Manifest
 from hedgerow.registry.probe import Probe
@@ -16,6 +16,7 @@ from hedgerow.registry.reference import Reference
 from hedgerow.registry.verify import trusted
 from hedgerow.rollout.gate import probe
 from hedgerow.rollout.plan import Release
+from hedgerow.rollout.variants import ONLY, Variant
 
 MOST_PROBES = 50
 MOST_PROBE_BYTES = 256 * 1024
@@ -38,15 +39,26 @@ def read(fleet: str, bundle: str) -> Release:
     store = paths.fleet_dir(fleet) / "registry"
     manifest, data = trusted(store, reference)
     _require_files(store, manifest)
+    digest = manifests.digest(data)
     return Release(
         bundle=str(reference),
-        sha256=manifests.digest(data),
+        sha256=digest,
         size_bytes=manifest.size,
         probe=probe.choose(manifest),
         probes=_probes(manifest),
         slo=manifest.slo,
         tensor_types={tensor.name: tensor.dtype for tensor in manifest.inputs},
+        variants=[Variant(name=ONLY, requires=manifest.requires, sha256=digest, size_bytes=manifest.size)],
     )
+
+
+def memory_mb(fleet: str, bundle: str) -> int | None:
+    """What ``bundle`` needs; None where this fleet's registry does not vouch for it (any more)."""
+    try:
+        manifest, _ = trusted(paths.fleet_dir(fleet) / "registry", Reference.parse(bundle))
+    except HedgerowError:
+        return None
+    return manifest.requires.memory_mb
 
 
 def _probes(manifest: Manifest) -> list[Probe]:

@@ -64,16 +64,16 @@ def begin(rollouts: Path, plan: Plan, *, pid: int, now: datetime) -> Journal:
     """
     by = lease.whoami()
     at = timestamp(now)
-    interrupted = _interrupted(rollouts, plan)
-    if interrupted is None:
+    open_one = interrupted(rollouts, plan.release.sha256)
+    if open_one is None:
         _supersede_stuck(rollouts, plan, pid=pid, by=by, at=at)
         name = _fresh_name(rollouts, plan, now)
     else:
-        name = interrupted[0]
-        _refuse_forgetting(interrupted[1], plan, name)
+        name = open_one[0]
+        _refuse_forgetting(open_one[1], plan, name)
     lease.take(rollouts, name, pid=pid, by=by, since=at)
     journal = Journal(rollouts / name, pid=pid)
-    if interrupted is None:
+    if open_one is None:
         journal.append(Opened(at=at, plan=plan, by=by))
     else:
         journal.append(Resumed(at=at, plan=plan, by=by))
@@ -132,9 +132,10 @@ def _newest(rollouts: Path) -> tuple[str, State] | None:
         return None
 
 
-def _interrupted(rollouts: Path, plan: Plan) -> tuple[str, State] | None:
+def interrupted(rollouts: Path, sha256: str) -> tuple[str, State] | None:
+    """The rollout that a run of the bundle with this manifest's hash goes on with; None: it would be a new one."""
     newest = _newest(rollouts)
-    if newest is None or not _cut_off(newest[1]) or newest[1].plan.release.sha256 != plan.release.sha256:
+    if newest is None or not _cut_off(newest[1]) or newest[1].plan.release.sha256 != sha256:
         return None
     return newest
 

@@ -23,9 +23,9 @@ FLEET, NEW, OLD = "meadow-unit", "assistant@1.1.0", "assistant@1.0.0"
 @pytest.fixture
 def fleet(monkeypatch: pytest.MonkeyPatch, fleet_ca):
     hosts = {
-        "pi-1": SimpleNamespace(name="pi-1", labels={}),
-        "pi-2": SimpleNamespace(name="pi-2", labels={"hold": "fan on order"}),
-        "pi-3": SimpleNamespace(name="pi-3", labels={}),
+        "pi-1": SimpleNamespace(name="pi-1", vars={}),
+        "pi-2": SimpleNamespace(name="pi-2", vars={"labels": {"hold": "fan on order"}}),
+        "pi-3": SimpleNamespace(name="pi-3", vars={"site": "orchard"}),
     }
     whole = SimpleNamespace(fleet=FLEET, hosts=hosts, pis=list(hosts.values()), vars={})
     part = SimpleNamespace(fleet=FLEET, hosts={"pi-1": hosts["pi-1"]}, pis=[hosts["pi-1"]], vars={})
@@ -48,7 +48,7 @@ def journal(fleet, release: Release) -> Journal:
 def test_the_plan_is_the_playbooks(fleet, published: str) -> None:
     document = json.loads(run("plan", NEW, "--json").output)
     counts = {key: number for key, number in document["counts"].items() if number}
-    assert counts == {"hosts": 2, "waves": 2, "batches": 2, "strata": 1, "held": 1}
+    assert counts == {"hosts": 2, "waves": 2, "batches": 2, "strata": 2, "held": 1}
     assert document["release"]["sha256"] == published
     narrow = json.loads(run("plan", NEW, "--limit", "pi-1", "--json").output)
     assert (narrow["waves"], narrow["outside_limit"]) == ([["pi-1"]], ["pi-3"])

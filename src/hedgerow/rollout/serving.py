@@ -1,0 +1,44 @@
+"""What hosts serve as far as earlier rollouts know, and how much memory that needs. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from hedgerow.rollout.events import HostState, Outcome, State
+
+_NOTHING_DONE = frozenset({Outcome.REFUSED, Outcome.UNREACHABLE, Outcome.SKIPPED, None})
+_RELEASE = frozenset({Outcome.CONFIRMED, Outcome.ALREADY, Outcome.KEPT})
+_BEFORE = frozenset({Outcome.REVERTED, Outcome.UNDONE, Outcome.ENVIRONMENT, Outcome.UNJUDGED})
+
+
+def memory_mb(
+    hosts: Iterable[str], states: Iterable[State], needs: Callable[[str], int | None]
+) -> dict[str, int | None]:
+    """Host → MB that what it serves needs: 0 for nothing, None where nobody knows.
+
+    ``states`` are the newest first, and are read only as long as a host is open. ``needs``: ``name@version`` → MB.
+    """
+    open_hosts = set(hosts)
+    found: dict[str, int | None] = dict.fromkeys(open_hosts)
+    for state in states:
+        touched = {host for host in open_hosts if _touched(state.hosts.get(host))}
+        for host in touched:
+            known, bundle = _left(state, state.hosts[host])
+            found[host] = None if not known else needs(bundle) if bundle is not None else 0
+        open_hosts -= touched
+        if not open_hosts:
+            break
+    return found
+
+
+def _touched(host: HostState | None) -> bool:
+    return host is not None and not (host.outcome in _NOTHING_DONE and host.started_at is None)
+
+
+def _left(state: State, host: HostState) -> tuple[bool, str | None]:
+    """Whether it is known what the rollout left the host with, and what: ``name@version``, None for nothing."""
+    if host.outcome in _RELEASE:
+        return True, state.plan.release.bundle
+    if host.outcome in _BEFORE:
+        return True, host.before
+    return False, None
