@@ -12,8 +12,9 @@ from hedgerow.commands import rollout_steering, rollout_watching
 from hedgerow.commands.inventory import inventory_option
 from hedgerow.inventory.model import Inventory
 from hedgerow.output import json_option, out, print_json, print_table
-from hedgerow.rollout import plan_text, policy, prepare, report, store
+from hedgerow.rollout import plan_tables, plan_text, policy, prepare, report, store
 from hedgerow.rollout import start as starting
+from hedgerow.rollout.plan import Plan
 
 policy_option = click.option(
     "--policy",
@@ -66,13 +67,12 @@ def plan(
         found.fleet,
         bundle=bundle,
         policy=found.vars.get("rollout_policy") if policy_file is None else str(policy_file),
-        targets=[prepare.target(host.name, host.labels, limited=host.name not in inside) for host in found.pis],
+        targets=[prepare.target(host.name, host.vars, limited=host.name not in inside) for host in found.pis],
     )
     if as_json:
         print_json({"counts": made.counts(), **msgspec.to_builtins(made)})
         return
-    for line in plan_text.describe(made):
-        out.print(line, markup=False, highlight=False, soft_wrap=True)
+    _print_plan(made)
 
 
 @rollout.command()
@@ -104,6 +104,16 @@ def show_report(*, rollout_id: str | None, path: Path, as_json: bool) -> None:
         return
     title = f"{state.plan.release.bundle}: {state.phase} (rollout {rollout_id}, by {state.by}, since {state.opened_at})"
     print_table(title, report.COLUMNS, report.rows(state))
+
+
+def _print_plan(made: Plan) -> None:
+    """Waves and strata as tables, everything else a line each."""
+    print_table(plan_text.headline(made), plan_tables.WAVE_COLUMNS, plan_tables.wave_rows(made))
+    if len(made.strata) > 1:
+        keys = ", ".join(made.policy.stratify)
+        print_table(f"spread over {keys}", plan_tables.strata_columns(made), plan_tables.strata_rows(made))
+    for line in plan_text.remarks(made):
+        out.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _rollouts(found: Inventory) -> Path:
