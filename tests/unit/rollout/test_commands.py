@@ -52,7 +52,11 @@ def test_the_plan_is_the_playbooks(fleet, published: str) -> None:
     assert document["release"]["sha256"] == published
     narrow = json.loads(run("plan", NEW, "--limit", "pi-1", "--json").output)
     assert (narrow["waves"], narrow["outside_limit"]) == ([["pi-1"]], ["pi-3"])
-    assert "held: pi-2 (fan on order)" in run("plan", NEW).output
+    text = run("plan", NEW).output
+    assert "held: pi-2 (fan on order)" in text
+    assert "2 of 2 (100 %)" in text
+    assert "spread over board, memory, hat, cooling, storage, site" in text
+    assert "site orchard" in text
 
 
 def test_the_policy_of_the_inventory_counts_unless_a_file_is_named(fleet, published: str, tmp_path: Path) -> None:
