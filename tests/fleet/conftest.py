@@ -205,6 +205,8 @@ def woods(controller: Controller) -> Any:
     if "HEDGEROW_TEST_ROLLOUT" not in os.environ:
         pytest.skip("releases on a fleet of eight take minutes: make test-rollout")
     fleet = _rollout_fleet().Fleet(controller)
+    for host in fleet.pis:  # whatever a test that was cut off has left
+        fleet.board(host, temperature_c=48, throttled="0x0")
     fleet.ready(fleet.release())
     return fleet
 
