@@ -3,13 +3,13 @@
     - name: Gate it on its health report and on a question of its own
       hedgerow_rollout: {step: gate, folder: "{{ rollout.folder }}"}
 
-``step`` is ``preflight``, ``stage``, ``activate``, ``gate``, ``drill``, ``confirm``, ``revert`` (with
-``reason``), ``undo`` or ``outcome``. What each does, and what it promises, stands in
+``step`` is ``preflight``, ``stage``, ``drain``, ``activate``, ``gate``, ``drill``, ``confirm``, ``revert`` (with
+``reason``), ``undrain``, ``undo`` or ``outcome``. What each does, and what it promises, stands in
 ``hedgerow.rollout.steps``; here is only how a host is reached: ``hedgerow-device``
 over Ansible's connection (a command, no module is copied), the server over mutual TLS.
 
 Returns ``go`` (false: this host's turn is over) and ``msg``. Only ``activate``,
-``gate``, ``drill`` and ``confirm`` fail, for their rescue; a host that ended badly fails at
+``drain``, ``gate``, ``drill`` and ``confirm`` fail, for their rescue; a host that ended badly fails at
 ``outcome``, so that one bad host in a wave of its own does not end the play. ``outcome`` with
 ``wanted: back`` fails only where a host is not back on the version before.
 """
@@ -38,7 +38,19 @@ from hedgerow.rollout.prepare import plain
 from hedgerow.rollout.remote import NO_TERMINAL, Completed, command_line
 from hedgerow.rollout.steps import HostSteps, Step
 
-_STEPS = ("preflight", "stage", "activate", "gate", "drill", "confirm", "revert", "undo", "outcome")
+_STEPS = (
+    "preflight",
+    "stage",
+    "drain",
+    "activate",
+    "gate",
+    "drill",
+    "confirm",
+    "revert",
+    "undrain",
+    "undo",
+    "outcome",
+)
 
 
 class ActionModule(ActionBase):

@@ -10,7 +10,8 @@
 
 ``policy`` is a mapping or the path of a YAML file. The plan covers the group ``pis``;
 hosts outside the play (``--limit``) and held ones are listed. Sets ``rollout`` on
-localhost: ``hosts`` in order, ``serial`` (wave sizes), ``folder`` (of the journal).
+localhost: ``hosts`` in order, ``todo`` (those of them whose turn, or its end, is to come),
+``serial`` (how many of these at one time), ``folder`` (of the journal).
 Check mode prints the plan and gives the release play no host.
 
 The decisions are ``hedgerow.rollout``'s. No host is touched here.
@@ -25,7 +26,7 @@ from typing import Any
 from ansible.plugins.action import ActionBase
 
 from hedgerow.errors import HedgerowError
-from hedgerow.rollout import prepare, store
+from hedgerow.rollout import decide, prepare, store
 from hedgerow.rollout.plan import Target
 from hedgerow.rollout.plan_text import describe
 from hedgerow.rollout.prepare import plain
@@ -51,13 +52,14 @@ class ActionModule(ActionBase):
             for line in describe(plan):
                 self._display.display(line)
             if self._task.check_mode:
-                return result | _facts(hosts=_NOBODY, serial=[1], folder=None)
+                return result | _facts(hosts=[], todo=[], serial=[], folder=None)
             # The playbook's own process, of which this is a worker, is the journal's writer.
             journal = store.begin(store.folder(fleet), plan, pid=os.getppid(), now=datetime.now(UTC))
-            plan = journal.read().plan
+            state = journal.read()
         except HedgerowError as error:
             return result | {"failed": True, "msg": str(error)}
-        return result | _facts(hosts=plan.hosts or _NOBODY, serial=plan.serial or [1], folder=str(journal.folder))
+        todo, serial = decide.visits(state)
+        return result | _facts(hosts=state.plan.hosts, todo=todo, serial=serial, folder=str(journal.folder))
 
 
 def _targets(variables: dict[str, Any]) -> tuple[str, list[Target]]:
@@ -70,5 +72,6 @@ def _targets(variables: dict[str, Any]) -> tuple[str, list[Target]]:
     return str(next(iter(facts.values()))["fleet"]), targets
 
 
-def _facts(*, hosts: list[str], serial: list[int], folder: str | None) -> dict[str, Any]:
-    return {"changed": False, "ansible_facts": {"rollout": {"hosts": hosts, "serial": serial, "folder": folder}}}
+def _facts(*, hosts: list[str], todo: list[str], serial: list[int], folder: str | None) -> dict[str, Any]:
+    plays = {"hosts": hosts or _NOBODY, "todo": todo or _NOBODY, "serial": serial or [1], "folder": folder}
+    return {"changed": False, "ansible_facts": {"rollout": plays}}

@@ -26,8 +26,10 @@ from ansible.plugins.action import ActionBase
 
 from hedgerow.errors import HedgerowError
 from hedgerow.rollout import decide, requests, store
+from hedgerow.rollout.hostline import Clock
 from hedgerow.rollout.journal import Journal
 from hedgerow.rollout.prepare import plain
+from hedgerow.rollout.waiting import note_stop
 
 # Ansible refuses an empty list of hosts; this pattern matches none.
 _NOBODY = ["!all"]
@@ -51,7 +53,7 @@ class ActionModule(ActionBase):
                 return result | {"changed": False, "msg": "check mode: nobody goes back"} | _facts([], "")
             journal = self._journal(args, variables)
             requests.take(journal, plain(variables.get("rollout_approvers") or {}))
-            state = journal.read()
+            state = note_stop(journal, Clock())
         except HedgerowError as error:
             return result | {"failed": True, "msg": str(error)}
         hosts = decide.to_undo(state)

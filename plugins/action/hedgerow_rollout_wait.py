@@ -11,8 +11,9 @@ at all the while; one that got worse counts as failed, and may end the rollout. 
 line when what it waits for changes. Before the first wave it asks every host whether what it
 would go back to is known.
 
-Returns ``over`` (true: no further wave starts), ``wave`` (from 1), ``drill`` (the canary is
-to go back and forward again) and ``msg``. The decisions are ``hedgerow.rollout``'s.
+Returns ``over`` (true: no further wave starts), ``wave`` (from 1), ``drill`` (the canary is to
+go back and forward again), ``drains`` (hosts leave service while they change) and ``msg``.
+The decisions are ``hedgerow.rollout``'s.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from hedgerow.errors import HedgerowError
 from hedgerow.fleet import access
 from hedgerow.fleet.endpoint import DeviceClient
 from hedgerow.identity.profiles import Profile
-from hedgerow.rollout import requests
+from hedgerow.rollout import decide, requests
 from hedgerow.rollout.gate.judge import Look
 from hedgerow.rollout.gate.watcher import HttpsWatcher
 from hedgerow.rollout.journal import Journal
@@ -50,12 +51,12 @@ class ActionModule(ActionBase):
         journal = Journal.shared(Path(plain(self._task.args["folder"])), pid=os.getppid())
         try:
             turn = self._wait(journal, variables)
-            policy = journal.read().plan.policy
+            plan = journal.read().plan
         except HedgerowError as error:
             return result | {"failed": True, "msg": str(error)}
-        drill = policy.rollback.drill and turn.wave == 1
-        said = {"changed": False, "over": turn.over, "wave": turn.wave, "drill": drill, "msg": turn.msg}
-        return result | said | {"_ansible_verbose_always": True}
+        drill, drains = plan.policy.rollback.drill and turn.wave == 1, decide.drains(plan.release.kind)
+        said = {"changed": False, "over": turn.over, "wave": turn.wave, "msg": turn.msg}
+        return result | said | {"drill": drill, "drains": drains, "_ansible_verbose_always": True}
 
     def _wait(self, journal: Journal, variables: dict[str, Any]) -> Turn:
         plan = journal.read().plan

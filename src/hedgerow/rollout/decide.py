@@ -27,6 +27,7 @@ from hedgerow.rollout.events import (
     HostFinished,
     HostResolved,
     OperatorAsked,
+    Outcome,
     Request,
     RequestKind,
     RolledBack,
@@ -157,6 +158,22 @@ def refusal(state: State, request: Request) -> str | None:
     if kind is RequestKind.APPROVE:
         return _refused_approval(state, request)
     return None
+
+
+def visits(state: State) -> tuple[list[str], list[int]]:
+    """Hosts that have a turn, or the end of one, to come, in order; and how many of them at one time.
+
+    A rollout that is gone on with does not visit who is through. Lost hosts are visited: they may be back.
+    """
+    hosts = iter(state.plan.hosts)
+    lots = [[next(hosts) for _ in range(size)] for size in state.plan.serial]
+    left = [[host for host in lot if state.hosts[host].outcome in {None, Outcome.LOST}] for lot in lots]
+    return [host for lot in left for host in lot], [len(lot) for lot in left if lot]
+
+
+def drains(kind: str) -> bool:
+    """Whether a release of this kind takes a host out of service while it changes; a model's never does."""
+    return kind in {"runtime", "application", "configuration"}
 
 
 def approvers(state: State, wave: int) -> list[str]:

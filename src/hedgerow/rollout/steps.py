@@ -17,6 +17,7 @@ steps in order; tests do the same in memory.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 
 import msgspec
@@ -31,33 +32,14 @@ from hedgerow.rollout.gate.samples import Expectation, Window
 from hedgerow.rollout.gate.session import Evidence, GateSession
 from hedgerow.rollout.gate.verdicts import Verdict
 from hedgerow.rollout.gate.watcher import Watcher
-from hedgerow.rollout.hostline import Clock, Device, HostLine
+from hedgerow.rollout.hostline import Clock, Device
 from hedgerow.rollout.journal import Journal, timestamp
-from hedgerow.rollout.undo import Return, bring_back
+from hedgerow.rollout.returns import ENDED, HostReturns, Step, outcome_after
 
 __all__ = ["Clock", "Device", "HostSteps", "Step", "outcome_after"]
 
-ENDED = "stopped"
-"""Verdict of a gate that the rollout's stop has ended."""
 
-_AFTER_VERDICT = {
-    "environment": Outcome.ENVIRONMENT,
-    "no_data": Outcome.UNJUDGED,
-    ENDED: Outcome.UNDONE,
-}
-"""What a host is once it is back on the version before, by its gate's verdict; reverted for any other."""
-
-
-class Step(msgspec.Struct, frozen=True, kw_only=True):
-    """What a step did. ``go`` False: the host's turn is over. ``failed``: it must be undone."""
-
-    msg: str
-    go: bool = True
-    changed: bool = False
-    failed: bool = False
-
-
-class HostSteps:
+class HostSteps(HostReturns):
     """The steps of one host's turn. ``attend`` journals what operators have asked meanwhile.
 
     ``peers`` makes a watcher of another host, for a gate that compares with untouched ones; ``labels`` are what its
@@ -75,17 +57,11 @@ class HostSteps:
         peers: Callable[[str], Watcher] | None = None,
         labels: Mapping[str, str] | None = None,
     ) -> None:
-        self.host = host
-        self._journal = journal
+        super().__init__(host, journal, device, clock)
         self._watcher = watcher
-        self._clock = clock or Clock()
         self._attend = attend
         self._peers = peers
         self._labels = {"host": host} | dict(labels or {})
-        self._line = HostLine(host, device, self._clock, self._again)
-        plan = journal.read().plan
-        self._release = plan.release
-        self._policy = plan.policy
 
     # -- before the host is touched ---------------------------------------
 
@@ -128,6 +104,30 @@ class HostSteps:
         new_bytes = answer.get("new_bytes")
         self._record(events.HostStaged, seconds=seconds, new_bytes=new_bytes if isinstance(new_bytes, int) else None)
         return Step(changed=bool(answer.get("changed")), msg=f"staged in {seconds:.1f} s")
+
+    def drain(self) -> Step:
+        """Have the server end its requests and take no new ones, where the release's kind changes more than a model.
+
+        The device takes requests again by itself after the longest turn, whatever becomes of this process.
+        """
+        if not decide.drains(self._release.kind):
+            return Step(msg="stays in service")
+        longest_s = self._policy.activate_within_s + math.ceil(self._policy.soak.deadline_s)
+        try:
+            self._line.run(["drain", "--within", str(longest_s)], timeout_s=longest_s)
+        except (NetworkError, DeviceError) as error:
+            return Step(failed=True, msg=f"it could not be drained: {error.what}")
+        return Step(changed=True, msg="takes no new requests")
+
+    def undrain(self) -> Step:
+        """Have the server take requests again, however the turn came out. Never fails: the device has a limit, too."""
+        if not decide.drains(self._release.kind):
+            return Step(msg="stays in service")
+        try:
+            answer = self._line.run(["undrain"])
+        except (NetworkError, DeviceError) as error:
+            return Step(msg=f"its drain ends by its own limit; it could not be told: {error.what}")
+        return Step(changed=bool(answer.get("changed")), msg="takes requests")
 
     # -- the change -------------------------------------------------------
 
@@ -183,46 +183,6 @@ class HostSteps:
             return Step(failed=True, msg=f"the drill failed: {back.text}")
         again = self.activate()
         return again if again.failed else self.gate()
-
-    # -- the way back -----------------------------------------------------
-
-    def revert(self, reason: str) -> Step:
-        """Bring the host back to the version before, whatever state its activation was left in."""
-        back = self._bring_back(reason)
-        verdict = self._journal.read().hosts[self.host].verdict
-        outcome = back.outcome or outcome_after(verdict)
-        return self._finish(outcome, f"{reason}; {back.text}{_deadline(back)}", changed=back.changed)
-
-    def undo(self) -> Step:
-        """Bring the host back because the rollout was stopped or rolled back, if it is one of those."""
-        state = self._journal.read()
-        known = state.hosts[self.host]
-        if known.outcome is Outcome.LOST:
-            return self.resolve()
-        if self.host not in decide.to_undo(state):
-            return Step(go=False, msg="stays as it is")
-        reason = known.fell or state.stopped or "the rollout was stopped"
-        confirmed = known.outcome is Outcome.CONFIRMED
-        back = self._bring_back(reason)
-        own = Outcome.UNDONE if known.fell is None else Outcome.REVERTED
-        if not confirmed:
-            own = Outcome.UNDONE if known.verdict in {None, Verdict.PASS} else outcome_after(known.verdict)
-        note = "; it keeps the release until it is reached" if confirmed and back.outcome is Outcome.LOST else ""
-        text = f"{reason}; {back.text}{note or _deadline(back)}"
-        self._record(events.HostUndone, outcome=back.outcome or own, reason=text)
-        return Step(go=False, changed=back.changed, msg=f"{back.outcome or own}: {text}")
-
-    def resolve(self) -> Step:
-        """Say what became of a lost host, and bring it back if nobody did."""
-        known = self._journal.read().hosts[self.host]
-        back = self._bring_back("it was lost in a rollout")
-        if back.outcome is Outcome.LOST:
-            return Step(go=False, msg=f"still lost: {back.text}")
-        how = "was brought back now" if back.changed else "had gone back by itself"
-        outcome = back.outcome or Outcome.REVERTED
-        text = f"{known.reason}; then it returned and {how if back.outcome is None else 'stays'}: {back.text}"
-        self._record(events.HostResolved, outcome=outcome, reason=text)
-        return Step(go=False, changed=back.changed, msg=f"{outcome}: {text}")
 
     def interrupted(self) -> str | None:
         """Why the rollout takes back what it has done, operators' requests included; None while it does not.
@@ -302,38 +262,3 @@ class HostSteps:
     def _judged(self, verdict: str, reason: str, seen: Evidence) -> Step:
         self._record(events.HostJudged, verdict=verdict, reason=reason, **msgspec.structs.asdict(seen))
         return Step(failed=verdict != Verdict.PASS, msg=f"gate says {verdict}: {reason}")
-
-    def _bring_back(self, reason: str) -> Return:
-        before = self._journal.read().hosts[self.host].before
-        tries = iter(range(1, self._policy.retry.attempts + 1))
-
-        def again(error: NetworkError) -> bool:
-            wait_s = self._again(next(tries), error)
-            if wait_s is not None:
-                self._clock.sleep(wait_s)
-            return wait_s is not None
-
-        within = self._policy.activate_within_s
-        return bring_back(self._line, self._release.bundle, before, reason, timeout_s=within, again=again)
-
-    def _again(self, attempt: int, error: NetworkError) -> float | None:
-        wait_s = self._policy.retry.wait_s(attempt)
-        if wait_s is not None:
-            self._record(events.HostRetried, attempt=attempt, cause=error.what, after_s=wait_s)
-        return wait_s
-
-    def _finish(self, outcome: Outcome, reason: str, *, changed: bool = False) -> Step:
-        self._record(events.HostFinished, outcome=outcome, reason=reason)
-        return Step(go=False, changed=changed, msg=f"{outcome}: {reason}")
-
-    def _record(self, kind: Callable[..., events.Event], **fields: object) -> None:
-        self._journal.record(kind(at=timestamp(self._clock.now()), host=self.host, **fields))
-
-
-def outcome_after(verdict: str | None) -> Outcome:
-    """What a host that is back on the version before counts as, by its gate's verdict (None: it had none)."""
-    return _AFTER_VERDICT.get(verdict or "", Outcome.REVERTED)
-
-
-def _deadline(back: Return) -> str:
-    return "; its own deadline will take it back" if back.outcome is Outcome.LOST else ""

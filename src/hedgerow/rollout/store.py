@@ -146,7 +146,7 @@ def _cut_off(state: State) -> bool:
 
 
 def _refuse_forgetting(state: State, plan: Plan, name: str) -> None:
-    forgotten = sorted(set(state.turns) - set(plan.hosts))
+    forgotten = sorted({*state.turns, *decide.to_undo(state)} - set(plan.hosts))
     if forgotten:
         raise RefusedError(
             f"rule no-host-forgotten: rollout {name} was cut off with {', '.join(forgotten)} half-way",

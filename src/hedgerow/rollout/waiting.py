@@ -122,7 +122,7 @@ def await_wave(  # noqa: PLR0917 - one argument for each thing a wait needs from
     with patrol.on():
         while True:
             attend()
-            state = _note_stop(journal, clock)
+            state = note_stop(journal, clock)
             decision = decide.next_wave(state, wave, clock.now())
             turn = _settled(journal, state, decision, hosts, wave=wave, clock=clock)
             if turn is not None:
@@ -161,7 +161,7 @@ def _unfinished(state: State, hosts: Iterable[str]) -> list[str]:
     return [name for name in hosts if state.hosts[name].outcome is None]
 
 
-def _note_stop(journal: Journal, clock: Clock) -> State:
+def note_stop(journal: Journal, clock: Clock) -> State:
     """The state, with its stop in the journal: a run may have been cut off between a last failure and that line."""
     state = journal.read()
     stop = decide.stopped(state)

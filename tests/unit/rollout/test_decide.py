@@ -238,3 +238,10 @@ def test_a_window_ends_for_who_could_not_end_its_turn_within(state) -> None:
     assert isinstance(decision, Wait)
     assert (decision.code, decision.until) == (WaitCode.WINDOW, datetime(2026, 11, 22, 10, tzinfo=UTC))
     assert decide.next_wave(there, 1, datetime(2026, 11, 21, 11, 59, tzinfo=UTC)) == Go(1)
+
+
+def test_a_rollout_that_is_gone_on_with_visits_whose_turn_is_to_come(state) -> None:
+    there = state(*had("a", Outcome.CONFIRMED), *had("b", Outcome.LOST), started("c"))
+    assert decide.visits(state()) == (["a", "b", "c", "d"], [1, 2, 1])
+    assert decide.visits(there) == (["b", "c", "d"], [2, 1])
+    assert decide.visits(state(*[finished(host, Outcome.ALREADY) for host in "abcd"])) == ([], [])
