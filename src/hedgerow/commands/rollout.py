@@ -108,12 +108,17 @@ def show_report(*, rollout_id: str | None, path: Path, as_json: bool) -> None:
 
 def _print_plan(made: Plan) -> None:
     """Waves and strata as tables, everything else a line each."""
-    print_table(plan_text.headline(made), plan_tables.WAVE_COLUMNS, plan_tables.wave_rows(made))
+
+    def line(text: str) -> None:
+        out.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    line(plan_text.headline(made))
+    print_table(None, plan_tables.WAVE_COLUMNS, plan_tables.wave_rows(made))
     if len(made.strata) > 1:
-        keys = ", ".join(made.policy.stratify)
-        print_table(f"spread over {keys}", plan_tables.strata_columns(made), plan_tables.strata_rows(made))
-    for line in plan_text.remarks(made):
-        out.print(line, markup=False, highlight=False, soft_wrap=True)
+        line(f"spread over {', '.join(made.policy.stratify)}")
+        print_table(None, plan_tables.strata_columns(made), plan_tables.strata_rows(made))
+    for remark in plan_text.remarks(made):
+        line(remark)
 
 
 def _rollouts(found: Inventory) -> Path:
