@@ -44,9 +44,9 @@ def _missing(condition: Condition) -> Finding:
     return _nothing(condition, "no untouched host is left to compare it with")
 
 
-def _ratio(metric: Metric | None, value: float, baseline: float) -> float:
+def _ratio(condition: Condition, value: float, baseline: float) -> float:
     """How many times worse; infinite where nothing was wrong before."""
-    high, low = (baseline, value) if metric in LESS_IS_WORSE else (value, baseline)
+    high, low = (baseline, value) if condition.metric in LESS_IS_WORSE else (value, baseline)
     if low > 0:
         return high / low
     return 1.0 if high <= 0 else float("inf")
@@ -72,21 +72,32 @@ def _by_ratio(
     n_baseline: int | None,
     p: float | None = None,
 ) -> Finding:
-    worst = condition.worse_by or 1.0
-    limit = baseline / worst if condition.metric in LESS_IS_WORSE else baseline * worst
-    ratio = _ratio(condition.metric, value, baseline)
-    found = f"{condition.subject} is {value:.4g}, {ratio:.2f} times worse than {baseline:.4g} {_whose(condition)}"
+    found = f"{condition.subject} is {value:.4g}, {_ratio(condition, value, baseline):.2f} times worse than"
     tested = "" if p is None else f", p = {p:.2g}, {n} and {n_baseline} samples"
     return Finding(
-        Standing.BREACH if ratio >= worst else Standing.PASS,
-        f"{found} (limit {worst:g}{tested})",
+        Standing.BREACH if _is_worse(condition, value, baseline) else Standing.PASS,
+        f"{found} {baseline:.4g} {_whose(condition)} (limit {condition.worse_by:g}{tested})",
         value,
-        limit,
+        _limit(condition, baseline),
         baseline,
         p,
         n,
         n_baseline,
     )
+
+
+def _is_worse(condition: Condition, value: float, baseline: float) -> bool:
+    """Whether it is worse by the ratio, and by as much as the condition asks for beside it."""
+    worse = _ratio(condition, value, baseline) >= (condition.worse_by or 1.0)
+    return worse and (condition.and_by is None or abs(value - baseline) >= condition.and_by)
+
+
+def _limit(condition: Condition, baseline: float) -> float:
+    """The value from which on it is breached."""
+    worst, by = condition.worse_by or 1.0, condition.and_by or 0.0
+    if condition.metric in LESS_IS_WORSE:
+        return min(baseline / worst, baseline - by)
+    return max(baseline * worst, baseline + by)
 
 
 def _whose(condition: Condition) -> str:
@@ -108,7 +119,7 @@ def _compared(condition: Condition, sight: Sight, key: str) -> Finding:
     ours = ours[:count]
     value, baseline = value_of(metric, ours) or 0.0, value_of(metric, theirs) or 0.0
     # The ratio is cheap and mostly not reached; an interim test need not be made then.
-    if not sight.final and _ratio(metric, value, baseline) < (condition.worse_by or 1.0):
+    if not sight.final and not _is_worse(condition, value, baseline):
         return UNTESTED
     better, worse = (ours, theirs) if metric in LESS_IS_WORSE else (theirs, ours)
     p = statistics.mann_whitney(better, worse)

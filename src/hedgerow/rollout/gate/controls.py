@@ -90,11 +90,12 @@ def choose_controls(plan: Plan, state: State, host: str, number: int) -> list[st
     """
     later = [name for name in plan.hosts if name != host and _untouched(state, name)]
     others = [*(held.host for held in plan.held), *plan.outside_limit]
-    strata = {name: placement.stratum for name, placement in getattr(plan, "placements", {}).items()}
-    mine = strata.get(host)
+    placed = plan.placements
+    mine = placed[host].stratum if host in placed else None
 
     def key(name: str) -> tuple[bool, str]:
-        return strata.get(name) != mine, hashlib.sha256(f"{host}\0{name}".encode()).hexdigest()
+        unlike = name not in placed or placed[name].stratum != mine
+        return unlike, hashlib.sha256(f"{host}\0{name}".encode()).hexdigest()
 
     return sorted([*later, *others], key=key)[:number]
 

@@ -27,6 +27,8 @@ class Sight:
     now: float
     alpha: float
     final: bool
+    interim: bool = True
+    """Interim tests may be made: not in the first looks, when a version that was just loaded is still warming up."""
 
 
 class Finding(msgspec.Struct, frozen=True, gc=False):
@@ -104,6 +106,8 @@ def stage_of(sight: Sight, key: str, have: int, minimum: int) -> tuple[int, floa
     """
     if sight.final:
         return have, sight.alpha / 2
+    if not sight.interim:
+        return None
     stage = (have // minimum).bit_length() - 1
     if sight.after.tested.get(key, -1) >= stage:
         return None

@@ -16,7 +16,8 @@
 - A breach of latency, throughput or heat while the board is slowed down or
   short of voltage is the environment's. Wrong answers and errors never are.
 - Comparisons are tested when samples have doubled and once at the end, each with
-  its share of ``alpha`` (``criteria``): looking often does not make alarms.
+  its share of ``alpha`` (``findings.stage_of``): looking often does not make
+  alarms. None is tested before ``soak.passes`` looks: a version warms up.
 """
 
 from __future__ import annotations
@@ -95,11 +96,12 @@ def judge(
     time; None: there is none. ``started`` and ``now`` are on the clock of the looks. Notes what it has judged in
     ``after`` (``row``, ``judged``, ``tested``), so that a long soak costs as much a look as a short one.
     """
-    sight = Sight(before, after, untouched, after.latest, started, now, rules.alpha, final=False)
+    soak, elapsed = rules.soak, now - started
+    interim = after.looked >= soak.passes
+    sight = Sight(before, after, untouched, after.latest, started, now, rules.alpha, final=False, interim=interim)
     fatal = _look_on(sight, expected, rules)
     if fatal is not None:
         return fatal
-    soak, elapsed = rules.soak, now - started
     found = [(criterion, *criteria.evaluate(criterion, sight)) for criterion in rules.since]
     breach = _broken(found, after)
     if breach is not None:

@@ -26,7 +26,8 @@ BUILT_IN: Final = (
     # Memory under 90 % and a start in 10 s are the smoke gate that fleets of such devices publish.
     _built_in("memory", Condition(metric=Metric.MEMORY_USED_RATIO, above=0.90)),
     _built_in("start", Condition(metric=Metric.START_S, above=10)),
-    _built_in("slower", Condition(metric=Metric.P50_MS, worse_by=1.5, against="before")),
+    # 20 ms: nobody waits for less, and a board or a link that has other things to do delays an answer by as much.
+    _built_in("slower", Condition(metric=Metric.P50_MS, worse_by=1.5, and_by=20, against="before")),
 )
 
 SLO_SAMPLES: Final = 20

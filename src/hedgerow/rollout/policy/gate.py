@@ -68,6 +68,8 @@ class Condition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     below: float | None = None
     worse_by: Annotated[float, msgspec.Meta(ge=1)] | None = None
     """1.5: half as slow again. For metrics that are better the higher they are: a 1.5th of what it was."""
+    and_by: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    """With ``worse_by``: by so much in the metric's own unit, too, for half of next to nothing harms nobody."""
     against: Literal["before", "untouched"] = "before"
     """The host itself before its activation, or hosts that do not have the release yet, in the same minutes."""
     minimum_samples: Count | None = None
@@ -80,6 +82,8 @@ class Condition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
             raise ValueError("a condition names one metric, or one query of gate.prometheus")
         if [self.above, self.below, self.worse_by].count(None) != 2:  # noqa: PLR2004 - all but one of three
             raise ValueError(f"{self.subject}: give exactly one of above, below and worse_by")
+        if self.and_by is not None and self.worse_by is None:
+            raise ValueError(f"{self.subject}: and_by goes with worse_by")
         if self.metric is Metric.PERPLEXITY:
             raise ValueError(
                 "perplexity is reserved: it needs the probabilities of tokens, and the server's protocols give none yet"
