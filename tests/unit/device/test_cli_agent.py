@@ -57,6 +57,7 @@ def test_all_oldest_first(command: Command) -> None:
         ((NOW - timedelta(hours=6)).replace(tzinfo=None).isoformat(timespec="minutes"), 2),
         ((NOW + timedelta(hours=1)).isoformat(), 0),
     ],
+    ids=["days", "hours", "minutes", "seconds", "with a zone", "without one", "to come"],
 )
 def test_since(command: Command, since: str, expected: int) -> None:
     assert len(models(command("events", "--json", "--since", since))) == expected
