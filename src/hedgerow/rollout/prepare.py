@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -12,11 +14,11 @@ import yaml
 from msgspec.structs import replace
 
 from hedgerow.errors import RefusedError, UsageError
-from hedgerow.rollout import late, serving, store
+from hedgerow.rollout import cooldown, holds, late, serving, store
 from hedgerow.rollout import plan as plans
 from hedgerow.rollout import policy as policies
 from hedgerow.rollout import release as releases
-from hedgerow.rollout.journal import Journal
+from hedgerow.rollout.journal import FILE, Journal
 from hedgerow.rollout.plan import HOLD_LABEL, Plan, Target
 from hedgerow.rollout.policy import Policy
 
@@ -86,27 +88,50 @@ def read_policy(given: Any) -> Policy:
     return policies.parse(document, where=str(path))
 
 
-def plan(fleet: str, *, bundle: str, policy: Any, targets: Iterable[Target]) -> Plan:
+def plan(fleet: str, *, bundle: str, policy: Any, targets: Iterable[Target], now: datetime | None = None) -> Plan:
     """Check everything that can be checked before a host is touched, then decide.
 
-    Where a rollout of the bundle was cut off, it is that rollout's plan, with the hosts that there are now.
-
-    A rollout that was cut off keeps its waves; who came since is in the last (``rollout.late``).
+    A rollout that was cut off keeps its waves; who came since is in the last (``rollout.late``). ``now``: None is
+    the present.
 
     Raises:
         UsageError: The bundle's name, the policy or the group of hosts is wrong.
         PublisherError: The registry does not vouch for the bundle.
+        MachineError: The list of held hosts is damaged.
         RefusedError: The bundle fits no host, or was taken back here a short while ago.
     """
+    now = now or datetime.now(UTC)
     made_of, release = read_policy(policy), releases.read(fleet, bundle)
     rollouts = store.folder(fleet)
     going_on = store.interrupted(rollouts, release.sha256)
-    known = _with_memory(fleet, rollouts, list(targets))
+    if going_on is None:
+        recent = store.since(rollouts, now - timedelta(seconds=made_of.cooldown_s))
+        cooldown.refuse(recent, release, made_of.cooldown_s, now)
+    free = holds.merge(targets, holds.standing(holds.read(rollouts), now))
+    known = _with_memory(fleet, rollouts, free)
     fresh = plans.make(known, made_of, release)
     if going_on is not None:
         return late.extend(going_on[1].plan, fresh)
+    _refuse_too_soon(rollouts, fresh, now)
     _refuse_nobody(fresh)
     return fresh
+
+
+def _refuse_too_soon(rollouts: Path, made: Plan, now: datetime) -> None:
+    cooldown_s = made.policy.cooldown_s
+    # A journal that nobody has written to since is of a rollout that ended before.
+    recent = [each for each in store.ids(rollouts) if now.timestamp() - _written(rollouts / each) < cooldown_s]
+    reason = cooldown.refusal(map(partial(store.read, rollouts), recent), made.release.sha256, now, cooldown_s)
+    if reason is not None:
+        raise RefusedError(
+            reason,
+            where="cooldown_s of the rollout policy",
+            next_step="see why it was taken back: hedgerow rollout report; to try it again at once: cooldown_s: 0",
+        )
+
+
+def _written(folder: Path) -> float:
+    return (folder / FILE).stat().st_mtime
 
 
 def _refuse_nobody(made: Plan) -> None:

@@ -8,14 +8,15 @@ rollout that is open and that nobody runs, once no host of it is half-way.
 
 from __future__ import annotations
 
-from datetime import datetime
+from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
 
 from hedgerow import atomic, paths
 from hedgerow.errors import RefusedError, UsageError
-from hedgerow.rollout import decide, lease
+from hedgerow.rollout import decide, holds, lease
 from hedgerow.rollout.events import Closed, Opened, Resumed, State, Superseded
 from hedgerow.rollout.journal import FILE, Journal, timestamp
 from hedgerow.rollout.plan import Plan
@@ -53,6 +54,16 @@ def read(rollouts: Path, rollout: str | None = None) -> tuple[str, State]:
         where=str(rollouts),
         next_step="known ones: " + ", ".join(known[-5:]) if known else "start one: hedgerow rollout start --help",
     )
+
+
+def since(rollouts: Path, moment: datetime) -> Iterator[tuple[str, State]]:
+    """Rollouts whose journal was written to after ``moment``, oldest first: id and state."""
+    for rollout in ids(rollouts):
+        if (rollouts / rollout / FILE).stat().st_mtime < moment.timestamp():
+            continue
+        state = Journal(rollouts / rollout).state()
+        if state is not None:
+            yield rollout, state
 
 
 def begin(rollouts: Path, plan: Plan, *, pid: int, now: datetime) -> Journal:
@@ -150,7 +161,7 @@ def _refuse_forgetting(state: State, plan: Plan, name: str) -> None:
     if forgotten:
         raise RefusedError(
             f"rule no-host-forgotten: rollout {name} was cut off with {', '.join(forgotten)} half-way",
-            where="--limit, or a new hold label",
+            where="--limit, a new hold label, or hedgerow rollout hold",
             next_step=f"run again with {', '.join(forgotten)} in the plan",
         )
 
@@ -165,10 +176,11 @@ def _fresh_name(rollouts: Path, plan: Plan, now: datetime) -> str:
 
 
 def close(journal: Journal, *, pid: int) -> State:
-    """Journal the end in order, give the lease back, and return the last state."""
+    """Journal the end in order, quarantine whom the policy says, give the lease back, and return the last state."""
     state = journal.read()
     if state.superseding is not None and state.superseded_by is None:
         journal.append(Superseded(at=timestamp(), by=state.superseding))
+    holds.quarantine_failed(journal.folder.parent, journal.folder.name, state, datetime.now(UTC))
     journal.append(Closed(at=timestamp()))
     lease.leave(journal.folder.parent, pid=pid)
     return read(journal.folder.parent, journal.folder.name)[1]
