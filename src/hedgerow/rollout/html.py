@@ -17,7 +17,13 @@ ROWS_SHOWN = 500
 LINES_SHOWN = 400
 """Last lines of the journal on the page."""
 
+CAUSES_SHOWN = 6
+"""Hosts that failed, named above the picture."""
+
 WELL = frozenset({"confirmed", "already"})
+UNHURT = frozenset({"not_started", "skipped", "undone"})
+"""Neither well nor a reason to look at the host."""
+_CAUSES = picture.TROUBLED | {"refused", "unfinished"}
 
 
 def render(rollout: str, journal: Sequence[Event]) -> str:
@@ -39,7 +45,9 @@ def render(rollout: str, journal: Sequence[Event]) -> str:
         phase=state.phase.replace("_", " "),
         tone=_tone(state),
         counts=_counts(state),
-        summary=report.summary(state)[1:],
+        why=_why(state),
+        causes=_causes(state),
+        following=report.next_step(state, running=False),
         began=_clock(state.opened_at),
         took=picture.span(line.seconds),
         picture=picture.draw(line),
@@ -66,6 +74,22 @@ def _template() -> jinja2.Template:
     return environment.get_template("report.html.j2")
 
 
+def _why(state: State) -> str | None:
+    if state.stopped is not None:
+        return f"Stopped: {state.stopped}."
+    if state.phase == "open" and state.waiting is not None:
+        return f"Waits: {state.waiting[1]}."
+    if state.superseded_by is not None:
+        return f"{state.superseded_by} came instead."
+    return None
+
+
+def _causes(state: State) -> list[tuple[str, str, str]]:
+    """Hosts that failed themselves, not those that went back with them: name, outcome, reason."""
+    names = [name for name in state.plan.hosts if str(state.hosts[name].outcome) in _CAUSES]
+    return [(name, report.outcome(state.hosts[name]), state.hosts[name].reason) for name in names[:CAUSES_SHOWN]]
+
+
 def _tone(state: State) -> str:
     if state.phase == "complete":
         return "good"
@@ -76,7 +100,7 @@ def _counts(state: State) -> list[tuple[int, str, str]]:
     """Number, name and tone; what is not well first."""
     found = []
     for name, number in state.count().items():
-        tone = "good" if name in WELL else "plain" if name in {"not_started", "skipped"} else "bad"
+        tone = "good" if name in WELL else "plain" if name in UNHURT else "bad"
         found.append((number, name.replace("_", " "), tone))
     order = {"bad": 0, "good": 1, "plain": 2}
     return sorted(found, key=lambda each: (order[each[2]], -each[0]))
@@ -101,9 +125,9 @@ def _row(name: str, wave: int, host: HostState) -> dict[str, Any]:
         "name": name,
         "wave": wave,
         "outcome": outcome.replace("_", " "),
-        "tone": "good" if outcome in WELL else "plain" if untouched or outcome == "skipped" else "bad",
+        "tone": "good" if outcome in WELL else "plain" if untouched or outcome in UNHURT else "bad",
         # Who failed comes first, then the others, then those who never had a turn.
-        "order": 2 if untouched else 1 if outcome in WELL else 0,
+        "order": 3 if untouched else 2 if outcome in WELL else 1 if outcome in UNHURT else 0,
         "before": host.before,
         "activated": None if host.activated_s is None else picture.span(host.activated_s),
         "turn": None if turn is None else picture.span(turn),

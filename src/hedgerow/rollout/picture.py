@@ -34,6 +34,10 @@ LEGEND = {
 }
 
 
+TROUBLED = frozenset({"reverted", "kept", "lost", "environment", "unjudged", "unreachable"})
+"""Outcomes of hosts that somebody has to look at; in a wave's line any of them counts."""
+
+
 class Box(NamedTuple):
     """A bar: left, top, width, and what is said of it."""
 
@@ -46,13 +50,14 @@ class Box(NamedTuple):
 
 
 class Label(NamedTuple):
-    """A line's name and outcome; ``shade``: every other wave has a ground of its own."""
+    """A line's name and outcome; ``shade``: every other wave has a ground of its own; ``bad``: it failed."""
 
     y: float
     name: str
     full: str
     mark: str
     shade: bool
+    bad: bool
 
 
 class Mark(NamedTuple):
@@ -94,7 +99,14 @@ def draw(timeline: Timeline) -> Picture:
     bottom = TOP + ROW * len(timeline.lines)
     boxes = [_box(line, bar, TOP + ROW * row, scale) for row, line in enumerate(timeline.lines) for bar in line.bars]
     labels = [
-        Label(TOP + ROW * row, _short(line.name), line.name, line.mark.replace("_", " "), line.wave % 2 == 0)
+        Label(
+            TOP + ROW * row,
+            _short(line.name),
+            line.name,
+            line.mark.replace("_", " "),
+            line.wave % 2 == 0,
+            _troubled(line),
+        )
         for row, line in enumerate(timeline.lines)
     ]
     marks = [_mark(note, scale) for note in timeline.notes]
@@ -157,6 +169,10 @@ def _axis(at: int) -> str:
         return f"{at} s" if at else "0"
     hours, minutes, rest = at // 3600, at // 60 % 60, at % 60
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d} min"
+
+
+def _troubled(line: Line) -> bool:
+    return any(word in TROUBLED for word in line.mark.replace(",", " ").split())
 
 
 def _short(name: str) -> str:

@@ -60,14 +60,13 @@ def summary(state: State, *, running: bool = False) -> list[str]:
     elif state.phase == "open" and state.waiting is not None:
         lines.append(f"  waiting since {state.waited_at}: {state.waiting[1]}")
     lines += _missing(state)
-    following = _next_step(state, running=running)
+    following = next_step(state, running=running)
     return lines if following is None else [*lines, f"  next: {following}"]
 
 
 def _missing(state: State) -> list[str]:
     missing = [name for name in state.plan.hosts if state.hosts[name].outcome not in GOOD]
-    # Whoever never had a turn has nothing to tell, so that the others come first.
-    missing.sort(key=lambda name: state.hosts[name].outcome is None and state.hosts[name].started_at is None)
+    missing.sort(key=lambda name: _told_after(state.hosts[name]))
     lines = []
     for name in missing[:LISTED]:
         host = state.hosts[name]
@@ -80,7 +79,14 @@ def _missing(state: State) -> list[str]:
     return lines
 
 
-def _next_step(state: State, *, running: bool) -> str | None:
+def _told_after(host: HostState) -> int:
+    """Who failed comes first; then who went back with them; whoever never had a turn has nothing to tell."""
+    if host.outcome is None and host.started_at is None:
+        return 2
+    return 1 if host.outcome in {Outcome.UNDONE, Outcome.SKIPPED} else 0
+
+
+def next_step(state: State, *, running: bool) -> str | None:
     """What an operator types now; None where nothing is left to do."""
     if running:
         return None if state.stopped is not None else "hedgerow rollout watch"
