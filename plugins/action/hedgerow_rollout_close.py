@@ -1,4 +1,5 @@
-"""End a rollout in order: journal it, print what became of every host, give the lease back.
+"""End a rollout in order: tell whom the policy names, journal it, sum up, give the lease back, and keep hosts out
+that went wrong, where the policy says so.
 
 - name: Close the journal and sum up
   hedgerow_rollout_close: {folder: "{{ rollout.folder }}"}
@@ -8,14 +9,17 @@
 from __future__ import annotations
 
 import os
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from ansible.plugins.action import ActionBase
 
 from hedgerow.errors import HedgerowError
-from hedgerow.rollout import store
+from hedgerow.rollout import holds, notify, store
 from hedgerow.rollout.journal import Journal
+from hedgerow.rollout.messenger import Messenger
+from hedgerow.rollout.prepare import plain
 from hedgerow.rollout.report import summary
 
 
@@ -27,10 +31,14 @@ class ActionModule(ActionBase):
 
     def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result: dict[str, Any] = super().run(tmp, task_vars)
+        journal = Journal.shared(Path(plain(self._task.args["folder"])), pid=os.getppid())
         try:
-            state = store.close(Journal(Path(self._task.args["folder"]), pid=os.getppid()), pid=os.getppid())
+            with Messenger(journal, self._display.display) as messenger:
+                messenger.tell(notify.ending(journal.read()))
+            state = store.close(journal, pid=os.getppid())
+            kept_out = holds.quarantine_failed(journal.folder.parent, journal.folder.name, state, datetime.now(UTC))
         except HedgerowError as error:
             return result | {"failed": True, "msg": str(error)}
-        for line in summary(state):
+        for line in [*summary(state), *(f"  {each.host}: in quarantine until {each.until}" for each in kept_out)]:
             self._display.display(line)
         return result | {"changed": False, "phase": state.phase, "counts": state.count()}

@@ -8,8 +8,8 @@
 Asks ``hedgerow.rollout.decide`` once a second and journals what operators ask meanwhile
 (``hedgerow rollout pause|resume|approve|abort|rollback|supersede``). Hosts that were confirmed are looked
 at all the while; one that got worse counts as failed, and may end the rollout. Prints a
-line when what it waits for changes. Before the first wave it asks every host whether what it
-would go back to is known.
+line when what it waits for changes, and tells whom the policy names. Before the first wave
+it asks every host whether what it would go back to is known.
 
 Returns ``over`` (true: no further wave starts), ``wave`` (from 1), ``drill`` (the canary is to
 go back and forward again), ``drains`` (hosts leave service while they change) and ``msg``.
@@ -34,6 +34,7 @@ from hedgerow.rollout import decide, requests
 from hedgerow.rollout.gate.judge import Look
 from hedgerow.rollout.gate.watcher import HttpsWatcher
 from hedgerow.rollout.journal import Journal
+from hedgerow.rollout.messenger import Messenger
 from hedgerow.rollout.prepare import plain
 from hedgerow.rollout.survey import registry, survey
 from hedgerow.rollout.waiting import Patrol, Turn, await_wave
@@ -64,13 +65,17 @@ class ActionModule(ActionBase):
         look_at = _looker(variables)
         survey(journal, look_at, registry(str(plain(variables["fleet"]))), self._display.display)
         patrol = Patrol(plan.release, look_at, falls_after=plan.policy.soak.passes)
-        return await_wave(
-            journal,
-            plain(variables["ansible_play_batch"]),
-            patrol,
-            lambda: requests.take(journal, approvers),
-            self._display.display,
-        )
+        with Messenger(journal, self._display.display) as messenger:
+
+            def attend() -> None:
+                requests.take(journal, approvers)
+                messenger.collect()
+
+            def say(line: str) -> None:
+                self._display.display(line)
+                messenger.tell("waiting")
+
+            return await_wave(journal, plain(variables["ansible_play_batch"]), patrol, attend, say)
 
 
 def _looker(variables: dict[str, Any]) -> Callable[[str], Callable[[], Look]]:

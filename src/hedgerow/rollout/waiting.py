@@ -116,7 +116,10 @@ def await_wave(  # noqa: PLR0917 - one argument for each thing a wait needs from
     say: Callable[[str], None],
     clock: Clock | None = None,
 ) -> Turn:
-    """Return when the wave that ``hosts`` are in may start, or when no wave may start any more."""
+    """Return when the wave that ``hosts`` are in may start, or when no wave may start any more.
+
+    ``attend`` is called once a second; ``say`` with a line when what it waits for has changed, which is journaled then.
+    """
     clock = clock or Clock()
     wave = decide.wave_of(journal.read(), hosts)
     with patrol.on():
@@ -173,9 +176,9 @@ def note_stop(journal: Journal, clock: Clock) -> State:
 def _tell(journal: Journal, state: State, wait: Wait, say: Callable[[str], None], clock: Clock) -> None:
     if state.waiting == (wait.code, wait.reason):
         return
+    journal.record(events.Waiting(at=timestamp(clock.now()), code=wait.code, reason=wait.reason))
     until = f" (until {wait.until:%Y-%m-%d %H:%M %Z})" if wait.until is not None else ""
     say(f"waiting, {wait.code.replace('_', ' ')}: {wait.reason}{until}")
-    journal.record(events.Waiting(at=timestamp(clock.now()), code=wait.code, reason=wait.reason))
 
 
 def _note_fallen(journal: Journal, fallen: Iterable[tuple[str, str]], clock: Clock) -> None:
