@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
-from datetime import UTC, datetime
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from hedgerow.rollout import cooldown, holds, late, serving, store
 from hedgerow.rollout import plan as plans
 from hedgerow.rollout import policy as policies
 from hedgerow.rollout import release as releases
-from hedgerow.rollout.journal import FILE, Journal
+from hedgerow.rollout.journal import Journal
 from hedgerow.rollout.plan import HOLD_LABEL, Plan, Target
 from hedgerow.rollout.policy import Policy
 
@@ -112,26 +111,8 @@ def plan(fleet: str, *, bundle: str, policy: Any, targets: Iterable[Target], now
     fresh = plans.make(known, made_of, release)
     if going_on is not None:
         return late.extend(going_on[1].plan, fresh)
-    _refuse_too_soon(rollouts, fresh, now)
     _refuse_nobody(fresh)
     return fresh
-
-
-def _refuse_too_soon(rollouts: Path, made: Plan, now: datetime) -> None:
-    cooldown_s = made.policy.cooldown_s
-    # A journal that nobody has written to since is of a rollout that ended before.
-    recent = [each for each in store.ids(rollouts) if now.timestamp() - _written(rollouts / each) < cooldown_s]
-    reason = cooldown.refusal(map(partial(store.read, rollouts), recent), made.release.sha256, now, cooldown_s)
-    if reason is not None:
-        raise RefusedError(
-            reason,
-            where="cooldown_s of the rollout policy",
-            next_step="see why it was taken back: hedgerow rollout report; to try it again at once: cooldown_s: 0",
-        )
-
-
-def _written(folder: Path) -> float:
-    return (folder / FILE).stat().st_mtime
 
 
 def _refuse_nobody(made: Plan) -> None:
