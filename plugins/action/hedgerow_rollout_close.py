@@ -35,8 +35,10 @@ class ActionModule(ActionBase):
         try:
             with Messenger(journal, self._display.display) as messenger:
                 messenger.tell(notify.ending(journal.read()))
+            # Before the end is journaled: cut off in between, it is done when the same command goes on.
+            rollouts, name = journal.folder.parent, journal.folder.name
+            kept_out = holds.quarantine_failed(rollouts, name, journal.read(), datetime.now(UTC))
             state = store.close(journal, pid=os.getppid())
-            kept_out = holds.quarantine_failed(journal.folder.parent, journal.folder.name, state, datetime.now(UTC))
         except HedgerowError as error:
             return result | {"failed": True, "msg": str(error)}
         for line in [*summary(state), *(f"  {each.host}: in quarantine until {each.until}" for each in kept_out)]:

@@ -9,14 +9,14 @@ rollout that is open and that nobody runs, once no host of it is half-way.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
 import msgspec
 
 from hedgerow import atomic, paths
 from hedgerow.errors import RefusedError, UsageError
-from hedgerow.rollout import decide, holds, lease
+from hedgerow.rollout import decide, lease
 from hedgerow.rollout.events import Closed, Opened, Resumed, State, Superseded
 from hedgerow.rollout.journal import FILE, Journal, timestamp
 from hedgerow.rollout.plan import Plan
@@ -176,11 +176,10 @@ def _fresh_name(rollouts: Path, plan: Plan, now: datetime) -> str:
 
 
 def close(journal: Journal, *, pid: int) -> State:
-    """Journal the end in order, quarantine whom the policy says, give the lease back, and return the last state."""
+    """Journal the end in order, give the lease back, and return the last state."""
     state = journal.read()
     if state.superseding is not None and state.superseded_by is None:
         journal.append(Superseded(at=timestamp(), by=state.superseding))
-    holds.quarantine_failed(journal.folder.parent, journal.folder.name, state, datetime.now(UTC))
     journal.append(Closed(at=timestamp()))
     lease.leave(journal.folder.parent, pid=pid)
     return read(journal.folder.parent, journal.folder.name)[1]
