@@ -23,7 +23,7 @@ from hedgerow import inventory as inventories
 from hedgerow.commands.rollout import rollout as rollout_group
 from hedgerow.errors import RefusedError, UsageError
 from hedgerow.rollout import store
-from hedgerow.rollout.events import HostStarted, Outcome, State
+from hedgerow.rollout.events import HostStarted, Outcome, State, WaveOpened
 
 ROOT = Path(__file__).parents[3]
 PLUGINS = Path(__file__).parent / "connection_plugins"
@@ -240,6 +240,22 @@ def test_a_wave_of_several_hosts(site: Site) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert set(site.serves().values()) == {NEW}
     assert "3 host(s) in 2 wave(s)" in done.stdout
+
+
+def test_a_wave_that_a_site_cannot_spare_at_once_goes_in_batches(site: Site, command: Callable[..., int]) -> None:
+    """Three hosts of one site, of which one is to be available: two have their turn, then one. The approval is one."""
+    asked = {"before_wave": 1, "by": ["ada"], "unsigned": True}
+    site.approvers({"ada": []})
+    running = Background(site, waves=[3], approvals=[asked])
+    running.until(lambda state: state.waiting is not None)
+    assert command("approve", "--as", "ada") == 0
+    done = running.end()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "wave 1 [3 more]: 3 host(s), then 3 of 3 (100 %) have it, batches: 2 + 1" in done.stdout
+    journal = store.Journal(next(store.folder(FLEET).glob("*/journal.jsonl")).parent)
+    opened = [event for event in journal.events() if isinstance(event, WaveOpened)]
+    assert [(event.number, len(event.hosts)) for event in opened] == [(1, 2), (1, 1)]
+    assert set(site.serves().values()) == {NEW}
 
 
 def test_a_run_that_was_cut_off_is_gone_on_with(site: Site) -> None:
