@@ -98,7 +98,7 @@ def test_a_host_that_throttles_is_set_aside_and_the_release_is_not_blamed(woods)
     with fleets.Callers(woods, woods.pis) as callers, Weather(woods, bundle, [weak], WEAK, STRONG) as weather:
         done = woods.rollout(bundle, waves=[8], soak=watched)
     assert weather.struck == [weak]
-    assert done.returncode == 4, done.stdout + done.stderr
+    assert (done.returncode != 0, woods.state().phase) == (True, "partial"), done.stdout + done.stderr
     assert woods.outcomes() == dict.fromkeys(woods.pis, "confirmed") | {weak: "environment"}
     assert woods.state().stopped is None
     assert woods.serves() == dict.fromkeys(woods.pis, bundle) | {weak: before[weak]}

@@ -41,7 +41,7 @@ def test_a_host_switched_off_in_its_activation_is_counted_and_resolved_when_it_r
                 code = run.wait()
             finally:
                 woods.power(off, "on")
-    assert code == 4, run.text
+    assert (code != 0, woods.state().phase) == (True, "partial"), run.text
     assert woods.outcomes() == dict.fromkeys(woods.pis, "confirmed") | {off: "lost"}
     callers.none_failed()
     # Unconfirmed, it goes back by itself; what it serves until then it serves well.
@@ -175,7 +175,7 @@ def test_a_disk_that_is_full_costs_one_host_its_turn_and_nothing_else(woods) -> 
             done = woods.rollout(bundle, waves=[8], budgets={"failures": 1})
     finally:
         woods.on(full, f"mv {config}.test {config}")
-    assert done.returncode == 4, done.stdout + done.stderr
+    assert (done.returncode != 0, woods.state().phase) == (True, "partial"), done.stdout + done.stderr
     callers.none_failed()
     assert woods.outcomes() == dict.fromkeys(woods.pis, "confirmed") | {full: "refused"}
     assert "MB" in woods.state().hosts[full].reason
@@ -203,7 +203,7 @@ def test_a_certificate_that_has_expired_costs_one_host_its_turn_and_nothing_else
     rest, bundle = others(woods, expired), woods.release()
     with fleets.Callers(woods, rest) as callers:
         done = woods.rollout(bundle, waves=[8], budgets={"failures": 1})
-    assert done.returncode == 4, done.stdout + done.stderr
+    assert (done.returncode != 0, woods.state().phase) == (True, "partial"), done.stdout + done.stderr
     callers.none_failed()
     assert woods.outcomes() == dict.fromkeys(rest, "confirmed") | {expired: "refused"}
     assert "certificate" in woods.state().hosts[expired].reason
