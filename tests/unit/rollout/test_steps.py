@@ -6,17 +6,29 @@ import json
 import os
 import re
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from hedgerow.errors import NetworkError
-from hedgerow.rollout import lease
-from hedgerow.rollout.events import HostFinished, HostStarted, Opened, Outcome
+from hedgerow.rollout import lease, requests
+from hedgerow.rollout.events import (
+    HostFinished,
+    HostJudged,
+    HostRetried,
+    HostStarted,
+    Opened,
+    Outcome,
+    Request,
+    RequestKind,
+    Resumed,
+)
 from hedgerow.rollout.gate.samples import Answer, Kind, Look
 from hedgerow.rollout.journal import Journal
 from hedgerow.rollout.plan import Plan, Release
-from hedgerow.rollout.policy import Budgets, Policy, Soak
+from hedgerow.rollout.policy import Budgets, Policy, Soak, parse
 from hedgerow.rollout.remote import Completed
 from hedgerow.rollout.steps import Clock, HostSteps, Step
 
@@ -54,6 +66,9 @@ class FakeDevice:
         changed = getattr(self, f"_{verb}")(*arguments[1:])
         return Completed(0, json.dumps({"changed": changed, "model": self.model(), "previous": None}), "")
 
+    def _stage(self, bundle: str, _json: str) -> bool:
+        return self.serves != bundle
+
     def _activate(self, bundle: str, _flag: str, _seconds: str, _json: str) -> bool:
         if self.serves == bundle:
             return False
@@ -65,7 +80,7 @@ class FakeDevice:
         self.pending = False
         return True
 
-    def _revert(self, _flag: str, _reason: str, _json: str) -> bool:
+    def _revert(self, *_: str) -> bool:
         self.serves, self.previous, self.pending = self.previous, None, False
         return True
 
@@ -214,7 +229,7 @@ def test_a_device_that_went_back_by_itself_is_left_alone(
 ) -> None:
     steps.preflight()
     steps.activate()
-    device._revert("", "", "")
+    device._revert()
     step = steps.gate()
     assert step.failed
     steps.revert(step.msg)
@@ -353,3 +368,259 @@ def test_the_gate_waits_in_the_policys_rhythm(steps: HostSteps, journal: Journal
     assert steps.gate().failed
     judged = journal.events()[-1]
     assert (judged.looks, judged.seconds, ticking.now) == (21, 20.0, pytest.approx(activated + 20))
+
+
+# -- staging, and causes that pass ---------------------------------------------------------
+
+
+def whole_turn(steps: HostSteps) -> Step:
+    """The order of playbooks/rollout.yml, staging included."""
+    for each in (steps.preflight, steps.stage):
+        step = each()
+        if not step.go:
+            return step
+    for each in (steps.activate, steps.gate, steps.confirm):
+        step = each()
+        if step.failed:
+            return steps.revert(step.msg)
+        if not step.go:
+            return step
+    return step
+
+
+def said(what: str, error: str) -> Completed:
+    document = {"error": error, "what": what, "where": "there", "next": None, "exit_code": 1}
+    return Completed(1, "", json.dumps(document))
+
+
+def test_a_registry_that_answers_again_costs_a_wait(
+    steps: HostSteps, journal: Journal, device: FakeDevice, ticking
+) -> None:
+    device.broken["stage"] = said("the registry does not answer", "NetworkError")
+
+    def sleep(seconds: float) -> None:
+        ticking.sleep(seconds)
+        device.broken.pop("stage", None)
+
+    again = HostSteps("a", journal, device, lambda: device, Clock(ticking.monotonic, sleep))
+    assert whole_turn(again).msg.startswith("confirmed")
+    [retried] = [event for event in journal.events() if isinstance(event, HostRetried)]
+    assert (retried.attempt, retried.after_s, retried.cause) == (
+        1,
+        2.0,
+        "hedgerow-device stage: the registry does not answer",
+    )
+
+
+def test_a_registry_that_stays_away_stops_the_rollout_cleanly(
+    steps: HostSteps, journal: Journal, device: FakeDevice, ticking
+) -> None:
+    device.broken["stage"] = said("the registry does not answer", "NetworkError")
+    assert whole_turn(steps).msg.startswith("skipped: staging failed in 4 tries")
+    assert ticking.now == 2 + 4 + 8
+    state = journal.read()
+    assert (state.undo, state.tally().failed, device.serves) == (False, 0, OLD)
+    assert "a could not get the release in 4 tries" in str(state.stopped)
+    assert state.hosts["a"].started_at is None
+
+
+def test_a_refusal_is_never_asked_twice(steps: HostSteps, journal: Journal, device: FakeDevice) -> None:
+    device.broken["stage"] = said("no space left on the device", "DeviceError")
+    assert whole_turn(steps).msg == ("refused: staging failed: hedgerow-device stage: no space left on the device")
+    assert sum(call.startswith("stage") for call in device.calls) == 1
+    assert journal.read().undo is False
+
+
+# -- fitness before the turn ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "code, fit", [("certificate_expired", False), ("server_down", False), ("no_model", True), ("model_failed", True)]
+)
+def test_a_host_that_is_not_well_is_refused_unless_a_release_mends_it(
+    steps: HostSteps, device: FakeDevice, monkeypatch, code: str, *, fit: bool
+) -> None:
+    report = device.report()
+    critical = {"reasons": [{"code": code, "severity": "critical", "text": code}], "status": "failing"}
+    monkeypatch.setattr(device, "report", lambda: report | critical)
+    assert steps.preflight().go is fit
+    assert device.changes() == []
+
+
+def test_a_host_that_its_users_cannot_reach_is_refused(steps: HostSteps, device: FakeDevice, monkeypatch) -> None:
+    lost = Look(at=0, reached=False, note="certificate has expired")
+    monkeypatch.setattr(device, "look", lambda: lost)
+    assert "not as its users reach it: certificate has expired" in steps.preflight().msg
+    assert device.changes() == []
+
+
+def test_somebody_elses_activation_is_waited_out(steps: HostSteps, journal: Journal, device: FakeDevice) -> None:
+    device.pending = True
+    assert steps.preflight().msg.startswith(f"skipped: {OLD} waits there for a confirmation")
+    assert journal.read().stopped is None
+
+
+# -- what ends a turn from outside ---------------------------------------------------------
+
+
+def ask(journal: Journal, kind: RequestKind) -> None:
+    requests.add(journal.folder, Request(kind=kind, rollout=journal.folder.name, by="ada", at="t"))
+
+
+@pytest.fixture
+def heard(journal: Journal, device: FakeDevice, ticking) -> HostSteps:
+    """Steps that hear what operators ask."""
+    clock = Clock(ticking.monotonic, ticking.sleep)
+    return HostSteps("a", journal, device, lambda: device, clock, lambda: requests.take(journal, {}))
+
+
+def test_an_emergency_stop_ends_a_gate_and_the_host_goes_back(
+    heard: HostSteps, journal: Journal, device: FakeDevice, ticking
+) -> None:
+    heard.preflight()
+    heard.activate()
+    ask(journal, RequestKind.ABORT)
+    began = ticking.now
+    step = heard.gate()
+    assert step.failed
+    assert ticking.now - began <= 1
+    heard.revert(step.msg)
+    assert outcome(journal) is Outcome.UNDONE
+    assert (device.serves, journal.read().tally().failed) == (OLD, 0)
+
+
+def test_between_gate_and_confirmation_it_is_heard_as_well(
+    heard: HostSteps, journal: Journal, device: FakeDevice
+) -> None:
+    heard.preflight()
+    heard.activate()
+    heard.gate()
+    ask(journal, RequestKind.ABORT)
+    assert heard.confirm().failed
+    assert "confirm" not in " ".join(device.changes()).replace("--confirm-within", "")
+
+
+@pytest.mark.parametrize("kind", [RequestKind.ABORT, RequestKind.PAUSE])
+def test_who_is_not_activated_yet_is_left_as_it_is(
+    heard: HostSteps, journal: Journal, device: FakeDevice, kind: RequestKind
+) -> None:
+    heard.preflight()
+    heard.stage()
+    ask(journal, kind)
+    step = heard.activate()
+    assert (step.go, step.failed) == (False, False)
+    assert device.changes() == [f"stage {NEW} --json"]
+    assert journal.read().hosts["a"].started_at is None
+
+
+def test_a_freeze_that_begins_meanwhile_passes_over_who_has_not_started(
+    journal: Journal, device: FakeDevice, ticking
+) -> None:
+    noon = datetime(2026, 12, 24, 12, tzinfo=UTC)
+    clock = Clock(ticking.monotonic, ticking.sleep, lambda: noon + timedelta(seconds=ticking.now))
+    freeze = {"from": "2026-12-24T12:10", "to": "2026-12-27", "reason": "Christmas"}
+    plan = msgspec.structs.replace(journal.read().plan, policy=parse({"freeze": [freeze]}, where="test"))
+    journal.append(Resumed(at="t", plan=plan, by="ada"))
+    first, second = (HostSteps(host, journal, device, lambda: device, clock) for host in "ab")
+    assert first.preflight().go
+    assert second.preflight().go
+    first.activate()
+    ticking.sleep(600)
+    assert second.activate().msg.startswith("skipped: freeze: frozen: Christmas")
+    assert not first.gate().failed
+    assert first.confirm().msg.startswith("confirmed")
+
+
+@pytest.mark.parametrize(
+    "verdict, expected, failed",
+    [
+        ("environment", Outcome.ENVIRONMENT, 0),
+        ("no_data", Outcome.UNJUDGED, 0),
+        ("unreachable", Outcome.REVERTED, 1),
+        ("fail", Outcome.REVERTED, 1),
+    ],
+)
+def test_what_a_host_counts_as_follows_from_its_verdict(
+    steps: HostSteps, journal: Journal, device: FakeDevice, verdict: str, expected: Outcome, *, failed: int
+) -> None:
+    steps.preflight()
+    steps.activate()
+    journal.append(HostJudged(at="t", host="a", verdict=verdict, reason="so", looks=1, seconds=1))
+    steps.revert(f"gate says {verdict}")
+    assert outcome(journal) is expected
+    assert (journal.read().tally().failed, device.serves) == (failed, OLD)
+    assert (journal.read().no_data is not None) is (verdict == "no_data")
+
+
+def test_a_failed_gate_is_not_tried_again_after_the_run_was_cut_off(
+    steps: HostSteps, journal: Journal, device: FakeDevice
+) -> None:
+    steps.preflight()
+    steps.activate()
+    journal.append(HostJudged(at="t", host="a", verdict="environment", reason="hot", looks=1, seconds=1))
+    assert whole_turn(steps).msg.startswith("environment: its gate had said environment before the run was cut off")
+
+
+# -- the way back --------------------------------------------------------------------------
+
+
+def test_a_drill_goes_back_and_forward_again(steps: HostSteps, journal: Journal, device: FakeDevice) -> None:
+    for step in (steps.preflight, steps.activate, steps.gate, steps.drill, steps.confirm):
+        assert not step().failed
+    verbs = [call.split()[0] for call in device.changes()]
+    assert verbs == ["activate", "revert", "activate", "confirm"]
+    assert (device.serves, outcome(journal)) == (NEW, Outcome.CONFIRMED)
+
+
+def test_a_drill_whose_way_back_is_broken_fails_the_host(steps: HostSteps, device: FakeDevice) -> None:
+    steps.preflight()
+    steps.activate()
+    device.broken["revert"] = said("the version before is damaged", "DeviceError")
+    assert "the drill failed" in steps.drill().msg
+
+
+def test_a_rollback_brings_a_confirmed_host_back_once(steps: HostSteps, journal: Journal, device: FakeDevice) -> None:
+    whole_turn(steps)
+    ask(journal, RequestKind.ROLLBACK)
+    requests.take(journal, {})
+    assert steps.undo().changed
+    assert (device.serves, outcome(journal)) == (OLD, Outcome.UNDONE)
+    device.calls.clear()
+    assert steps.undo().msg == "stays as it is"
+    assert device.calls == []
+
+
+def test_a_line_that_breaks_in_a_revert_does_not_take_it_a_version_too_far(
+    steps: HostSteps, journal: Journal, device: FakeDevice, monkeypatch
+) -> None:
+    steps.preflight()
+    steps.activate()
+    revert = device._revert
+
+    def cut_off(*words: str) -> bool:
+        revert(*words)
+        raise NetworkError("broken pipe")
+
+    monkeypatch.setattr(device, "_revert", cut_off)
+    steps.revert("slow")
+    assert (device.serves, outcome(journal)) == (OLD, Outcome.REVERTED)
+    assert sum(call.startswith("revert") for call in device.calls) == 1
+
+
+@pytest.mark.parametrize("reverted", [True, False])
+def test_a_lost_host_is_resolved_when_it_is_back(
+    steps: HostSteps, journal: Journal, device: FakeDevice, *, reverted: bool
+) -> None:
+    steps.preflight()
+    steps.activate()
+    device.broken = dict.fromkeys(("confirm", "report", "revert"), NetworkError("no route to host"))
+    steps.revert(steps.confirm().msg)
+    assert outcome(journal) is Outcome.LOST
+    assert steps.resolve().msg.startswith("still lost")
+    device.broken.clear()
+    if reverted:
+        device._revert()
+    step = steps.resolve()
+    assert (device.serves, outcome(journal)) == (OLD, Outcome.REVERTED)
+    assert ("had gone back by itself" if reverted else "was brought back now") in step.msg
+    assert journal.read().tally().failed == 1
