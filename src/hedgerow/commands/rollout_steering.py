@@ -201,9 +201,10 @@ def rollback(*, rollout_id: str | None, path: Path, reason: str) -> int:
 def supersede(*, bundle: str, path: Path, policy_file: Path | None, limit: str | None, reason: str) -> int:
     """Let NAME@VERSION take over from a rollout that is stuck: end that one in order, then start."""
     about = _find(path)
-    if about.running:
+    if about.running or about.state.turns:
         request = msgspec.structs.replace(_request(about, RequestKind.SUPERSEDE, reason=reason), bundle=bundle)
         _tell(about, request)
+    if about.running:
         _say(f"{about.id}: starts no further host; waiting until those in their turn have ended it")
         _await_end(about)
     elif about.state.turns or decide.to_undo(about.state):

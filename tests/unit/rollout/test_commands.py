@@ -2,17 +2,21 @@ from __future__ import annotations
 
 import json
 import os
+import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import msgspec
 import pytest
 from click.testing import CliRunner
 
 from hedgerow import inventory as inventories
+from hedgerow.commands import rollout_steering
 from hedgerow.commands.rollout import rollout
-from hedgerow.errors import ExitCode, UsageError
-from hedgerow.rollout import lease, start, store
-from hedgerow.rollout.events import HostFinished, HostStarted, Outcome, Stopped
+from hedgerow.errors import ExitCode, RefusedError, UsageError
+from hedgerow.rollout import decide, lease, requests, start, store
+from hedgerow.rollout.events import HostFinished, HostStarted, Outcome, RequestKind, Resumed, Stopped
 from hedgerow.rollout.journal import Journal
 from hedgerow.rollout.plan import Plan, Release
 from hedgerow.rollout.policy import Policy
@@ -129,3 +133,137 @@ def test_values_reach_the_playbook_as_json(tmp_path: Path) -> None:
     line = start.arguments(tmp_path, NEW, policy=tmp_path / "p.yml", limit="pi-1", check=True)
     assert json.loads(line[line.index("-e") + 1]) == {"bundle": NEW, "rollout_policy": str(tmp_path / "p.yml")}
     assert line[-3:] == ["--limit", "pi-1", "--check"]
+
+
+# -- steering ------------------------------------------------------------------------------
+
+
+def test_status_before_the_first_rollout(fleet) -> None:
+    assert json.loads(run("status", "--json").output) == {"id": None, "phase": None, "lease": None}
+    assert "hedgerow rollout start NAME@VERSION" in run("status").output
+
+
+class Engine(threading.Thread):
+    """Takes requests as a run does."""
+
+    def __init__(self, journal: Journal) -> None:
+        super().__init__()
+        self._journal = journal
+        self._ended = threading.Event()
+
+    def run(self) -> None:
+        while not self._ended.wait(0.02):
+            requests.take(Journal(self._journal.folder), {})
+
+    def end(self) -> None:
+        self._ended.set()
+        self.join()
+
+
+@pytest.fixture
+def engine(journal: Journal):
+    made = Engine(journal)
+    made.start()
+    yield made
+    made.end()
+
+
+def test_a_pause_says_what_to_type_next_and_a_resumption_ends_it(journal: Journal, engine: Engine) -> None:
+    text = run("pause", "--reason", "lunch").output
+    assert "paused" in text
+    assert "next: hedgerow rollout resume" in text
+    assert str(journal.read().paused).endswith(": lunch")
+    assert "goes on" in run("resume").output
+    assert journal.read().paused is None
+
+
+def test_an_emergency_stop_is_one_command(journal: Journal, engine: Engine) -> None:
+    began = time.monotonic()
+    assert "its hosts go back" in run("abort", "--reason", "smoke").output
+    assert time.monotonic() - began < 5
+    assert "emergency stop by" in str(journal.read().stopped)
+    with pytest.raises(RefusedError, match="rule stopped"):
+        run("pause")
+
+
+def test_what_nobody_waits_for_is_refused(journal: Journal, engine: Engine) -> None:
+    with pytest.raises(RefusedError, match="rule approvals: wave 1 waits for no approval"):
+        run("approve")
+
+
+def test_a_run_that_is_busy_takes_a_request_later(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rollout_steering, "ANSWER_WITHIN_S", 0.2)
+    assert "the run takes it when the command on its present hosts ends" in run("abort").output
+    assert len(requests.pending(journal.folder, 0)) == 1
+
+
+@pytest.fixture
+def played(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """Command lines of ansible-playbook that would have run."""
+    lines: list[list[str]] = []
+    monkeypatch.setattr(start, "_play", lambda words: lines.append(words) or 0)
+    return lines
+
+
+def test_a_run_that_was_cut_off_is_resumed_with_its_own_policy_and_limit(
+    journal: Journal, played: list[list[str]]
+) -> None:
+    narrow = msgspec.structs.replace(journal.read().plan, outside_limit=["pi-9"])
+    journal.append(Resumed(at="t", plan=narrow, by="ada"))
+    lease.leave(journal.folder.parent, pid=os.getpid())
+    assert run("resume").return_value == 0
+    [line] = played
+    assert line[2] == "playbooks/rollout.yml"
+    values = json.loads(line[line.index("-e") + 1])
+    assert (values["bundle"], values["rollout_policy"]["confirm_within_s"]) == (NEW, 600)
+    assert line[line.index("--limit") + 1] == "pis:!pi-9"
+
+
+def test_a_pause_that_outlived_its_run_ends_with_it(journal: Journal, engine: Engine, played: list[list[str]]) -> None:
+    run("pause")
+    engine.end()
+    lease.leave(journal.folder.parent, pid=os.getpid())
+    run("resume")
+    assert [each.kind for each in requests.pending(journal.folder, 0)] == [RequestKind.PAUSE, RequestKind.RESUME]
+    assert played
+
+
+@pytest.mark.parametrize("command", ["abort", "rollback"])
+def test_without_a_run_the_way_back_is_a_playbook(journal: Journal, played: list[list[str]], command: str) -> None:
+    lease.leave(journal.folder.parent, pid=os.getpid())
+    assert run(command).return_value == 0
+    [line] = played
+    assert line[2:] == ["playbooks/rollback.yml", "-e", json.dumps({"rollout": journal.folder.name})]
+    assert [str(each.kind) for each in requests.pending(journal.folder, 0)] == [command]
+
+
+def test_nothing_to_pause_to_resume_or_to_stop(journal: Journal, played: list[list[str]]) -> None:
+    for host in ("pi-1", "pi-3"):
+        journal.append(HostFinished(at="t", host=host, outcome=Outcome.CONFIRMED, reason="well"))
+    store.close(journal, pid=os.getpid())
+    for command in ("pause", "resume", "abort"):
+        with pytest.raises(UsageError) as caught:
+            run(command)
+        assert caught.value.next_step is not None
+    assert played == []
+
+
+def test_a_stuck_rollout_is_ended_before_another_takes_over(journal: Journal, played: list[list[str]]) -> None:
+    journal.append(HostStarted(at="t", host="pi-1", before=OLD))
+    lease.leave(journal.folder.parent, pid=os.getpid())
+    run("supersede", "assistant@1.2.0")
+    assert [line[2] for line in played] == ["playbooks/rollback.yml", "playbooks/rollout.yml"]
+    # What the first of them does follows from this: hosts in their turn go back, the others stay as they are.
+    [asked] = requests.pending(journal.folder, 0)
+    assert (asked.kind, asked.bundle) == (RequestKind.SUPERSEDE, "assistant@1.2.0")
+    lease.take(journal.folder.parent, journal.folder.name, pid=os.getpid(), by="ada", since="now")
+    requests.take(journal, {})
+    assert decide.to_undo(journal.read()) == ["pi-1"]
+
+
+def test_watching_a_rollout_that_has_ended_prints_what_happened(journal: Journal) -> None:
+    journal.append(HostStarted(at="2026-11-21T12:00:01Z", host="pi-1", before=OLD))
+    store.close(journal, pid=os.getpid())
+    text = run("watch", "--from-start").output
+    assert "pi-1: its turn begins" in text
+    assert "ended in order" in text
