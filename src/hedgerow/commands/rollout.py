@@ -8,11 +8,10 @@ import click
 import msgspec
 
 from hedgerow import inventory as inventories
-from hedgerow.commands import rollout_steering, rollout_watching
+from hedgerow.commands import rollout_lint, rollout_report, rollout_simulate, rollout_steering, rollout_watching
 from hedgerow.commands.inventory import inventory_option
-from hedgerow.inventory.model import Inventory
 from hedgerow.output import json_option, out, print_json, print_table
-from hedgerow.rollout import plan_tables, plan_text, policy, prepare, report, store
+from hedgerow.rollout import plan_tables, plan_text, policy, prepare, store
 from hedgerow.rollout import start as starting
 from hedgerow.rollout.plan import Plan
 
@@ -35,7 +34,13 @@ def rollout() -> None:
     """  # noqa: D301 - click reads \b
 
 
-for _command in (*rollout_watching.COMMANDS, *rollout_steering.COMMANDS):
+for _command in (
+    *rollout_watching.COMMANDS,
+    *rollout_steering.COMMANDS,
+    *rollout_lint.COMMANDS,
+    *rollout_report.COMMANDS,
+    *rollout_simulate.COMMANDS,
+):
     rollout.add_command(_command)
 
 
@@ -92,20 +97,6 @@ def start(*, bundle: str, path: Path, policy_file: Path | None, limit: str | Non
     return int(starting.exit_code(code, rollouts, before))
 
 
-@rollout.command(name="report")
-@click.argument("rollout_id", metavar="ID", required=False)
-@inventory_option
-@json_option
-def show_report(*, rollout_id: str | None, path: Path, as_json: bool) -> None:
-    """Show what a rollout (the newest, or ID) did on every host, and why."""
-    rollout_id, state = store.read(_rollouts(inventories.load(path)), rollout_id)
-    if as_json:
-        print_json(report.document(rollout_id, state))
-        return
-    title = f"{state.plan.release.bundle}: {state.phase} (rollout {rollout_id}, by {state.by}, since {state.opened_at})"
-    print_table(title, report.COLUMNS, report.rows(state))
-
-
 def _print_plan(made: Plan) -> None:
     """Waves and strata as tables, everything else a line each."""
 
@@ -119,7 +110,3 @@ def _print_plan(made: Plan) -> None:
         print_table(None, plan_tables.strata_columns(made), plan_tables.strata_rows(made))
     for remark in plan_text.remarks(made):
         line(remark)
-
-
-def _rollouts(found: Inventory) -> Path:
-    return store.folder(found.fleet)
