@@ -45,6 +45,8 @@ class Outcome:
     deadline: datetime | None = None
     note: str | None = None
     changed: bool = False
+    load_s: float | None = None
+    """Seconds in which the server loaded the version, where this command had it do so."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ class Activation:
                 deadline = None if pending is None else pending.deadline
                 return Outcome(name, version, previous, deadline, note="it serves already")
             bundles.verify_files(home / version)
-            self._server.prepare(name, version)
+            load_s = self._server.prepare(name, version).get("load_s")
             pending = self._pending(name, current, version, previous, within_s=confirm_within_s)
             try:
                 links.write_pending(self._state_dir, pending)
@@ -106,7 +108,7 @@ class Activation:
                 raise
             until = f"from {current or 'nothing'}, to be confirmed by {pending.deadline:%Y-%m-%d %H:%M:%S} UTC"
             self._log("activated", pending.reference, until)
-            return Outcome(name, version, current, pending.deadline, changed=True)
+            return Outcome(name, version, current, pending.deadline, changed=True, load_s=load_s)
 
     def confirm(self, reference: Reference) -> Outcome:
         """End the deadline.

@@ -204,6 +204,7 @@ def _print_outcome(config: DeviceConfig, outcome: Outcome, *, as_json: bool) -> 
         "model": _shown(config, outcome.name, outcome.version),
         "previous": _shown(config, outcome.name, outcome.previous),
         "deadline": None if outcome.deadline is None else outcome.deadline.isoformat(),
+        "load_s": outcome.load_s,
         "note": outcome.note,
     }
     text = (

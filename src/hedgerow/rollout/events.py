@@ -96,6 +96,7 @@ class HostState(msgspec.Struct, kw_only=True):
     new_bytes: int | None = None
     retries: int = 0
     activated_s: float | None = None
+    load_s: float | None = None
     verdict: str | None = None
     metrics_before: dict[str, float] = {}
     metrics_after: dict[str, float] = {}
@@ -285,7 +286,8 @@ def _retried(state: State, event: HostRetried) -> None:
 
 
 def _activated(state: State, event: HostActivated) -> None:
-    state.hosts[event.host].activated_s = event.seconds
+    host = state.hosts[event.host]
+    host.activated_s, host.load_s = event.seconds, event.load_s
 
 
 def _judged(state: State, event: HostJudged) -> None:

@@ -166,10 +166,14 @@ class HostRetried(_Event, frozen=True, kw_only=True, tag="host_retried"):
 
 
 class HostActivated(_Event, frozen=True, kw_only=True, tag="host_activated"):
-    """The device says that it serves the release, unconfirmed. ``seconds``: how long the command took."""
+    """The device says that it serves the release, unconfirmed. ``seconds``: how long the command took.
+
+    ``load_s``: how long of that the server loaded the model; None: not said, or it was loaded before.
+    """
 
     host: str
     seconds: float
+    load_s: float | None = None
 
 
 class HostJudged(_Event, frozen=True, kw_only=True, tag="host_judged"):

@@ -153,7 +153,9 @@ class HostSteps(HostReturns):
         except (NetworkError, DeviceError) as error:
             return Step(failed=True, msg=f"activation failed: {error.what}")
         seconds = round(self._clock.monotonic() - started, 3)
-        self._record(events.HostActivated, seconds=seconds)
+        load_s = answer.get("load_s")
+        load_s = float(load_s) if isinstance(load_s, int | float) else None
+        self._record(events.HostActivated, seconds=seconds, load_s=load_s)
         return Step(changed=bool(answer.get("changed")), msg=f"activated in {seconds:.1f} s, to be confirmed")
 
     def gate(self) -> Step:
@@ -233,10 +235,11 @@ class HostSteps(HostReturns):
         return step
 
     def _session(self, *, before: Window | None = None) -> GateSession:
+        known = self._journal.read().hosts[self.host]
         expected = Expectation(
             version=self._release.bundle,
             sha256=self._release.sha256,
-            baseline=frozenset(self._journal.read().hosts[self.host].baseline),
+            baseline=frozenset(known.baseline),
         )
         rules = self._policy.gate.prometheus
         return GateSession(
@@ -249,6 +252,7 @@ class HostSteps(HostReturns):
             before=before,
             controls=self._controls(),
             queries=None if rules is None else Queries(rules, self._labels),
+            start_s=known.load_s,
         )
 
     def _controls(self) -> list[Watcher]:

@@ -63,13 +63,14 @@ def gauge(condition: Condition, look: Look | None) -> tuple[float | None, str]:
 
 
 def errors_of(window: Window | None) -> tuple[int, int]:
-    """Errors and requests of a window: the server's own count where it has seen more than the gate's questions."""
-    if window is None:
+    """Errors and requests of a host without the release, by its own count before the gate's first question.
+
+    How it answers questions of the release does not count: another version need not know them.
+    """
+    look = window.looks[0] if window is not None and window.looks else None
+    if look is None or look.requests is None:
         return 0, 0
-    look = window.latest
-    if look is None or look.requests is None or look.requests < window.asked:
-        return window.errors, window.asked
-    return max(window.errors, min(look.errors or 0, look.requests)), look.requests
+    return min(look.errors or 0, look.requests), look.requests
 
 
 def errors_since(sight: Sight) -> tuple[int, int]:

@@ -243,6 +243,31 @@ def test_errors_of_users_count_from_the_activation_on() -> None:
     assert (found.verdict, found.reason) == (Verdict.FAIL, "errors: 5 of 60 requests failed, more than 1.0%")
 
 
+def test_how_the_version_before_answers_the_releases_questions_excuses_nothing() -> None:
+    bench = Bench()
+    for _ in range(12):
+        bench.before.hear(bench.answer(100, Kind.ERROR, note="HTTP 400: no such input"))
+    bench.see(1)
+    bench.hear(20)
+    bench.hear(1, kind=Kind.ERROR, note="HTTP 500")
+    assert bench.judged().reason.startswith("errors: 1 of 21 requests failed")
+
+
+def test_a_high_percentile_is_left_to_the_end_unless_half_of_the_answers_are_over() -> None:
+    def judged(*latencies_ms: float, looks: int) -> Judgement:
+        bench = Bench(Slo(p95_ms=100), without=["slower"])
+        bench.see(looks)
+        for latency_ms in latencies_ms:
+            bench.after.hear(Answer(at=0, question=0, kind=Kind.RIGHT, latency_ms=latency_ms))
+        return bench.judged(now=1)
+
+    two_outliers = [50.0] * 18 + [300.0] * 2
+    assert not judged(*two_outliers, looks=1).final
+    assert judged(*two_outliers, looks=3).verdict is Verdict.FAIL
+    assert judged(*two_outliers, *[50.0] * 60, looks=3).verdict is Verdict.PASS
+    assert judged(*[50.0] * 9, *[300.0] * 11, looks=1).verdict is Verdict.FAIL
+
+
 def test_a_full_window_does_not_make_few_requests_of_many() -> None:
     """A server at ten requests a second has 3000 in its window before and after: one error of 600 is not one of one."""
     bench = Bench()
