@@ -6,6 +6,7 @@ from hedgerow.fleet.endpoint import Report
 from hedgerow.rollout.events import HostState, Outcome
 from hedgerow.rollout.gate.judge import Look
 from hedgerow.rollout.plan import Release
+from hedgerow.rollout.plan_types import Placement
 
 DISK_MARGIN_MB = 100
 """Left free beside a new bundle, for logs and metadata."""
@@ -35,15 +36,19 @@ def had(report: Report, release: Release, known: HostState) -> tuple[Outcome, st
     return Outcome.ALREADY, f"serves {report.reference}"
 
 
-def unfit(report: Report, release: Release) -> tuple[Outcome, str] | None:
-    """Why an untouched host does not get the release, and as what that counts; None if it is fit."""
+def unfit(report: Report, release: Release, place: Placement | None = None) -> tuple[Outcome, str] | None:
+    """Why an untouched host does not get the release, and as what that counts; None if it is fit.
+
+    ``place`` is the host's in the plan, which names its variant, and declares an outage where old and new models do
+    not fit into its memory together.
+    """
     if report.pending is not None:
         reason = f"{report.reference or 'an activation'} waits there for a confirmation that is not this rollout's"
         return Outcome.SKIPPED, f"{reason}; its deadline will end that"
     critical = {reason.code for reason in report.reasons if reason.severity == "critical"} - MENDED_BY_A_RELEASE
     if critical:
         return Outcome.REFUSED, f"not well before its turn: {', '.join(sorted(critical))}"
-    lack = _lack(report, release)
+    lack = _lack(report, release) or _memory(report, release, place)
     return None if lack is None else (Outcome.REFUSED, lack)
 
 
@@ -59,3 +64,14 @@ def _lack(report: Report, release: Release) -> str | None:
     if serves(report, release) or free_mb is None or free_mb >= needed_mb:
         return None
     return f"{free_mb:.0f} MB free on its disk, {needed_mb:.0f} MB needed"
+
+
+def _memory(report: Report, release: Release, place: Placement | None) -> str | None:
+    """Whether the new model can stand beside the old one, by what is free now: the plan knew the board's size alone."""
+    available_mb = report.board.memory_available_mb
+    if place is None or place.outage_s is not None or available_mb is None:
+        return None
+    variant = next((each for each in release.variants if each.name == place.variant), None)
+    if variant is None or variant.requires.memory_mb <= available_mb:
+        return None
+    return f"{available_mb:.0f} MB of its memory free, {variant.requires.memory_mb} MB needed beside what it serves"

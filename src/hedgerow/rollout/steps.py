@@ -81,7 +81,8 @@ class HostSteps(HostReturns):
             return self._silent(error, started=known.started_at is not None)
         ended = preflight.had(report, self._release, known)
         if ended is None and known.started_at is None:
-            ended = preflight.unfit(report, self._release) or self._unseen()
+            place = state.plan.placements.get(self.host)
+            ended = preflight.unfit(report, self._release, place) or self._unseen()
         if ended is not None:
             return self._finish(*ended)
         if known.started_at is None:
