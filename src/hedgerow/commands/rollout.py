@@ -8,7 +8,14 @@ import click
 import msgspec
 
 from hedgerow import inventory as inventories
-from hedgerow.commands import rollout_lint, rollout_report, rollout_simulate, rollout_steering, rollout_watching
+from hedgerow.commands import (
+    rollout_holds,
+    rollout_lint,
+    rollout_report,
+    rollout_simulate,
+    rollout_steering,
+    rollout_watching,
+)
 from hedgerow.commands.inventory import inventory_option
 from hedgerow.output import json_option, out, print_json, print_table
 from hedgerow.rollout import plan_tables, plan_text, policy, prepare, store
@@ -37,6 +44,7 @@ def rollout() -> None:
 for _command in (
     *rollout_watching.COMMANDS,
     *rollout_steering.COMMANDS,
+    *rollout_holds.COMMANDS,
     *rollout_lint.COMMANDS,
     *rollout_report.COMMANDS,
     *rollout_simulate.COMMANDS,

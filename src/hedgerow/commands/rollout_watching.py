@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 
 import click
@@ -15,10 +16,12 @@ from rich.text import Text
 
 from hedgerow import inventory as inventories
 from hedgerow.commands.inventory import inventory_option
+from hedgerow.inventory.model import Inventory
 from hedgerow.output import json_option, out, print_json
-from hedgerow.rollout import lease, report, store
+from hedgerow.rollout import holds, lease, report, store
 from hedgerow.rollout.events import GOOD, Event, State
 from hedgerow.rollout.journal import Journal
+from hedgerow.rollout.plan import HOLD_LABEL
 
 REFRESH_S = 0.5
 SHOWN = 24
@@ -29,23 +32,27 @@ SHOWN = 24
 @inventory_option
 @json_option
 def status(*, path: Path, as_json: bool) -> None:
-    """Say who is rolling out, how far the newest rollout has come, and what it waits for."""
-    rollouts = store.folder(inventories.load(path).fleet)
+    """Say who is rolling out, how far the newest rollout has come, what it waits for, and who is held."""
+    found = inventories.load(path)
+    rollouts = store.folder(found.fleet)
     holder = lease.read(rollouts)
+    held = holds.standing(holds.read(rollouts), datetime.now(UTC))
     if not store.ids(rollouts):
         if as_json:
-            print_json({"id": None, "phase": None, "lease": None})
+            print_json({"id": None, "phase": None, "lease": None, "kept_out": msgspec.to_builtins(held)})
         else:
             _say("this fleet had no rollout yet\n  next: hedgerow rollout start NAME@VERSION")
+            _say_held(found, held)
         return
     rollout_id, state = store.read(rollouts)
     if as_json:
         holding = None if holder is None else msgspec.to_builtins(holder)
-        print_json(report.document(rollout_id, state) | {"lease": holding})
+        print_json(report.document(rollout_id, state) | {"lease": holding, "kept_out": msgspec.to_builtins(held)})
         return
     running = "nobody is rolling out" if holder is None else f"{holder.by} is rolling out (process {holder.pid})"
     for line in [f"{rollout_id}: {running}", *report.summary(state, running=holder is not None)]:
         _say(line)
+    _say_held(found, held)
 
 
 @click.command()
@@ -92,6 +99,12 @@ def _picture(rollout_id: str, state: State) -> Group:
         table.add_row(str(number), name, report.outcome(host), host.before or "-", host.reason)
     more = f"and {len(rows) - SHOWN} more" if len(rows) > SHOWN else ""
     return Group(Text(head), Text(note, style="bold yellow"), table, Text(more))
+
+
+def _say_held(found: Inventory, held: Mapping[str, holds.Standing]) -> None:
+    labels = {each.name: each.vars.get("labels", {}).get(HOLD_LABEL) for each in found.pis}
+    for line in holds.lines(held, {host: label for host, label in labels.items() if label is not None}):
+        _say(line)
 
 
 def _say(text: str) -> None:

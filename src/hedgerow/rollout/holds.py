@@ -167,6 +167,22 @@ def _with(target: Target, held: Standing) -> Target:
     return msgspec.structs.replace(target, **changes)
 
 
+def lines(held: Mapping[str, Standing], labels: Mapping[str, str]) -> list[str]:
+    """Who is kept out, a line each, for people. ``labels``: host → hold label of the inventory. Pure."""
+    said = [f"held: {host} (label: {reason})" for host, reason in sorted(labels.items())]
+    for host, each in sorted(held.items()):
+        if each.hold is not None:
+            said.append(f"held: {host} ({each.hold.reason}, by {each.hold.by}{_end(each.hold)})")
+        if each.quarantine is not None:
+            origin = each.quarantine.origin
+            said.append(f"in quarantine: {host} ({each.quarantine.reason}, in {origin}{_end(each.quarantine)})")
+    return said
+
+
+def _end(entry: Entry) -> str:
+    return "" if entry.until is None else f", until {entry.until}"
+
+
 def read(rollouts: Path) -> list[Entry]:
     """Every whole line, oldest first.
 

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import click
 import msgspec
 import pytest
 from click.testing import CliRunner
@@ -139,7 +140,8 @@ def test_values_reach_the_playbook_as_json(tmp_path: Path) -> None:
 
 
 def test_status_before_the_first_rollout(fleet) -> None:
-    assert json.loads(run("status", "--json").output) == {"id": None, "phase": None, "lease": None}
+    nothing = {"id": None, "phase": None, "lease": None, "kept_out": {}}
+    assert json.loads(run("status", "--json").output) == nothing
     assert "hedgerow rollout start NAME@VERSION" in run("status").output
 
 
@@ -267,3 +269,39 @@ def test_watching_a_rollout_that_has_ended_prints_what_happened(journal: Journal
     text = run("watch", "--from-start").output
     assert "pi-1: its turn begins" in text
     assert "ended in order" in text
+
+
+# -- holds ---------------------------------------------------------------------------------
+
+
+def test_a_held_host_is_left_out_of_the_plan_and_told_of_until_it_is_released(fleet, published: str) -> None:
+    said = run("hold", "pi-1", "--reason", "fan on order", "--until", "2126-11-21T12:00:00+01:00").output
+    assert said.startswith("pi-1: rollouts leave it out, until 2126-11-21T11:00:00.000Z")
+    document = json.loads(run("plan", NEW, "--json").output)
+    assert document["waves"] == [["pi-3"]]
+    assert [each["host"] for each in document["held"]] == ["pi-1", "pi-2"]
+    assert document["held"][0]["until"] == "2126-11-21T11:00:00.000Z"
+    status = run("status").output
+    assert "held: pi-2 (label: fan on order)" in status
+    assert "held: pi-1 (fan on order, by " in status
+    assert json.loads(run("status", "--json").output)["kept_out"]["pi-1"]["hold"]["reason"] == "fan on order"
+    assert "pi-1: released from its hold (fan on order)" in run("release", "pi-1").output
+    assert json.loads(run("plan", NEW, "--json").output)["counts"]["hosts"] == 2
+
+
+@pytest.mark.parametrize(
+    "words, says",
+    [
+        (["hold", "pi-9", "--reason", "x"], "the inventory has no host pi-9"),
+        (["hold", "pi-1", "--reason", "x", "--until", "2006-11-21T12:00:00Z"], "is over"),
+        (["hold", "pi-1", "--reason", "x", "--until", "2126-11-21T12:00:00"], "has no offset"),
+        (["hold", "pi-1", "--reason", "x", "--until", "tomorrow"], "is no time"),
+        (["hold", "pi-1"], "reason"),
+        (["release", "pi-1"], "pi-1 is not held"),
+        (["release", "pi-2"], "the inventory holds pi-2: fan on order"),
+        (["release", "pi-9"], "the inventory has no host pi-9"),
+    ],
+)
+def test_wrong_use_of_hold_and_release_is_said(fleet, words: list[str], says: str) -> None:
+    with pytest.raises((UsageError, click.UsageError), match=says):
+        run(*words)
