@@ -14,6 +14,7 @@ from typing import Literal
 import msgspec
 
 from hedgerow.rollout import batches, schedule, strata
+from hedgerow.rollout.gate import lint as gate
 from hedgerow.rollout.plan import Target
 from hedgerow.rollout.policy import Policy
 from hedgerow.rollout.policy.budgets import Budgets
@@ -44,6 +45,7 @@ class Fleet(msgspec.Struct, frozen=True):
 def findings(policy: Policy, now: datetime, fleet: Fleet | None = None) -> list[Finding]:
     """Everything, errors first. ``now`` is aware; without ``fleet``, only what holds of any."""
     found = [*_calendar(policy, now), *_deadlines(policy), *_approvals(policy)]
+    found += [Finding(*remark) for remark in gate.remarks(policy)]
     if fleet is not None:
         found += [*_waves(policy, fleet), *_budgets(policy, fleet), *_sites(policy, fleet), *_people(policy, fleet)]
     return sorted(found, key=lambda each: each.severity)
