@@ -1,5 +1,5 @@
-"""End a rollout in order: tell whom the policy names, journal it, sum up, give the lease back, and keep hosts out
-that went wrong, where the policy says so.
+"""End a rollout in order: tell whom the policy names, journal it, seal its evidence, sum up, give the lease back, and
+keep hosts out that went wrong, where the policy says so.
 
 - name: Close the journal and sum up
   hedgerow_rollout_close: {folder: "{{ rollout.folder }}"}
@@ -16,7 +16,7 @@ from typing import Any
 from ansible.plugins.action import ActionBase
 
 from hedgerow.errors import HedgerowError
-from hedgerow.rollout import holds, notify, store
+from hedgerow.rollout import evidence, holds, notify, store
 from hedgerow.rollout.journal import Journal
 from hedgerow.rollout.messenger import Messenger
 from hedgerow.rollout.prepare import plain
@@ -41,6 +41,14 @@ class ActionModule(ActionBase):
             state = store.close(journal, pid=os.getppid())
         except HedgerowError as error:
             return result | {"failed": True, "msg": str(error)}
+        self._collect(journal.folder)
         for line in [*summary(state), *(f"  {each.host}: in quarantine until {each.until}" for each in kept_out)]:
             self._display.display(line)
         return result | {"changed": False, "phase": state.phase, "counts": state.count()}
+
+    def _collect(self, folder: Path) -> None:
+        """Seal the evidence; a disk that is full takes nothing from what hosts serve, and is told."""
+        try:
+            self._display.display(f"evidence: {evidence.collect(folder)}")
+        except (HedgerowError, OSError) as error:
+            self._display.warning(f"no evidence was sealed: {error}; next: hedgerow rollout report --evidence FILE")

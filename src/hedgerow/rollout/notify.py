@@ -21,7 +21,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPException
 from pathlib import PurePath
 from typing import Any
@@ -91,45 +91,6 @@ def send(
     known = os.environ if environ is None else environ
     with ThreadPoolExecutor(max_workers=len(channels), thread_name_prefix="notify") as pool:
         return list(pool.map(lambda channel: _tell(channel, about, body, known, sleep), channels))
-
-
-class Messenger:
-    """Sends while its owner goes on watching; what came of it is had by ``done``."""
-
-    def __init__(self, policy: Policy, rollout: str) -> None:
-        self._policy = policy
-        self._rollout = rollout
-        self._pool: ThreadPoolExecutor | None = None
-        self._under_way: list[tuple[Channel, Future[Notified]]] = []
-
-    def tell(self, state: State, about: About) -> None:
-        """Begin to send; returns at once."""
-        channels = [channel for channel in self._policy.notify if about in channel.on]
-        if not channels:
-            return
-        body = json.dumps(message(state, about, rollout=self._rollout), sort_keys=True).encode()
-        self._pool = self._pool or ThreadPoolExecutor(thread_name_prefix="notify")
-        for channel in channels:
-            self._under_way.append((channel, self._pool.submit(_tell, channel, about, body, os.environ, time.sleep)))
-
-    def done(self) -> list[Notified]:
-        """Messages that have come to an end since the last call."""
-        ended = [future.result() for _, future in self._under_way if future.done()]
-        self._under_way = [each for each in self._under_way if not each[1].done()]
-        return ended
-
-    def close(self) -> list[Notified]:
-        """What has ended; messages that are still under way go on, and are no longer waited for."""
-        left = self.done()
-        for channel, future in self._under_way:
-            future.cancel()
-            reason = "no answer when the wait was over"
-            left.append(Notified(at=timestamp(), about="waiting", through=_name(channel, os.environ), failed=reason))
-        self._under_way = []
-        if self._pool is not None:
-            self._pool.shutdown(wait=False, cancel_futures=True)
-        self._pool = None
-        return left
 
 
 def _tell(

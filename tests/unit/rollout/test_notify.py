@@ -152,19 +152,6 @@ def test_a_channel_is_told_of_nothing_else(server: Server, state: State) -> None
     assert server.got == []
 
 
-def test_a_wait_goes_on_while_a_message_is_under_way(server: Server, state: State) -> None:
-    messenger = notify.Messenger(policy(webhook=server.url), "r-1")
-    messenger.tell(state, "waiting")
-    told = []
-    for _ in range(500):
-        told += messenger.done()
-        if told:
-            break
-        threading.Event().wait(0.01)
-    assert [(each.about, each.failed) for each in told] == [("waiting", None)]
-    assert messenger.close() == []
-
-
 def test_what_a_rollout_comes_to(state: State, release: Release) -> None:
     assert notify.ending(state) == "stopped"
     opened = replay([Opened(at="t", plan=state.plan, by="ada")])
