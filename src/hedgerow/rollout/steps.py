@@ -23,7 +23,7 @@ from collections.abc import Callable, Mapping
 import msgspec
 
 from hedgerow.errors import DeviceError, NetworkError
-from hedgerow.rollout import decide, events, preflight
+from hedgerow.rollout import decide, events, holds, preflight
 from hedgerow.rollout.events import Outcome, State
 from hedgerow.rollout.gate import baseline
 from hedgerow.rollout.gate.controls import choose_controls
@@ -72,7 +72,7 @@ class HostSteps(HostReturns):
         known = state.hosts[self.host]
         if known.outcome is Outcome.LOST:
             return self.resolve()
-        over = self._not_its_turn(state)
+        over = self._not_its_turn(state) or self._held(started=known.started_at is not None)
         if over is not None:
             return over
         try:
@@ -211,6 +211,15 @@ class HostSteps(HostReturns):
             case decide.Wait():
                 return self._finish(Outcome.SKIPPED, f"{decision.code}: {decision.reason}")
         return None
+
+    def _held(self, *, started: bool) -> Step | None:
+        """Somebody held it after the plan was made; one whose turn was begun comes to its end."""
+        if started:
+            return None
+        held = holds.standing(holds.read(self._journal.folder.parent), self._clock.now()).get(self.host)
+        if held is None or held.hold is None:
+            return None
+        return self._finish(Outcome.SKIPPED, f"held by {held.hold.by}: {held.hold.reason}")
 
     def _measure(self) -> None:
         """Measure the host with the version before, for the gate to compare with."""

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from hedgerow.errors import NetworkError
-from hedgerow.rollout import lease, requests
+from hedgerow.rollout import holds, lease, requests
 from hedgerow.rollout.events import (
     HostFinished,
     HostJudged,
@@ -170,6 +170,23 @@ def test_nothing_to_do_costs_one_question(steps: HostSteps, journal: Journal, de
     assert (step.go, step.changed) == (False, False)
     assert outcome(journal) is Outcome.ALREADY
     assert device.calls == ["report --json"]
+
+
+def test_who_was_held_after_the_plan_was_made_is_not_asked_at_all(
+    steps: HostSteps, journal: Journal, device: FakeDevice
+) -> None:
+    holds.hold(journal.folder.parent, "a", "on loan", by="ada@desk", now=datetime.now(UTC))
+    assert steps.preflight().msg == "skipped: held by ada@desk: on loan"
+    assert (outcome(journal), device.calls) == (Outcome.SKIPPED, [])
+
+
+def test_a_hold_does_not_leave_a_host_in_the_middle_of_its_turn(
+    steps: HostSteps, journal: Journal, device: FakeDevice
+) -> None:
+    steps.preflight()
+    steps.activate()
+    holds.hold(journal.folder.parent, "a", "on loan", by="ada@desk", now=datetime.now(UTC))
+    assert turn(steps).msg.startswith("confirmed: ")
 
 
 def test_a_host_is_journaled_before_it_is_touched(steps: HostSteps, journal: Journal, device: FakeDevice) -> None:
