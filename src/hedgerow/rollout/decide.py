@@ -87,7 +87,8 @@ def next_wave(state: State, wave: int, now: datetime) -> Decision:
     if state.turns:
         # A run was cut off with hosts in their turn: their waves come first, the untouched wait at ``host_may_start``.
         return Go(wave)
-    return _held_back(state, now) or _to_approve(state, wave) or Go(wave)
+    held = _held_back(state, now) or _to_fetch(state, state.plan.waves[wave - 1], now)
+    return held or _to_approve(state, wave) or Go(wave)
 
 
 def host_may_start(state: State, host: str, now: datetime) -> Decision:
@@ -103,7 +104,7 @@ def host_may_start(state: State, host: str, now: datetime) -> Decision:
         return stop
     if known.started_at is not None:
         return Go(state.wave)
-    return _held_back(state, now) or Go(state.wave)
+    return _held_back(state, now) or _to_fetch(state, [host], now) or Go(state.wave)
 
 
 def stopped(state: State) -> Stop | None:
@@ -222,6 +223,18 @@ def _held_back(state: State, now: datetime) -> Wait | None:
     policy = state.plan.policy
     calendar = schedule.may_activate(policy, now, needs_s=schedule.longest_turn_s(policy))
     if isinstance(calendar, schedule.Closed):
+        return Wait(WaitCode(calendar.code), calendar.because, calendar.until)
+    return None
+
+
+def _to_fetch(state: State, hosts: Iterable[str], now: datetime) -> Wait | None:
+    """Wait for the download window, where one of ``hosts`` has the release still to fetch."""
+    policy = state.plan.policy
+    if not policy.windows.download:
+        return None
+    missing = any(state.hosts[host].staged_s is None and state.hosts[host].outcome is None for host in hosts)
+    calendar = schedule.may_download(policy, now)
+    if missing and isinstance(calendar, schedule.Closed):
         return Wait(WaitCode(calendar.code), calendar.because, calendar.until)
     return None
 

@@ -19,8 +19,11 @@ from hedgerow.rollout.plan import Target
 from hedgerow.rollout.policy import Policy
 from hedgerow.rollout.policy.budgets import Budgets
 from hedgerow.rollout.policy.waves import STRATIFY, Labelled, text
-from hedgerow.rollout.schedule import Closed
+from hedgerow.rollout.schedule import Closed, Open
 from hedgerow.rollout.strata import UNKNOWN
+
+STEPS = 200
+"""Windows that are looked at for a moment that two kinds of them have in common: several months of nights."""
 
 LARGE_FIRST = 0.25
 """A first wave with more than this share of the fleet is no canary."""
@@ -61,6 +64,9 @@ def _calendar(policy: Policy, now: datetime) -> Iterator[Finding]:
         yield Finding("error", "windows.activate", what, "a longer window, or shorter activate_within_s and soak")
     if _never(schedule.may_download(thawed, now)):
         yield Finding("error", "windows.download", "no window opens within two weeks", "check days, from and to")
+    elif not _meet(thawed, now, turn_s):
+        what = "no download window is open while a host may start, and a host fetches at the begin of its turn"
+        yield Finding("error", "windows.download", what, "let it overlap with windows.activate")
     for number, (begin, end, freeze) in enumerate(schedule.freezes(policy), start=1):
         if end <= begin:
             what = f"the freeze from {freeze.from_} to {freeze.to} ends before it begins, in its time zone"
@@ -68,6 +74,20 @@ def _calendar(policy: Policy, now: datetime) -> Iterator[Finding]:
         elif end <= now:
             what = f"freeze {number} ({freeze.reason}) ended at {end:%Y-%m-%d %H:%M} UTC"
             yield Finding("warning", "freeze", what, "take it out, or correct its year")
+
+
+def _meet(policy: Policy, now: datetime, turn_s: float) -> bool:
+    """Whether there is a moment at which a host may both start and fetch."""
+    moment = now
+    for _ in range(STEPS):
+        starts = schedule.may_activate(policy, moment, needs_s=turn_s)
+        said = schedule.may_download(policy, moment) if isinstance(starts, Open) else starts
+        if isinstance(said, Open):
+            return True
+        if said.until is None:
+            return True  # said already, of the one that never opens
+        moment = said.until
+    return False
 
 
 def _never(said: object) -> bool:

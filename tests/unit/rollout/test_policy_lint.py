@@ -33,6 +33,15 @@ def test_the_defaults_are_sound_on_every_fleet(hosts: int) -> None:
     "policy, finding",
     [
         ({"windows": {"activate": [{"from": "22:00", "to": "22:10"}]}}, ("error", "windows.activate")),
+        (
+            {
+                "windows": {
+                    "activate": [{"from": "22:00", "to": "24:00"}],
+                    "download": [{"from": "01:00", "to": "05:00"}],
+                }
+            },
+            ("error", "windows.download"),
+        ),
         ({"freeze": [{"from": "2025-12-24", "to": "2025-12-26"}]}, ("warning", "freeze")),
         (
             {"freeze": [{"from": "2026-12-24T12:00+00:00", "to": "2026-12-24T12:30", "timezone": "Europe/Berlin"}]},
@@ -50,6 +59,8 @@ def test_what_makes_no_sense_on_any_fleet(policy: object, finding: tuple[str, st
     "policy",
     [
         {"windows": {"activate": [{"from": "22:00", "to": "05:00"}]}},
+        {"windows": {"activate": [{"from": "22:00", "to": "05:00"}], "download": [{"from": "01:00", "to": "05:00"}]}},
+        {"windows": {"download": [{"days": ["sun"], "from": "01:00", "to": "05:00"}]}},
         {"freeze": [{"from": "2026-12-24", "to": "2026-12-26"}, {"from": "2026-11-21", "to": "2026-11-21"}]},
         {"waves": [1], "approvals": [{"before_wave": 9, "by": ["ada"]}]},
     ],
