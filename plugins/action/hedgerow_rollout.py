@@ -11,7 +11,8 @@ over Ansible's connection (a command, no module is copied), the server over mutu
 Returns ``go`` (false: this host's turn is over) and ``msg``. Only ``activate``,
 ``drain``, ``gate``, ``drill`` and ``confirm`` fail, for their rescue; a host that ended badly fails at
 ``outcome``, so that one bad host in a wave of its own does not end the play. ``outcome`` with
-``wanted: back`` fails only where a host is not back on the version before.
+``wanted: back`` fails only where a host is not back on the version before. ``host`` names the host of a
+task that is delegated to it.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ _STEPS = (
 class ActionModule(ActionBase):
     """``hedgerow_rollout``."""
 
-    _VALID_ARGS = frozenset({"step", "folder", "reason", "wanted"})
+    _VALID_ARGS = frozenset({"step", "folder", "reason", "wanted", "host"})
 
     def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         variables = task_vars or {}
@@ -64,7 +65,8 @@ class ActionModule(ActionBase):
         name = self._task.args.get("step")
         if name not in _STEPS:
             raise AnsibleActionFail(f"hedgerow_rollout: step is one of {', '.join(_STEPS)}, not {name!r}")
-        host = plain(variables["inventory_hostname"])
+        # ``host`` stands where a task is delegated: the journal knows hosts by their own names.
+        host = plain(self._task.args.get("host") or variables["inventory_hostname"])
         journal = Journal.shared(Path(plain(self._task.args["folder"])), pid=os.getppid())
         try:
             if name == "outcome":
@@ -73,7 +75,7 @@ class ActionModule(ActionBase):
             with ExitStack() as open_clients:
 
                 def watcher(named: str = host) -> HttpsWatcher:
-                    of = variables if named == host else variables["hostvars"][named]
+                    of = variables if named == variables["inventory_hostname"] else variables["hostvars"][named]
                     return HttpsWatcher(open_clients.enter_context(_client(of)))
 
                 steps = HostSteps(

@@ -11,8 +11,9 @@ at all the while; one that got worse counts as failed, and may end the rollout. 
 line when what it waits for changes, and tells whom the policy names. Before the first wave
 it asks every host whether what it would go back to is known.
 
-Returns ``over`` (true: no further wave starts), ``wave`` (from 1), ``drill`` (the canary is to
-go back and forward again), ``drains`` (hosts leave service while they change) and ``msg``.
+Returns ``over`` (true: no further wave starts), ``wave`` (from 1), ``undo`` (hosts that got worse
+and have to go back before the wait goes on), ``drill`` (the canary is to go back and forward
+again), ``drains`` (hosts leave service while they change) and ``msg``.
 The decisions are ``hedgerow.rollout``'s.
 """
 
@@ -56,7 +57,7 @@ class ActionModule(ActionBase):
         except HedgerowError as error:
             return result | {"failed": True, "msg": str(error)}
         drill, drains = plan.policy.rollback.drill and turn.wave == 1, decide.drains(plan.release.kind)
-        said = {"changed": False, "over": turn.over, "wave": turn.wave, "msg": turn.msg}
+        said = {"changed": False, "over": turn.over, "wave": turn.wave, "undo": turn.undo, "msg": turn.msg}
         return result | said | {"drill": drill, "drains": drains, "_ansible_verbose_always": True}
 
     def _wait(self, journal: Journal, variables: dict[str, Any]) -> Turn:

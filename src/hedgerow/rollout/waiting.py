@@ -101,11 +101,15 @@ class Patrol:
 
 
 class Turn(msgspec.Struct, frozen=True, kw_only=True):
-    """What a wait came to. ``over``: no further wave starts."""
+    """What a wait came to. ``over``: no further wave starts.
+
+    ``undo``: hosts that got worse meanwhile, which the budget bears. They go back now; then the wait goes on.
+    """
 
     over: bool
     wave: int
     msg: str
+    undo: list[str] = []
 
 
 def await_wave(  # noqa: PLR0917 - one argument for each thing a wait needs from outside
@@ -133,6 +137,10 @@ def await_wave(  # noqa: PLR0917 - one argument for each thing a wait needs from
             if isinstance(decision, Wait):
                 _tell(journal, state, decision, say, clock)
             _note_fallen(journal, patrol.fallen(watched(state)), clock)
+            state = note_stop(journal, clock)
+            if state.fallen and state.stopped is None:
+                worse = list(state.fallen)
+                return Turn(over=False, wave=wave, msg=f"got worse, to go back: {', '.join(worse)}", undo=worse)
             clock.sleep(INTERVAL_S)
 
 

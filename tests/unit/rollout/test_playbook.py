@@ -432,3 +432,18 @@ def test_a_lost_host_is_resolved_when_it_is_back(site: Site, command: Callable[.
     assert (state.lost, state.hosts[lost].outcome) == ({}, Outcome.REVERTED)
     assert "had gone back by itself" in state.hosts[lost].reason
     assert set(site.serves().values()) == {OLD}
+
+
+def test_a_host_that_gets_worse_in_a_wait_goes_back_at_once_where_the_budget_bears_it(
+    site: Site, command: Callable[..., int]
+) -> None:
+    approvals = [{"before_wave": 3, "by": ["ada"], "unsigned": True}]
+    running = Background(site, waves=[1], approvals=approvals, budgets={"failures": 1})
+    state = running.until(lambda state: state.waiting is not None and len(state.holding) == 2)
+    worse, well = state.holding
+    site.set(worse, fails_with=NEW)
+    running.until(lambda state: state.hosts[worse].outcome is Outcome.REVERTED)
+    assert (site.get(worse)["serves"], site.get(well)["serves"]) == (OLD, NEW)
+    assert command("approve", "--as", "ada") == 0
+    assert running.end().returncode == 2
+    assert store.read(store.folder(FLEET))[1].count() == {"confirmed": 2, "reverted": 1}

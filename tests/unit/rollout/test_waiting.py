@@ -15,6 +15,7 @@ from hedgerow.rollout.events import (
     HostFell,
     HostFinished,
     HostStarted,
+    HostUndone,
     Opened,
     Outcome,
     Request,
@@ -177,3 +178,16 @@ def test_a_host_that_hangs_holds_up_nobody(site, release: Release) -> None:
             time.sleep(0.02)
         assert set(looked) >= set(hosts[1:])
         assert "pi-0" not in looked
+
+
+def test_a_host_that_the_budget_bears_goes_back_at_once_and_the_wait_goes_on(site) -> None:
+    there = site(budgets={"failures": 1})
+    there.ask(RequestKind.PAUSE)
+    there.looks["b"] = there.seen("failing", "requests_fail")
+    turn = there.wait()
+    assert (turn.over, turn.undo) == (False, ["b"])
+    assert decide.to_undo(there.journal.read()) == ["b"]
+    there.journal.append(HostUndone(at="t", host="b", outcome=Outcome.REVERTED, reason="back"))
+    there.ask(RequestKind.RESUME)
+    again = there.wait()
+    assert (again.over, again.undo) == (False, [])
