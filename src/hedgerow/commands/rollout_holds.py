@@ -14,6 +14,7 @@ from hedgerow.errors import UsageError
 from hedgerow.inventory.model import Inventory
 from hedgerow.output import out
 from hedgerow.rollout import holds, lease, store
+from hedgerow.rollout.events import State
 from hedgerow.rollout.plan import HOLD_LABEL
 
 
@@ -56,9 +57,8 @@ def hold(*, host: str, path: Path, reason: str, until: datetime | None) -> None:
     entry = holds.hold(rollouts, host, reason, by=lease.whoami(), now=now, until=until)
     end = f"until {entry.until}" if entry.until is not None else f"until: hedgerow rollout release {host}"
     _say(f"{host}: rollouts leave it out, {end}")
-    running = lease.read(rollouts)
-    if running is not None and host in store.read(rollouts, running.rollout)[1].turns:
-        _say(f"  {running.rollout} has it in its turn now, which comes to its end")
+    if store.ids(rollouts):
+        _tell_of_turn(*store.read(rollouts), host, running=lease.read(rollouts) is not None)
 
 
 @click.command()
@@ -87,6 +87,16 @@ def release(*, host: str, path: Path, reason: str) -> None:
 
 
 COMMANDS = (hold, release)
+
+
+def _tell_of_turn(rollout_id: str, state: State, host: str, *, running: bool) -> None:
+    if host not in state.turns:
+        return
+    if running:
+        _say(f"  {rollout_id} has it in its turn, which comes to its end")
+    else:
+        _say(f"  {rollout_id} was cut off in its turn, and does not go on without it")
+        _say(f"  next: hedgerow rollout release {host}, then hedgerow rollout resume")
 
 
 def _require_known(found: Inventory, host: str, path: Path) -> None:

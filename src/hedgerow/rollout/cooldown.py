@@ -51,17 +51,21 @@ def refuse(past: Iterable[tuple[str, State]], release: Release, cooldown_s: floa
 
 def cooling(past: Iterable[tuple[str, State]], sha256: str, cooldown_s: float, now: datetime) -> Cooling | None:
     """What keeps the bundle with this manifest's hash out at ``now``; ``past``: id and state, oldest first."""
-    newest = [(name, state) for name, state in past if state.plan.release.sha256 == sha256][-1:]
-    for name, state in newest:
-        back = taken_back(state)
-        if not back:
-            return None
-        last = max(datetime.fromisoformat(at) for at in back.values())
-        until = last + timedelta(seconds=cooldown_s)
-        why = state.stopped or "its hosts were brought back"
-        if now < until:
-            return Cooling(rollout=name, why=why, hosts=len(back), taken_back_at=last, until=until)
+    for name, state in [each for each in past if each[1].plan.release.sha256 == sha256][-1:]:
+        until = ends(state, cooldown_s)
+        if until is not None and now < until:
+            why = state.stopped or "its hosts were brought back"
+            last = until - timedelta(seconds=cooldown_s)
+            return Cooling(rollout=name, why=why, hosts=len(taken_back(state)), taken_back_at=last, until=until)
     return None
+
+
+def ends(state: State, cooldown_s: float) -> datetime | None:
+    """When a rollout's bundle may come again; None where nothing keeps it out."""
+    back = taken_back(state)
+    if not back or not cooldown_s:
+        return None
+    return max(datetime.fromisoformat(at) for at in back.values()) + timedelta(seconds=cooldown_s)
 
 
 def taken_back(state: State) -> dict[str, str]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from hedgerow.rollout import events
+from hedgerow.rollout import cooldown, events
 from hedgerow.rollout.events import GOOD, HostState, Outcome, State
 
 COLUMNS = ("wave", "host", "outcome", "before", "activation s", "turn s", "why")
@@ -97,7 +97,11 @@ def next_step(state: State, *, running: bool) -> str | None:
             return None
         case "open":
             return "it was cut off; go on with it: hedgerow rollout resume"
-    return "mend what is named above, then run the same command again"
+    again = "mend what is named above, then run the same command again"
+    ends = cooldown.ends(state, state.plan.policy.cooldown_s)
+    return (
+        again if ends is None else f"{again} (rule cooldown: from {ends:%Y-%m-%d %H:%M %Z} on, or with cooldown_s: 0)"
+    )
 
 
 def document(rollout: str, state: State) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from hedgerow.errors import RefusedError
-from hedgerow.rollout import cooldown
+from hedgerow.rollout import cooldown, report
 from hedgerow.rollout.events import (
     Event,
     HostFell,
@@ -84,6 +84,13 @@ def test_it_ends_an_hour_after_the_last_host_was_back(state, release: Release) -
     assert cooldown.cooling(past, release.sha256, 3600, NOON + HOUR) is None
     assert cooldown.cooling(past, release.sha256, 0, NOON) is None
     assert cooldown.cooling(past, "00" * 32, 3600, NOON) is None
+
+
+def test_what_a_stopped_rollout_says_to_type_next_does_not_run_into_the_cooldown(state) -> None:
+    at_once = report.summary(state(*FAILED, STOP))[-1]
+    assert at_once == "  next: mend what is named above, then run the same command again"
+    later = report.summary(state(*CONFIRMED, *FAILED, STOP, undone("a")))[-1]
+    assert later == f"{at_once} (rule cooldown: from 2026-11-21 13:00 UTC on, or with cooldown_s: 0)"
 
 
 def test_the_newest_rollout_of_a_bundle_decides(state, release: Release) -> None:
