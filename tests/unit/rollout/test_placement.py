@@ -140,6 +140,14 @@ def test_plan_json_reads_back_as_it_was() -> None:
     assert msgspec.json.decode(msgspec.json.encode(plan), type=Plan) == plan
 
 
+def test_a_wave_that_everybody_has_left_takes_no_turn() -> None:
+    """Ansible's ``serial`` has no 0."""
+    plan = made([Target(name="a"), Target(name="b")], waves=[1])
+    left = [plan.waves[1][0]]
+    assert msgspec.structs.replace(plan, waves=[[], left], batches=[[], [1]]).serial == [1]
+    assert msgspec.structs.replace(plan, waves=[[], left], batches=[]).serial == [1]
+
+
 OLD = {
     "release": {
         "bundle": "assistant@1.0.0",

@@ -111,10 +111,12 @@ def test_the_first_hosts_have_as_many_different_values_as_they_can() -> None:
     assert [len(each) for each in seen] == [3, 2, 2, 10]
 
 
-def test_the_rare_goes_first() -> None:
-    """One board in a thousand has another HAT: after one host of each kind it has had its turn."""
-    fleet = even({("none",): 1000, ("hat-plus-13",): 3})
-    assert [fleet[name] for name in strata.spread(fleet, "x")[:2]] == [("hat-plus-13",), ("none",)]
+@pytest.mark.parametrize("seed", "abcdefghijkl")
+def test_the_rare_goes_first(seed: str) -> None:
+    """One board in hundreds has another HAT: it has its turn before any other that brings as much that is new."""
+    fleet = even({("none",): 1000, ("hat-plus-2",): 90, ("hat-plus-13",): 3})
+    first = [fleet[name] for name in strata.spread(fleet, seed)[:3]]
+    assert first == [("hat-plus-13",), ("hat-plus-2",), ("none",)]
 
 
 def test_a_seed_changes_the_order_and_names_order_alike_hosts() -> None:
@@ -160,6 +162,14 @@ def test_a_label_brings_in_all_that_carry_it_and_what_follows_makes_up_for_it() 
     assert set(waves[0][1]) == set(early)
     # Five passive ones have had their turn: the half of the fleet is to be half passive, so the others are active.
     assert counts(fleet, waves[0][1] + waves[1][1]) == {("active",): 5, ("passive",): 5}
+
+
+@pytest.mark.parametrize("seed", "abcdefgh")
+def test_after_a_label_come_the_values_that_it_did_not_bring(seed: str) -> None:
+    fleet = even({("8 GB", "active"): 4, ("8 GB", "passive"): 4, ("4 GB", "passive"): 4})
+    early = {name: {"ring": "early"} for name, stratum in fleet.items() if stratum == ("8 GB", "active")}
+    waves = strata.cut(fleet, early, [Labelled({"ring": "early"}), 1], seed)
+    assert fleet[waves[1][1][0]] == ("4 GB", "passive")
 
 
 def test_a_label_that_nobody_carries_makes_no_wave() -> None:

@@ -22,7 +22,8 @@ ALL = [CPU, SMALL, HAT, HATS]
     "hat, memory_mb, name",
     [
         ("none", 8192, "cpu"),
-        ("none", 2048, "cpu-small"),
+        ("none", 3000, "cpu"),
+        ("none", 2999, "cpu-small"),
         ("none", None, "cpu-small"),
         ("hat-plus-2", 8192, "h10"),
         ("hat-plus-2", 1900, "cpu-small"),
