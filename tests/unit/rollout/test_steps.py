@@ -50,6 +50,8 @@ class FakeDevice:
         self.calls: list[str] = []
         self.wrong: str | None = None
         self.questions: list[int] = []
+        self.answers_in_ms = {release.bundle: 20.0, OLD: 20.0}
+        self.throttled = False
 
     # -- the command ------------------------------------------------------
 
@@ -110,13 +112,16 @@ class FakeDevice:
             version=self.serves,
             sha256=model.get("sha256"),
             reasons=frozenset(self.reasons),
+            throttled=self.throttled,
         )
 
     def probe(self, release: Release, number: int, *, timeout_s: float = 30) -> Answer:
         self.questions.append(number)
         wrong = self.wrong if self.serves == release.bundle else None
         kind = Kind.RIGHT if wrong is None else Kind.WRONG
-        return Answer(at=0, question=number, kind=kind, latency_ms=20.0, note=wrong or "")
+        return Answer(
+            at=0, question=number, kind=kind, latency_ms=self.answers_in_ms[self.serves or ""], note=wrong or ""
+        )
 
     def changes(self) -> list[str]:
         return [call for call in self.calls if not call.startswith("report")]
@@ -641,3 +646,35 @@ def test_a_lost_host_is_resolved_when_it_is_back(
     assert (device.serves, outcome(journal)) == (OLD, Outcome.REVERTED)
     assert ("had gone back by itself" if reverted else "was brought back now") in step.msg
     assert journal.read().tally().failed == 1
+
+
+def test_a_release_that_is_slower_than_the_version_before_goes_back(
+    steps: HostSteps, journal: Journal, device: FakeDevice
+) -> None:
+    device.answers_in_ms[NEW] = 60.0
+    turn(steps)
+    assert outcome(journal) is Outcome.REVERTED
+    known = journal.state().hosts["a"]
+    assert "slower: p50_ms is 60, 3.00 times worse than 20 before" in known.reason
+    assert (known.metrics_before["p50_ms"], known.metrics_after["p50_ms"]) == (20, 60)
+    assert [each.name for each in known.criteria if each.breached] == ["slower"]
+
+
+def test_a_slower_host_that_is_throttled_is_set_aside(steps: HostSteps, journal: Journal, device: FakeDevice) -> None:
+    device.answers_in_ms[NEW], device.throttled = 60.0, True
+    turn(steps)
+    assert outcome(journal) is Outcome.ENVIRONMENT
+    assert device.serves == OLD
+    assert journal.state().stopped is None
+
+
+def test_what_was_measured_before_outlives_the_process_that_measured_it(
+    journal: Journal, device: FakeDevice, ticking
+) -> None:
+    device.answers_in_ms[NEW] = 60.0
+    clock = Clock(ticking.monotonic, ticking.sleep)
+    for name in ("preflight", "stage", "activate"):
+        assert not getattr(HostSteps("a", journal, device, lambda: device, clock), name)().failed
+    step = HostSteps("a", journal, device, lambda: device, clock).gate()
+    assert step.failed
+    assert "3.00 times worse" in step.msg
