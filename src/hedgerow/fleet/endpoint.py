@@ -134,6 +134,11 @@ class Report(msgspec.Struct, frozen=True):
         return None if self.model is None else f"{self.model.name}@{self.model.version}"
 
 
+_REPORTS: msgspec.json.Decoder[Report] = msgspec.json.Decoder(Report)
+"""Made at import, not at the first report: msgspec builds what it knows of a type without a lock, and threads that ask
+for the same type for the first time at once crash the process."""
+
+
 def decode_report(data: bytes | str, *, where: str) -> Report:
     """Read a health report.
 
@@ -141,7 +146,7 @@ def decode_report(data: bytes | str, *, where: str) -> Report:
         DeviceError: It is none.
     """
     try:
-        return msgspec.json.decode(data, type=Report)
+        return _REPORTS.decode(data)
     except msgspec.DecodeError as error:
         raise DeviceError(
             f"the health report cannot be read: {error}",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -84,3 +86,26 @@ def test_the_fleets_own_registry_is_asked(published: str) -> None:
     assert vouched("assistant@1.1.0") == published
     assert vouched("assistant@9.9.9") is None
     assert survey.registry("nowhere")("assistant@1.1.0") is None
+
+
+FIRST_REPORTS = """
+import os, sys
+from concurrent.futures import ThreadPoolExecutor
+from hedgerow.fleet.endpoint import decode_report
+
+sys.setswitchinterval(1e-6)
+for _ in range(60):
+    worker = os.fork()
+    if worker == 0:
+        with ThreadPoolExecutor(24) as pool:
+            list(pool.map(lambda _: decode_report('{"status": "ok"}', where="there"), range(48)))
+        os._exit(0)
+    if os.waitpid(worker, 0)[1] != 0:
+        sys.exit("a worker died")
+"""
+
+
+@pytest.mark.slow
+def test_workers_may_read_their_first_reports_in_many_threads_at_once() -> None:
+    done = subprocess.run([sys.executable, "-c", FIRST_REPORTS], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
