@@ -11,7 +11,7 @@ from hedgerow.errors import UsageError
 from hedgerow.registry.manifest import GoldenText, Message
 from hedgerow.rollout import html, timeline
 from hedgerow.rollout import plan as plans
-from hedgerow.rollout.events import Outcome
+from hedgerow.rollout.events import HostStarted, Outcome
 from hedgerow.rollout.plan import Release
 from hedgerow.rollout.policy import parse
 from hedgerow.rollout.simulate.flaw import Flaw
@@ -90,6 +90,16 @@ def test_an_approval_costs_the_time_that_people_take() -> None:
     result = simulated(10, "good", waiting, model=Model(unreachable=0, answers_s=500)).run()
     assert result.phase == "complete"
     assert result.waited_s == {"approval": 500.0}
+
+
+def test_the_calendar_counts_for_a_simulated_fleet_too() -> None:
+    policy = {"windows": {"activate": [{"from": "22:00", "to": "04:00"}]}, "waves": [2, "100%"]}
+    run = simulated(20, "good", policy, keep=True)
+    result = run.run()
+    assert (result.phase, result.waited_s) == ("complete", {"window": 13 * 3600.0})
+    started = [event.at for event in run.events if isinstance(event, HostStarted)]
+    assert min(started) >= "2026-01-05T22:00"
+    assert max(started) < "2026-01-06T04:00"
 
 
 def test_more_forks_are_quicker_and_change_nothing_else() -> None:
