@@ -93,12 +93,13 @@ import os, sys
 from concurrent.futures import ThreadPoolExecutor
 from hedgerow.fleet.endpoint import decode_report
 
+REPORT = '''{"status": "ok", "model": {"name": "a", "version": "1", "sha256": "x"}, "board": {"disk_free_mb": 9}}'''
 sys.setswitchinterval(1e-6)
-for _ in range(60):
+for _ in range(80):
     worker = os.fork()
     if worker == 0:
         with ThreadPoolExecutor(24) as pool:
-            list(pool.map(lambda _: decode_report('{"status": "ok"}', where="there"), range(48)))
+            list(pool.map(lambda _: decode_report(REPORT, where="there"), range(48)))
         os._exit(0)
     if os.waitpid(worker, 0)[1] != 0:
         sys.exit("a worker died")
