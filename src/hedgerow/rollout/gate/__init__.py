@@ -1,5 +1,6 @@
 """The gate: whether a host that got a release may keep it.
 
-``judge`` is pure; ``watcher`` looks at a host over mutual TLS; ``probe`` puts
-the release's own questions.
+Pure: ``judge`` (looks and answers → verdict) over ``criteria``, which are ``limits`` and ``comparisons`` with the tests
+of ``statistics``; ``rules`` has the built-in ones. IO: ``session`` watches one host through a ``watcher``, asks at the
+``pace`` that the policy allows, compares with ``baseline`` and ``controls``, and reads ``prometheus``.
 """
