@@ -373,7 +373,8 @@ def command(site: Site, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     monkeypatch.setenv("ANSIBLE_CONNECTION_PLUGINS", str(PLUGINS))
     monkeypatch.setenv("FAKEPI_FOLDER", str(site.folder))
     # The inventory's own rules ask for more than devices in memory have.
-    monkeypatch.setattr(inventories, "load", lambda _: SimpleNamespace(fleet=FLEET, vars=site.common))
+    pis = [SimpleNamespace(name=name, vars=variables) for name, variables in site.hosts.items()]
+    monkeypatch.setattr(inventories, "load", lambda _: SimpleNamespace(fleet=FLEET, vars=site.common, pis=pis))
 
     def type_in(*words: str) -> int:
         line = [*words, "-i", str(site.folder / "hosts.yml")]
@@ -447,3 +448,34 @@ def test_a_host_that_gets_worse_in_a_wait_goes_back_at_once_where_the_budget_bea
     assert command("approve", "--as", "ada") == 0
     assert running.end().returncode == 2
     assert store.read(store.folder(FLEET))[1].count() == {"confirmed": 2, "reverted": 1}
+
+
+def test_who_went_wrong_is_left_out_until_its_release_where_the_policy_says_so(
+    site: Site, command: Callable[..., int]
+) -> None:
+    site.set("pi-2", fails_with=NEW)
+    first = site.rollout(budgets={"failures": 1}, quarantine_s=3600)
+    assert re.search(r"pi-2: in quarantine until \S+Z", first.stdout), first.stdout + first.stderr
+    assert site.serves() == dict.fromkeys(NAMES, NEW) | {"pi-2": OLD}
+    site.set("pi-2", fails_with=None, calls=[])
+    again = site.rollout()
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "quarantined: pi-2 (gate says fail" in again.stdout
+    assert site.get("pi-2")["calls"] == []
+    assert command("release", "pi-2", "--reason", "another card") == 0
+    assert site.rollout().returncode == 0
+    assert set(site.serves().values()) == {NEW}
+
+
+def test_what_was_taken_back_does_not_come_again_at_once(site: Site, command: Callable[..., int]) -> None:
+    assert site.rollout().returncode == 0
+    assert command("rollback", "--reason", "slow") == 0
+    assert set(site.serves().values()) == {OLD}
+    for name in NAMES:
+        site.set(name, calls=[])
+    refused = site.rollout()
+    assert refused.returncode == 2
+    assert f"rule cooldown: {NEW} was taken back from 3 host(s)" in refused.stdout + refused.stderr
+    assert [site.get(name)["calls"] for name in NAMES] == [[]] * 3
+    assert site.rollout(cooldown_s=0).returncode == 0
+    assert set(site.serves().values()) == {NEW}
