@@ -13,6 +13,7 @@ Ends with 1 where the median overhead of a host's whole turn is above 150 ms.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import statistics
@@ -161,12 +162,14 @@ def measure(hosts: int, turns: int) -> dict[str, object]:
         shared = Journal.shared(journal.folder)
         started = time.perf_counter()
         shared.advance()
+        # As plugins/callback/hedgerow_rollout.py does once.
+        gc.freeze()
         folding_ms = (time.perf_counter() - started) * 1000
         excess: dict[str, list[float]] = {step: [] for step in STEPS}
         for host in todo:
             ours, bare = Board(release, root / host), Board(release, root / f"bare-{host}")
             for step in STEPS:
-                # What plugins/callback/hedgerow_rollout.py does in the parent before each task.
+                # The callback's work before each task.
                 started = time.perf_counter()
                 shared.advance()
                 parent_s = time.perf_counter() - started

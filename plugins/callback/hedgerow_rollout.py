@@ -7,6 +7,7 @@ nothing, and does nothing in playbooks that open no journal.
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ class CallbackModule(CallbackBase):
     def __init__(self) -> None:
         super().__init__()
         self._folder: Path | None = None
+        self._frozen: Path | None = None
 
     def v2_runner_on_ok(self, result: Any) -> None:
         facts = result.result.get("ansible_facts")
@@ -51,6 +53,11 @@ class CallbackModule(CallbackBase):
 
         try:
             Journal.shared(self._folder).advance()
+            if self._frozen != self._folder:
+                # Once, with the whole fleet in memory: a worker's garbage collector would touch every page of it, and
+                # each would have to be copied.
+                gc.freeze()
+                self._frozen = self._folder
         except (HedgerowError, OSError):
             # Whoever needs the journal says what is wrong with it.
             self._folder = None
