@@ -7,9 +7,11 @@ An unknown value is a value of its own.
   early hosts are of n strata as long as there are as many. The next stratum is
   the one with most values that no host before has (greedy set cover): ten hosts
   of a hundred sites have both kinds of cooling and every size of memory among
-  them. Of equal ones the rarest goes first: what fails on few boards alone is
-  seen on one of them, and not after the others have it. Rarity counts in powers
-  of two, so that one host more does not turn the order round.
+  them. Of equal ones the next is drawn, a stratum of twice the size twice as
+  often: where there are more strata than a wave has hosts, what is common in
+  the fleet is common in the wave. The draw follows from seed and stratum alone
+  (each gets an exponential variate with its size as rate, the least wins:
+  Efraimidis and Spirakis, 2006), so a host more or less turns no order round.
 - **Then proportion.** Host number j (from 0) of a stratum of s has place
   (j + 1/2) / s, and places are taken in order. That is Sainte-Laguë's method
   (Webster's, 1832) for every prefix at once. Largest remainders would give the
@@ -23,6 +25,7 @@ from __future__ import annotations
 
 import hashlib
 import heapq
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -64,21 +67,24 @@ def spread(hosts: Mapping[str, Stratum], seed: str, given: Mapping[Stratum, int]
 def _coverage(sizes: Mapping[Stratum, int], seen: Sequence[Stratum], seed: str) -> Iterator[Stratum]:
     """``sizes`` (stratum → hosts), each once, the one with most values that none before has first."""
     known = {pair for stratum in seen for pair in enumerate(stratum)}
-    heap = [
-        (-_new(stratum, known), size.bit_length(), position(seed, "\0".join(stratum)), stratum)
-        for stratum, size in sizes.items()
-    ]
+    heap = [(-_new(stratum, known), _draw(stratum, size, seed), stratum) for stratum, size in sizes.items()]
     heapq.heapify(heap)
     while heap:
         # Values only become known, so a gain that still holds is the greatest there is.
         top = heap[0]
-        gain = -_new(top[3], known)
+        gain = -_new(top[-1], known)
         if gain != top[0]:
             heapq.heapreplace(heap, (gain, *top[1:]))
             continue
         heapq.heappop(heap)
-        known.update(enumerate(top[3]))
-        yield top[3]
+        known.update(enumerate(top[-1]))
+        yield top[-1]
+
+
+def _draw(stratum: Stratum, size: int, seed: str) -> float:
+    """An exponential variate of rate ``size``: the least of them is drawn from all with chances like their sizes."""
+    share = int(position(seed, "\0".join(stratum))[:13], 16) / 16**13
+    return -math.log1p(-share) / size
 
 
 def _new(stratum: Stratum, known: set[tuple[int, str]]) -> int:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import random
 from collections import Counter
 
 import pytest
@@ -111,12 +112,31 @@ def test_the_first_hosts_have_as_many_different_values_as_they_can() -> None:
     assert [len(each) for each in seen] == [3, 2, 2, 10]
 
 
-@pytest.mark.parametrize("seed", "abcdefghijkl")
-def test_the_rare_goes_first(seed: str) -> None:
-    """One board in hundreds has another HAT: it has its turn before any other that brings as much that is new."""
-    fleet = even({("none",): 1000, ("hat-plus-2",): 90, ("hat-plus-13",): 3})
-    first = [fleet[name] for name in strata.spread(fleet, seed)[:3]]
-    assert first == [("hat-plus-13",), ("hat-plus-2",), ("none",)]
+def test_who_is_first_of_all_is_drawn_by_size() -> None:
+    """Otherwise the one board of a rare kind would be the canary of every release."""
+    fleet = even({("none",): 60, ("hat-plus-2",): 30, ("hat-plus-13",): 10})
+    first = Counter(fleet[strata.spread(fleet, str(seed))[0]] for seed in range(400))
+    for stratum, share in {("none",): 0.6, ("hat-plus-2",): 0.3, ("hat-plus-13",): 0.1}.items():
+        # Four standard deviations of a binomial distribution; the seeds are the same every time.
+        assert abs(first[stratum] / 400 - share) < 4 * math.sqrt(share * (1 - share) / 400)
+
+
+def test_one_percent_represents_a_fleet_of_more_strata_than_it_has_hosts() -> None:
+    """One host in ten is cooled passively, but three strata in ten are: the wave is to have the fleet's share."""
+    chance = random.Random(4)
+    kinds = [["8 GB"] * 6 + ["4 GB"] * 3 + ["2 GB"], ["active"] * 9 + ["passive"], ["none"] * 7 + ["hat"] * 3]
+    fleet = {
+        f"pi-{number}": (*(chance.choice(kind) for kind in kinds), f"site {chance.randrange(200)}")
+        for number in range(6000)
+    }
+    strata_passive = [stratum for stratum in set(fleet.values()) if stratum[1] == "passive"]
+    assert len(strata_passive) / len(set(fleet.values())) > 0.25
+    shares = []
+    for seed in range(10):
+        wave = strata.spread(fleet, str(seed))[:120]
+        assert len(counts(fleet, wave)) == 120
+        shares.append(sum(fleet[name][1] == "passive" for name in wave) / len(wave))
+    assert 0.06 < sum(shares) / len(shares) < 0.14, shares
 
 
 def test_a_seed_changes_the_order_and_names_order_alike_hosts() -> None:
