@@ -13,7 +13,7 @@ import yaml
 from msgspec.structs import replace
 
 from hedgerow.errors import RefusedError, UsageError
-from hedgerow.rollout import cooldown, holds, late, serving, store
+from hedgerow.rollout import cooldown, holds, late, schedule, serving, store
 from hedgerow.rollout import plan as plans
 from hedgerow.rollout import policy as policies
 from hedgerow.rollout import release as releases
@@ -106,6 +106,7 @@ def plan(fleet: str, *, bundle: str, policy: Any, targets: Iterable[Target], now
     if going_on is None:
         recent = store.since(rollouts, now - timedelta(seconds=made_of.cooldown_s))
         cooldown.refuse(recent, release, made_of.cooldown_s, now)
+    _refuse_for_ever(made_of, now)
     free = holds.merge(targets, holds.standing(holds.read(rollouts), now))
     known = _with_memory(fleet, rollouts, free)
     fresh = plans.make(known, made_of, release)
@@ -113,6 +114,19 @@ def plan(fleet: str, *, bundle: str, policy: Any, targets: Iterable[Target], now
         return late.extend(going_on[1].plan, fresh)
     _refuse_nobody(fresh)
     return fresh
+
+
+def _refuse_for_ever(policy: Policy, now: datetime) -> None:
+    """A rollout that waits for a window which never comes would wait without a word."""
+    turn_s = schedule.longest_turn_s(policy)
+    said = schedule.may_activate(policy, now, needs_s=turn_s)
+    if isinstance(said, schedule.Closed) and said.until is None:
+        raise UsageError(
+            f"no window of the rollout policy is ever open for as long as a turn may take ({turn_s:.0f} s: "
+            "activate_within_s and soak.deadline_s)",
+            where="windows.activate",
+            next_step="lengthen one, or shorten these; hedgerow rollout lint FILE says more",
+        )
 
 
 def _refuse_nobody(made: Plan) -> None:

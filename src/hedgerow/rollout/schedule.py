@@ -15,7 +15,8 @@ nobody starts whose turn, at its longest, would not be over by then.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta
+from functools import lru_cache
 from typing import Literal
 from zoneinfo import ZoneInfo
 
@@ -117,21 +118,26 @@ def _opens(  # noqa: PLR0917 - as _closed
     return None
 
 
-def freezes(policy: Policy) -> list[tuple[datetime, datetime, Freeze]]:
+def freezes(policy: Policy) -> Sequence[tuple[datetime, datetime, Freeze]]:
     """Begin and end (UTC) of every freeze, in order."""
+    return _freezes(tuple(policy.freeze), policy.windows.timezone)
+
+
+@lru_cache(maxsize=64)
+def _freezes(entries: tuple[Freeze, ...], timezone: str) -> Sequence[tuple[datetime, datetime, Freeze]]:
     found = []
-    for freeze in policy.freeze:
-        place = zone(freeze.timezone or policy.windows.timezone)
+    for freeze in entries:
+        place = zone(freeze.timezone or timezone)
         begin, end = freeze.local
         found.append((_utc(begin, place), _utc(end, place, second=True), freeze))
-    return sorted(found, key=lambda each: each[:2])
+    return tuple(sorted(found, key=lambda each: each[:2]))
 
 
 def _window(policy: Policy, windows: Sequence[Window], now: datetime) -> tuple[datetime, datetime] | None:
     """The window that is open at ``now``, else the next (UTC); windows that touch are one. None: none in sight."""
     place = zone(policy.windows.timezone)
     found: tuple[datetime, datetime] | None = None
-    for begin, end in sorted(_spans(windows, now, place)):
+    for begin, end in _spans(windows, now, place):
         if end <= now:
             continue
         if found is None:
@@ -144,17 +150,20 @@ def _window(policy: Policy, windows: Sequence[Window], now: datetime) -> tuple[d
 
 
 def _spans(windows: Sequence[Window], now: datetime, place: ZoneInfo) -> Iterator[tuple[datetime, datetime]]:
+    """Begin and end of the windows around ``now``, by their begin."""
     # A window that runs over midnight began on the day before.
     first = now.astimezone(place).date() - timedelta(days=1)
     for number in range(HORIZON_DAYS + 2):
         day = first + timedelta(days=number)
-        for window in windows:
-            if DAYS[day.weekday()] not in window.days:
-                continue
-            midnight = datetime.combine(day, time())
-            begin, end = (_utc(midnight + timedelta(minutes=each), place) for each in window.span)
-            if begin < end:
-                yield begin, end
+        spans = (_span(day, *window.span, place) for window in windows if DAYS[day.weekday()] in window.days)
+        # Where the clocks skip an hour, a window in it is none.
+        yield from sorted(span for span in spans if span[0] < span[1])
+
+
+@lru_cache(maxsize=1024)
+def _span(day: date, begin: int, end: int, place: ZoneInfo) -> tuple[datetime, datetime]:
+    midnight = datetime.combine(day, time())
+    return _utc(midnight + timedelta(minutes=begin), place), _utc(midnight + timedelta(minutes=end), place)
 
 
 def _utc(local: datetime, place: ZoneInfo, *, second: bool = False) -> datetime:

@@ -75,6 +75,14 @@ def test_the_policy_of_the_inventory_counts_unless_a_file_is_named(fleet, publis
         run("plan", NEW, "--policy", str(file))
 
 
+def test_windows_that_never_open_are_said_before_anybody_waits_for_them(fleet, published: str) -> None:
+    fleet.vars["rollout_policy"] = {"windows": {"activate": [{"from": "22:00", "to": "22:15"}]}}
+    with pytest.raises(UsageError, match=r"as long as a turn may take \(1020 s"):
+        run("plan", NEW)
+    fleet.vars["rollout_policy"]["activate_within_s"] = 600
+    assert run("plan", NEW).exit_code == 0
+
+
 def test_the_schema_is_printed_without_a_bundle(fleet) -> None:
     assert "$defs" in json.loads(run("plan", "--policy-schema").output)
     with pytest.raises(Exception, match="say which bundle"):

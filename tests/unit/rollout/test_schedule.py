@@ -215,7 +215,15 @@ def test_a_wrong_calendar_says_what_is_wrong(value: object, says: str) -> None:
     assert says in caught.value.what
 
 
-ZONES = ["Europe/Berlin", "America/St_Johns", "Australia/Lord_Howe", "Africa/Casablanca", "Pacific/Apia", "UTC"]
+ZONES = [
+    "Europe/Berlin",
+    "America/St_Johns",
+    "Australia/Lord_Howe",
+    "Africa/Casablanca",
+    "Pacific/Apia",
+    "America/Havana",
+    "UTC",
+]
 _DAYS = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 _windows = st.builds(
     lambda begin, length, days: {"from": begin, "to": (begin + length) % 1440, "days": sorted(days)},
