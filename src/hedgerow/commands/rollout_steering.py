@@ -124,7 +124,9 @@ def resume(*, path: Path, reason: str) -> int:
             _say(f"{about.id}: goes on")
         return int(ExitCode.OK)
     if about.state.phase == "open":
-        if about.state.paused is not None or about.state.no_data is not None:
+        # A pause that the last run did not live to take is one, too.
+        asked = [request.kind for request in requests.pending(about.folder, about.state.asked)]
+        if about.state.paused is not None or about.state.no_data is not None or RequestKind.PAUSE in asked:
             requests.add(about.folder, _request(about, RequestKind.RESUME, reason=reason))
         return _run(about, lambda: starting.resume(path, about.state))
     if decide.unsettled(about.state) or decide.to_undo(about.state):

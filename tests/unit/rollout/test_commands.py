@@ -17,7 +17,7 @@ from hedgerow.commands import rollout_steering
 from hedgerow.commands.rollout import rollout
 from hedgerow.errors import ExitCode, RefusedError, UsageError
 from hedgerow.rollout import decide, lease, requests, start, store
-from hedgerow.rollout.events import HostFinished, HostStarted, Outcome, RequestKind, Resumed, Stopped
+from hedgerow.rollout.events import HostFinished, HostStarted, Outcome, Request, RequestKind, Resumed, Stopped
 from hedgerow.rollout.journal import Journal
 from hedgerow.rollout.plan import Plan, Release
 from hedgerow.rollout.policy import Policy
@@ -236,6 +236,14 @@ def test_a_pause_that_outlived_its_run_ends_with_it(journal: Journal, engine: En
     run("resume")
     assert [each.kind for each in requests.pending(journal.folder, 0)] == [RequestKind.PAUSE, RequestKind.RESUME]
     assert played
+
+
+def test_a_pause_that_no_run_lived_to_take_ends_as_well(journal: Journal, played: list[list[str]]) -> None:
+    asked = Request(kind=RequestKind.PAUSE, rollout=journal.folder.name, by="ada", at="t")
+    requests.add(journal.folder, asked)
+    lease.leave(journal.folder.parent, pid=os.getpid())
+    run("resume")
+    assert [each.kind for each in requests.pending(journal.folder, 0)] == [RequestKind.PAUSE, RequestKind.RESUME]
 
 
 @pytest.mark.parametrize("command", ["abort", "rollback"])
