@@ -25,7 +25,8 @@ REFUSED = 3
 def site(controller):
     """A fleet on which every Pi serves 0.1.1 and has nothing else."""
     bundle = controller.publish("0.1.1")
-    extra = json.dumps({"bundle": bundle, "rollout_policy": {"soak": {"passes": 1, "interval_s": 0.5}}})
+    policy = {"soak": {"passes": 1, "interval_s": 0.5}, "gate": {"without": ["slower"]}}
+    extra = json.dumps({"bundle": bundle, "rollout_policy": policy})
     done = controller.play("rollout.yml", "-e", extra)
     assert done.returncode == 0, done.stdout + done.stderr
     return controller
