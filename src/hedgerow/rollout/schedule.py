@@ -68,7 +68,12 @@ def _judge(policy: Policy, windows: Sequence[Window], now: datetime, needs_s: fl
         ends = [begin for begin, _, _ in frozen if begin > now]
         window = _window(policy, windows, now)
         return Open(min([*ends, *([] if window is None else [window[1]])], default=None))
-    return msgspec.structs.replace(closed, until=_opens(policy, windows, frozen, now, needs_s, what))
+    until = _opens(policy, windows, frozen, now, needs_s, what)
+    if closed.code == "window" and until is not None:
+        local = policy.windows.timezone
+        because = f"{closed.because}; the next opens on {until.astimezone(zone(local)):%a %Y-%m-%d %H:%M} ({local})"
+        return Closed("window", because, until)
+    return msgspec.structs.replace(closed, until=until)
 
 
 def _closed(  # noqa: PLR0917 - the calendar, and where in it
@@ -88,7 +93,7 @@ def _closed(  # noqa: PLR0917 - the calendar, and where in it
     window = _window(policy, windows, now)
     local = policy.windows.timezone
     if window is None or window[0] > now:
-        return Closed("window", f"outside of the {what} windows ({local})", None if window is None else window[0])
+        return Closed("window", f"outside of the {what} windows", None if window is None else window[0])
     if window[1] - now < timedelta(seconds=needs_s):
         shuts = window[1].astimezone(zone(local))
         reason = f"the {what} window ends at {shuts:%H:%M} ({local}), and a turn takes up to {needs_s:.0f} s"

@@ -175,7 +175,7 @@ def test_downloads_have_windows_of_their_own() -> None:
     assert isinstance(schedule.may_activate(made, at("2026-12-01T12:00")), Closed)
     night = schedule.may_download(made, at("2026-12-01T22:30"))
     assert isinstance(night, Closed)
-    assert night.because == "outside of the download windows (UTC)"
+    assert night.because == "outside of the download windows; the next opens on Wed 2026-12-02 08:00 (UTC)"
 
 
 def test_yaml_reads_clocks_and_days_in_ways_of_its_own() -> None:
