@@ -40,7 +40,15 @@ QUESTIONS = 12
 @click.option("--model", "model_file", type=click.Path(path_type=Path), help="What devices and links are like (YAML).")
 @click.option("--release", "flaw", default="good", show_default=True, help="What is wrong with the release; see below.")
 @click.option("--seed", default=0, show_default=True, help="The same seed gives the same run.")
-@click.option("--seeds", type=click.IntRange(1, 1000), default=1, show_default=True, help="Run that many, and spread.")
+@click.option(
+    "--runs",
+    "--seeds",
+    "runs",
+    type=click.IntRange(1, 1000),
+    default=1,
+    show_default=True,
+    help="Seeds to run, spread.",
+)
 @click.option("--forks", type=click.IntRange(1), default=FORKS, show_default=True, help="Hosts at one time.")
 @click.option("--size-mb", type=float, default=90.0, show_default=True, help="Of a bundle that is not named.")
 @click.option("--replay", type=click.Path(path_type=Path, exists=True), help="Ask the policy about this journal.")
@@ -54,7 +62,7 @@ def simulate(
     model_file: Path | None,
     flaw: str,
     seed: int,
-    seeds: int,
+    runs: int,
     forks: int,
     size_mb: float,
     replay: Path | None,
@@ -75,8 +83,8 @@ def simulate(
     model = _model(model_file)
     policy, release = _policy(policy_file, path), _release(bundle, path, size_mb)
     one = partial(_one, policy, release, Flaw.parse(flaw), model, path, hosts, forks)
-    numbers = [str(seed + number) for number in range(seeds)]
-    results = [one(number) for number in numbers] if seeds == 1 else _many(one, numbers)
+    numbers = [str(seed + number) for number in range(runs)]
+    results = [one(number) for number in numbers] if runs == 1 else _many(one, numbers)
     if as_json:
         print_json({"release": flaw, "seed": seed, "model": msgspec.to_builtins(model), **outcome.document(results)})
         return
@@ -171,18 +179,29 @@ def _lines(result: Result) -> list[tuple[str, str]]:
     lines = [
         ("ended", result.phase.replace("_", " ")),
         ("after", _span(result.duration_s)),
+        ("waves", f"{result.waves_opened} of {result.waves} opened"),
         ("hosts", ", ".join(f"{number} {name.replace('_', ' ')}" for name, number in sorted(result.counts.items()))),
         ("served it at any time", f"{result.touched} host(s)"),
         ("hurt", f"{result.hurt} host(s), {_span(result.hurt_longest_s)} at longest"),
         ("still hurt at the end", f"{result.still_hurt} host(s)"),
-        ("fetched", f"{result.fetched / 1e9:.2f} GB over {len(result.bytes)} site link(s)"),
+        ("fetched", f"{result.fetched / 1e9:.2f} GB over {len(result.bytes)} site link(s){_busiest(result)}"),
     ]
     if result.stopped is not None and result.stopped_at_s is not None:
         lines.insert(
             1, ("stopped", f"in wave {result.stopped_in_wave}, after {_span(result.stopped_at_s)}: {result.stopped}")
         )
+    if result.stopped_by is not None:
+        lines.insert(2, ("stopped by", result.stopped_by))
     lines += [(f"waited, {code.replace('_', ' ')}", _span(seconds)) for code, seconds in result.waited_s.items()]
     return lines
+
+
+def _busiest(result: Result) -> str:
+    """The site that fetched most; ``--json`` has them all."""
+    if not result.bytes:
+        return ""
+    site = max(result.bytes, key=result.bytes.__getitem__)
+    return f", {result.bytes[site] / 1e9:.2f} GB of it by {site}"
 
 
 def _span(seconds: float) -> str:

@@ -16,13 +16,14 @@ KINDS = {
     "passive": "it overheats boards without a fan: degraded, and K times as slow (2)",
     "leak": "leak:S, it is well for S seconds (600) and then fails",
     "fails": "fails:P, it fails after the switch on P percent of the hosts (5)",
+    "flaky": "flaky:S, the same for a share S (0.05)",
 }
-_DEFAULTS = {"slow": 1.8, "passive": 2.0, "leak": 600.0, "fails": 5.0}
+_DEFAULTS = {"slow": 1.8, "passive": 2.0, "leak": 600.0, "fails": 5.0, "flaky": 0.05}
 _PERCENT = 100
 
 
 class Flaw(msgspec.Struct, frozen=True):
-    """``kind`` is one of ``KINDS``; ``value`` is its factor, seconds, or percentage."""
+    """``kind`` is one of ``KINDS``, ``flaky`` being ``fails``; ``value`` is its factor, seconds, or percentage."""
 
     kind: str = "good"
     value: float = 0.0
@@ -46,6 +47,8 @@ class Flaw(msgspec.Struct, frozen=True):
                 where="--release",
                 next_step="; ".join(f"{name}: {what}" for name, what in KINDS.items()),
             )
+        if kind == "flaky":
+            kind, value = "fails", round(value * _PERCENT, 9)
         if kind == "fails" and value > _PERCENT:
             raise UsageError("a release fails on 100 percent of the hosts at most", where=f"--release {text}")
         return cls(kind, value)

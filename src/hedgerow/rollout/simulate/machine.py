@@ -72,6 +72,8 @@ class Machine:
         self.waited_s: dict[str, float] = {}
         self.stopped_at: float | None = None
         self.stopped_in: int | None = None
+        self.stopped_by: str | None = None
+        """The host whose end brought the stop, and what became of it."""
         opened = events.Opened(at=self._at(), plan=plan, by="simulation")
         self.state: State = events.begin(opened)
         if keep:
@@ -116,6 +118,8 @@ class Machine:
             self.events += [event, *follows]
         if self.state.stopped is not None and self.stopped_at is None:
             self.stopped_at, self.stopped_in = self._now, self.state.wave
+            if isinstance(event, events.HostFinished | events.HostFell):
+                self.stopped_by = f"{event.host}: {event.reason}"
         if follows and self.state.undo:
             for interrupt in list(self._gates.values()):
                 self._later(errand.ASK_EVERY_S, interrupt)

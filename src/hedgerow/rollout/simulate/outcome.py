@@ -44,6 +44,11 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     stopped: str | None
     stopped_at_s: float | None
     stopped_in_wave: int | None
+    stopped_by: str | None
+    """The host whose end brought the stop, and what became of it."""
+    waves: int
+    """Planned."""
+    waves_opened: int
     touched: int
     """Hosts that served the release at any time."""
     hurt: int
@@ -72,6 +77,9 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
             stopped=state.stopped,
             stopped_at_s=None if run.stopped_at is None else round(run.stopped_at, 3),
             stopped_in_wave=run.stopped_in,
+            stopped_by=run.stopped_by,
+            waves=len(state.plan.waves),
+            waves_opened=state.wave,
             touched=len(run.served),
             hurt=len(hurt),
             hurt_device_s=round(sum(hurt), 3),

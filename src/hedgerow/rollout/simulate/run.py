@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 from hedgerow.rollout import decide, events
 from hedgerow.rollout.decide import Finish, Go, Stop, Wait, WaitCode
@@ -20,10 +21,12 @@ from hedgerow.rollout.events import Request, RequestKind
 from hedgerow.rollout.simulate.machine import FORKS, START
 from hedgerow.rollout.simulate.outcome import Result
 from hedgerow.rollout.simulate.turn import Turns
-from hedgerow.rollout.waiting import LOOKS_PER_S
+from hedgerow.rollout.waiting import INTERVAL_S, LOOKERS, LOOKS_PER_S
 
 __all__ = ["FORKS", "START", "Run"]
 
+PATROLLED_PER_S = min(LOOKS_PER_S, LOOKERS / INTERVAL_S)
+"""Looks that a wait begins in a second: it fills its threads once in each of its rounds."""
 WAITS_AT_MOST = 1000
 """A wait that nothing ends is a policy that cannot be met."""
 
@@ -55,8 +58,10 @@ class Run(Turns):
     # -- waits ------------------------------------------------------------
 
     def _await(self, wave: int) -> bool:
-        """Whether the wave starts; what ``waiting.await_wave`` does."""
-        for _ in range(WAITS_AT_MOST):
+        """Whether the wave starts; what ``waiting.await_wave`` does, and the play around it."""
+        promised: dict[WaitCode, float] = {}
+        waits = 0
+        while waits < WAITS_AT_MOST:
             self._note_stop()
             match decide.next_wave(self.state, wave, self._moment()):
                 case Go():
@@ -66,36 +71,48 @@ class Run(Turns):
                 case Stop() | Finish():
                     return False
                 case Wait() as wait:
-                    self._wait(wait, wave)
+                    waits += self._wait(wait, wave, promised)
         return False
 
-    def _wait(self, wait: Wait, wave: int) -> None:
+    def _wait(self, wait: Wait, wave: int, promised: dict[WaitCode, float]) -> bool:
+        """Wait; False if somebody fell meanwhile. ``promised``: when people answer, whoever falls until then."""
         began = self._now
-        self._record(events.Waiting(at=self._at(), code=wait.code, reason=wait.reason))
-        until = self._now + self._model.answers_s
-        if wait.until is not None:
+        if self.state.waiting != (wait.code, wait.reason):
+            self._record(events.Waiting(at=self._at(), code=wait.code, reason=wait.reason))
+        if wait.until is None:
+            until = max(self._now, promised.setdefault(wait.code, self._now + self._model.answers_s))
+        else:
             until = max(self._now + 1.0, (wait.until - self._start).total_seconds())
-        fallen = self._patrol(until)
-        if not fallen:
+        fell = self._patrol(until)
+        if fell and self.state.stopped is None:
+            # The play brings them back one after the other, before it goes on waiting.
+            for host in list(self.state.fallen):
+                self._do([host], self._undo)
+        elif not fell:
             self._now = until
+            promised.pop(wait.code, None)
             self._answer(wait, wave)
         self.waited_s[wait.code] = self.waited_s.get(wait.code, 0.0) + self._now - began
+        return not fell
 
     def _patrol(self, until: float) -> bool:
-        """Look at confirmed hosts until then; True if one fell. It is found one round of looks after it fails."""
-        holding = [host for host in self.state.holding if host not in self.state.fallen]
-        found_after = self._plan.policy.soak.passes * max(1.0, len(holding) / LOOKS_PER_S)
+        """Look at confirmed hosts until then; True if any fell.
+
+        A host falls after some failing looks in a row, one in each round. The patrol of every wait begins anew.
+        """
         if self._flaw.kind not in {"leak", "fails"}:
             return False
-        failing = [
-            (max(self._confirmed_bad[host], self._now) + found_after, host)
-            for host in holding
-            if host in self._confirmed_bad
-        ]
-        if not failing or min(failing)[0] > until:
+        holding = [host for host in self.state.holding if host not in self.state.fallen]
+        rows_s = self._plan.policy.soak.passes * max(INTERVAL_S, len(holding) / PATROLLED_PER_S)
+        falls = {
+            host: max(self._confirmed_bad[host], self._now) + rows_s for host in holding if host in self._confirmed_bad
+        }
+        first = min(falls.values(), default=math.inf)
+        if first > until:
             return False
-        self._now, host = min(failing)
-        self._record(events.HostFell(at=self._at(), host=host, reason="failing: what the simulated release does"))
+        self._now = first
+        for host in [host for host, at in falls.items() if at < first + INTERVAL_S][:LOOKERS]:
+            self._record(events.HostFell(at=self._at(), host=host, reason="failing: what the simulated release does"))
         return True
 
     def _answer(self, wait: Wait, wave: int) -> None:

@@ -11,7 +11,7 @@ from hedgerow.errors import UsageError
 from hedgerow.registry.manifest import GoldenText, Message
 from hedgerow.rollout import html, timeline
 from hedgerow.rollout import plan as plans
-from hedgerow.rollout.events import HostStarted, Outcome
+from hedgerow.rollout.events import HostStarted, HostUndone, Outcome, WaveOpened
 from hedgerow.rollout.plan import Release
 from hedgerow.rollout.policy import parse
 from hedgerow.rollout.simulate.flaw import Flaw
@@ -70,6 +70,31 @@ def test_a_leak_that_outlasts_its_soak_is_found_by_the_patrol_during_an_approval
     result = run.run()
     assert (result.phase, result.touched, result.still_hurt) == ("stopped", 2, 0)
     assert 300 < (result.stopped_at_s or 0) < 600
+
+
+def test_who_gets_worse_in_a_wait_goes_back_at_once_where_the_budget_bears_it() -> None:
+    policy = {
+        "waves": [4, "100%"],
+        "approvals": [{"before_wave": 2, "by": ["ada"]}],
+        "budgets": {"failures": 10},
+    }
+    run = simulated(20, "leak:300", policy, model=Model(unreachable=0, answers_s=1800), keep=True)
+    result = run.run()
+    assert result.counts == {"confirmed": 16, "reverted": 4}
+    undone = [event.at for event in run.events if isinstance(event, HostUndone)]
+    opened = [event.at for event in run.events if isinstance(event, WaveOpened)]
+    assert len(undone) == 4
+    assert max(undone) < opened[1]
+    # Whoever falls meanwhile, people answer when they said they would.
+    assert result.waited_s == {"approval": 1800.0}
+
+
+def test_a_stop_says_which_host_brought_it() -> None:
+    run = simulated(20, "wrong", keep=True)
+    result = run.run()
+    host = run.state.plan.hosts[0]
+    assert (result.stopped_by or "").startswith(f"{host}: gate says fail")
+    assert (result.waves_opened, result.waves) == (1, len(run.state.plan.waves))
 
 
 def test_throttling_is_the_environments_fault() -> None:
@@ -201,7 +226,11 @@ def test_many_hosts_are_drawn_as_waves() -> None:
     assert line.lines[0].mark == "1 reverted"
 
 
-@pytest.mark.parametrize("text", ["bad", "slow:x", "slow:-1", "good:2", "fails:101", "leak:inf"])
+def test_a_share_and_a_percentage_of_hosts_are_the_same() -> None:
+    assert Flaw.parse("flaky:0.05") == Flaw.parse("fails:5") == Flaw.parse("flaky")
+
+
+@pytest.mark.parametrize("text", ["flaky:1.1", "bad", "slow:x", "slow:-1", "good:2", "fails:101", "leak:inf"])
 def test_a_release_that_cannot_be_is_refused(text: str) -> None:
     with pytest.raises(UsageError):
         Flaw.parse(text)
