@@ -11,7 +11,7 @@ from hedgerow.errors import UsageError
 from hedgerow.registry.manifest import GoldenText, Message
 from hedgerow.rollout import html, timeline
 from hedgerow.rollout import plan as plans
-from hedgerow.rollout.events import HostStarted, HostUndone, Outcome, WaveOpened
+from hedgerow.rollout.events import FAILED, HostStarted, HostUndone, Outcome, State, Stopped, WaveOpened, replay
 from hedgerow.rollout.plan import Release
 from hedgerow.rollout.policy import parse
 from hedgerow.rollout.simulate.flaw import Flaw
@@ -180,6 +180,39 @@ def test_nobody_is_forgotten_and_no_budget_is_passed(  # noqa: PLR0917 - what hy
         assert result.still_hurt == 0
         assert Outcome.CONFIRMED not in run.state.outcomes or not run.state.outcomes[Outcome.CONFIRMED]
     assert html.render("r", run.events)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    seed=st.integers(0, 10**6).map(str),
+    flaw=st.sampled_from(["good", "wrong", "slow:2", "fails:30", "leak:60", "broken"]),
+    failures=st.integers(0, 4),
+    forks=st.integers(1, 12),
+    unreachable=st.sampled_from([0.0, 0.3]),
+    failing=st.sampled_from([0.0, 0.2]),
+)
+def test_a_spent_budget_is_passed_by_none_but_those_in_their_turn(  # noqa: PLR0917 - what hypothesis draws
+    seed: str, flaw: str, failures: int, forks: int, unreachable: float, failing: float
+) -> None:
+    policy = {"waves": [3, "40%", "100%"], "budgets": {"failures": failures, "unreachable": 2}}
+    model = Model(unreachable=unreachable, failing=failing)
+    run = simulated(40, flaw, policy, seed=seed, model=model, forks=forks, keep=True)
+    run.run()
+    happened = run.events
+    end = next((number for number, event in enumerate(happened) if isinstance(event, Stopped)), len(happened))
+    then = replay(happened[:end])
+    assert then is not None
+    # One more than the budget spends it, and that one brought the stop.
+    assert then.tally().failed <= failures + 1
+    assert then.tally().unreachable <= 2 + 1
+    assert not [event for event in happened[end:] if isinstance(event, HostStarted)]
+    assert _failed(run.state) <= _failed(then) | set(then.turns)
+    # Hosts that were being asked when it stopped, as many as there are forks, may turn out to be off.
+    assert run.state.tally().unreachable <= then.tally().unreachable + forks - 1
+
+
+def _failed(state: State) -> set[str]:
+    return {name for name, host in state.hosts.items() if host.outcome in FAILED or name in state.fallen}
 
 
 @settings(max_examples=25, deadline=None)
