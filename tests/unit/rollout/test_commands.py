@@ -16,7 +16,6 @@ from hedgerow import inventory as inventories
 from hedgerow.commands import rollout_steering
 from hedgerow.commands.rollout import rollout
 from hedgerow.errors import ExitCode, RefusedError, UsageError
-from hedgerow.output import out
 from hedgerow.rollout import decide, lease, requests, start, store
 from hedgerow.rollout.events import HostFinished, HostStarted, Outcome, Request, RequestKind, Resumed, Stopped
 from hedgerow.rollout.journal import Journal
@@ -52,7 +51,7 @@ def journal(fleet, release: Release) -> Journal:
 
 
 def test_the_plan_is_the_playbooks(fleet, published: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(out, "width", 160)  # tables wrap at the width of whatever terminal runs the tests
+    monkeypatch.setenv("COLUMNS", "160")  # tables wrap at the width of whatever runs the tests
     document = json.loads(run("plan", NEW, "--json").output)
     counts = {key: number for key, number in document["counts"].items() if number}
     assert counts == {"hosts": 2, "waves": 2, "batches": 2, "strata": 2, "held": 1}
