@@ -95,6 +95,10 @@ prove-slice: dev ## Figures, faults and bad inputs of the whole path in one tabl
 prove-hardware: dev ## Every claim about boards and their stack in one table: bar, measured, ok or short
 	@$(SUDO) $(BIN)/python -m bench.prove_hardware
 
+.PHONY: prove-rollout
+prove-rollout: dev ## Every claim about rolling updates in one table: bar, measured, ok or short
+	@$(SUDO) $(BIN)/python -m bench.prove_rollout
+
 .PHONY: docs
 docs: dev ## Role READMEs and schemas from their sources
 	$(BIN)/python tools/role_readmes.py
