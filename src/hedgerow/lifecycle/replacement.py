@@ -13,11 +13,10 @@ from hedgerow.errors import RefusedError, UsageError
 from hedgerow.identity.issued import Issued
 from hedgerow.identity.profiles import DEVICE_PROFILES
 from hedgerow.inventory import Host
-from hedgerow.rollout.events import Outcome, State
+from hedgerow.rollout import serving
+from hedgerow.rollout.events import State
 
 NONE = "none"
-_NOTHING_DONE = frozenset({Outcome.REFUSED, Outcome.UNREACHABLE})
-_SERVES_THE_RELEASE = frozenset({Outcome.CONFIRMED, Outcome.ALREADY, Outcome.KEPT})
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,15 +81,13 @@ def served(states: Sequence[tuple[str, State]], host: str) -> Served:
     """What ``host`` served at the end of the last rollout that touched it. ``states``: rollouts, oldest first."""
     for rollout, state in reversed(states):
         seen = state.hosts.get(host)
-        untouched = seen is None or seen.outcome in _NOTHING_DONE or (seen.outcome is None and seen.started_at is None)
-        if seen is None or untouched:
+        if not serving.touched(seen):
             continue  # an earlier rollout decides
-        if seen.outcome in _SERVES_THE_RELEASE:
-            return Served(state.plan.release.bundle, f"rollout {rollout} left it with that")
-        if seen.outcome is Outcome.REVERTED:
-            why = f"it reverted to that in rollout {rollout}"
-            return Served(seen.before, why if seen.before else f"it served nothing when rollout {rollout} ended")
-        return Served(None, f"nobody knows how rollout {rollout} ended on it")
+        known, bundle = serving.left(state, seen)
+        if not known:
+            return Served(None, f"nobody knows how rollout {rollout} ended on it")
+        how = f"rollout {rollout} left it with that" if bundle else f"it served nothing when rollout {rollout} ended"
+        return Served(bundle, how)
     return Served(None, "no rollout ever reached it")
 
 

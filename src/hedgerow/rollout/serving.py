@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import TypeGuard
 
 from hedgerow.rollout.events import HostState, Outcome, State
 
-_NOTHING_DONE = frozenset({Outcome.REFUSED, Outcome.UNREACHABLE, Outcome.SKIPPED, None})
+_NOTHING_DONE = frozenset({Outcome.REFUSED, Outcome.UNREACHABLE, Outcome.SKIPPED})
 _RELEASE = frozenset({Outcome.CONFIRMED, Outcome.ALREADY, Outcome.KEPT})
 _BEFORE = frozenset({Outcome.REVERTED, Outcome.UNDONE, Outcome.ENVIRONMENT, Outcome.UNJUDGED})
 
@@ -21,21 +22,24 @@ def memory_mb(
     open_hosts = set(hosts)
     found: dict[str, int | None] = dict.fromkeys(open_hosts)
     for state in states:
-        touched = {host for host in open_hosts if _touched(state.hosts.get(host))}
-        for host in touched:
-            known, bundle = _left(state, state.hosts[host])
+        reached = {host for host in open_hosts if touched(state.hosts.get(host))}
+        for host in reached:
+            known, bundle = left(state, state.hosts[host])
             found[host] = None if not known else needs(bundle) if bundle is not None else 0
-        open_hosts -= touched
+        open_hosts -= reached
         if not open_hosts:
             break
     return found
 
 
-def _touched(host: HostState | None) -> bool:
-    return host is not None and not (host.outcome in _NOTHING_DONE and host.started_at is None)
+def touched(host: HostState | None) -> TypeGuard[HostState]:
+    """Whether a rollout can have changed what the host serves; None: it did not know the host."""
+    if host is None or host.outcome in _NOTHING_DONE:
+        return False
+    return host.outcome is not None or host.started_at is not None
 
 
-def _left(state: State, host: HostState) -> tuple[bool, str | None]:
+def left(state: State, host: HostState) -> tuple[bool, str | None]:
     """Whether it is known what the rollout left the host with, and what: ``name@version``, None for nothing."""
     if host.outcome in _RELEASE:
         return True, state.plan.release.bundle
