@@ -35,8 +35,8 @@ INTERVAL_S = 1.0
 LOOKS_PER_S = 20
 """Over all hosts together: what a controller spends on TLS, and what a site's link carries, stays bounded."""
 
-LOOKERS = 8
-"""Threads, so that hosts that do not answer (5 s each) do not hold up the others."""
+LOOKERS = LOOKS_PER_S
+"""Threads: a second's looks begin together, and hosts that do not answer (5 s each) do not hold up all others."""
 
 
 class Patrol:
