@@ -28,7 +28,7 @@ class _Errand(threading.Thread, Generic[Result]):
     def run(self) -> None:
         try:
             self.result = self._work()
-        except BaseException as error:  # noqa: BLE001
+        except BaseException as error:  # noqa: BLE001 - raised again where the result is wanted
             self.failure = error
         finally:
             self.over.set()
