@@ -7,7 +7,7 @@ SHELL := /bin/bash
 BIN := .venv/bin
 # Emulated hosts are root's containers; everything else runs as whoever calls make.
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=HEDGEROW_VAR,HEDGEROW_PYTHON,CI)
-MOLECULE := $(SUDO) env PATH=$(CURDIR)/$(BIN):$(PATH) $(BIN)/molecule
+MOLECULE := $(SUDO) tools/molecule.sh
 INVENTORY ?= inventory/emulated
 FAST := not fleet and not slow
 

@@ -12,13 +12,11 @@ a kernel of its own). What only a board can show is not in this table: docs/real
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import subprocess
 import sys
 import time
 from collections import Counter
-from pathlib import Path
 
 from bench.proof import ROOT, Proof, pytest
 
@@ -108,9 +106,8 @@ def make(what: str, arguments: list[str]) -> str:
 
 def molecule(*arguments: str) -> tuple[float, str, int]:
     """Run Molecule; seconds, its output without colour, exit code."""
-    env = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"}
     started = time.monotonic()
-    done = subprocess.run([str(Path(BIN) / "molecule"), *arguments], cwd=ROOT, env=env, text=True,
+    done = subprocess.run(["tools/molecule.sh", *arguments], cwd=ROOT, text=True,
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)  # fmt: skip
     if done.returncode != 0:
         sys.stderr.write(plain(done.stdout)[-6000:])

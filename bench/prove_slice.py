@@ -241,14 +241,12 @@ def on_molecule_fleet(names: list[str]) -> dict[str, str]:
     """Boot and converge the Molecule fleet, run the tests on it, remove it."""
     if not names:
         return {}
-    molecule = str(ROOT / ".venv/bin/molecule")
-    env = {**os.environ, "PATH": f"{ROOT / '.venv/bin'}:{os.environ['PATH']}"}
     try:
         for action in ("create", "prepare", "converge"):
-            run([molecule, action, "-s", "site"], ROOT, env=env)
+            run(["tools/molecule.sh", action, "-s", "site"], ROOT)
         return pytest(names, HEDGEROW_TEST_INVENTORY=str(ROOT / "molecule/site/inventory"))
     finally:
-        run([molecule, "destroy", "-s", "site"], ROOT, env=env)
+        run(["tools/molecule.sh", "destroy", "-s", "site"], ROOT)
 
 
 if __name__ == "__main__":
