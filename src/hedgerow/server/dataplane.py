@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from hedgerow.device.health import Serving
-from hedgerow.server import loading, tensors
+from hedgerow.server import classification, loading, tensors
 from hedgerow.server.config import Limits
 from hedgerow.server.drain import Drain
 from hedgerow.server.errors import BadRequest, NotFound, Overloaded, Unusable
+from hedgerow.server.inference import InferRequest, InferResponse, ModelMetadata
 from hedgerow.server.metrics import Metrics
 from hedgerow.server.models import Served, Slot
 from hedgerow.server.recording import Record, Recorder
@@ -31,7 +32,7 @@ from hedgerow.server.systemd import Patience
 from hedgerow.server.workers import Workers
 
 if TYPE_CHECKING:
-    from hedgerow.server.backends import Arrays, TensorBackend, TensorSpec, TextRequest
+    from hedgerow.server.backends import Arrays, TensorBackend, TextRequest
 
 CURRENT = "current"
 # A model's own threads do the work of one call; the second keeps them busy between two.
@@ -220,14 +221,17 @@ class DataPlane:
 
     # ── requests ────────────────────────────────────────────────────────────
 
-    def tensor_specs(self, name: str, version: str | None = None) -> tuple[Sequence[TensorSpec], Sequence[TensorSpec]]:
-        """Inputs and outputs of a tensor model; both empty for a text model."""
-        backend = self.served(name, version).backend
-        return getattr(backend, "inputs", ()), getattr(backend, "outputs", ())
+    def metadata(self, name: str, version: str | None = None) -> ModelMetadata:
+        """What a model takes and gives; a text model has no tensors.
 
-    async def infer(
-        self, name: str, version: str | None, inputs: Arrays, outputs: Sequence[str], *, protocol: str
-    ) -> tuple[Served, Arrays]:
+        Raises:
+            NotFound.
+        """
+        served = self.served(name, version)
+        inputs, outputs = (tuple(getattr(served.backend, side, ())) for side in ("inputs", "outputs"))
+        return ModelMetadata(name, (served.version,), served.backend.platform, inputs, outputs)
+
+    async def infer(self, request: InferRequest, *, protocol: str) -> InferResponse:
         """Run a tensor model.
 
         Raises:
@@ -237,23 +241,26 @@ class DataPlane:
         def work() -> Arrays:
             # Held here as well: a caller who leaves lets go while the thread still computes.
             with model.hold():
-                return backend.infer(inputs, outputs)
+                return classification.applied(backend.infer(request.inputs, outputs), request.outputs)
 
-        with self._request(name, protocol) as record, self._hold(name, version) as model:
+        with self._request(request.model, protocol) as record, self._hold(request.model, request.version) as model:
             record.version = model.version
             if not hasattr(model.backend, "infer"):
-                raise BadRequest(f"model '{name}' takes conversations: POST /v1/chat/completions")
+                raise BadRequest(f"model '{request.model}' takes conversations: POST /v1/chat/completions")
             backend = cast("TensorBackend", model.backend)
-            _check(backend, inputs, outputs)
-            return model, await self._workers.run(work)
+            outputs = [each.name for each in request.outputs]
+            _check(backend, request.inputs, outputs)
+            return InferResponse(model.name, model.version, await self._workers.run(work), request.id)
 
-    async def generate(self, name: str, request: TextRequest, *, protocol: str) -> AsyncGenerator[list[Piece], None]:
+    async def generate(
+        self, name: str, request: TextRequest, *, protocol: str, version: str | None = None
+    ) -> AsyncGenerator[list[Piece], None]:
         """Yield an answer's pieces, all that are ready at once; leaving early cancels it.
 
         Raises:
             NotFound, BadRequest, Overloaded: before the first piece.
         """
-        with self._request(name, protocol) as record, self._hold(name, None) as model:
+        with self._request(name, protocol) as record, self._hold(name, version) as model:
             record.version = model.version
             if not hasattr(model.backend, "begin"):
                 raise BadRequest(f"model '{name}' takes tensors: POST /v2/models/{name}/infer", field="model")
@@ -298,6 +305,8 @@ def _check(backend: TensorBackend, inputs: Arrays, outputs: Sequence[str]) -> No
             raise BadRequest(f"input '{name}' is missing", field=name)
     known = [spec.name for spec in backend.outputs]
     for name in outputs:
+        if outputs.count(name) > 1:
+            raise BadRequest(f"output '{name}' is asked for twice", field=name)
         if name not in known:
             raise BadRequest(f"the model has no output '{name}'; it has: {', '.join(known)}", field=name)
 

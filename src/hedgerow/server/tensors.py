@@ -43,6 +43,7 @@ _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _MAX_RANK = 16
 # What msgspec can hold integers to; numpy refuses what is outside of the 64-bit types.
 _BOUNDED = {"INT8": 8, "INT16": 16, "INT32": 32, "UINT8": 8, "UINT16": 16, "UINT32": 32}
+_LENGTH = struct.Struct("<I")
 _OPENING = re.compile(rb"\s*((?:\[\s*)+)")
 
 
@@ -92,7 +93,7 @@ def from_values(values: Sequence[Any], datatype: str, shape: Sequence[int], *, n
 
 
 def from_bytes(raw: memoryview, datatype: str, shape: Sequence[int], *, name: str) -> NDArray[np.generic]:
-    """An array over ``raw`` without copying (except BYTES).
+    """An array over ``raw`` without copying, except BYTES and what begins at an odd address.
 
     Raises:
         BadRequest: the number of bytes does not fit type and shape.
@@ -100,7 +101,7 @@ def from_bytes(raw: memoryview, datatype: str, shape: Sequence[int], *, name: st
     dtype = dtype_of(datatype, name=name)
     _check_shape(shape, name=name)
     if datatype == "BYTES":
-        return _shaped(_bytes_elements(raw, name=name), shape, name=name)
+        return _shaped(_bytes_elements(raw, math.prod(shape), name=name), shape, name=name)
     wanted = math.prod(shape) * dtype.itemsize
     if len(raw) != wanted:
         raise BadRequest(
@@ -108,25 +109,42 @@ def from_bytes(raw: memoryview, datatype: str, shape: Sequence[int], *, name: st
         )
     if datatype == "BOOL" and len(raw) and max(raw) > 1:
         raise BadRequest(f"input '{name}' does not hold BOOL values: a byte is {max(raw)}, not 0 or 1", field=name)
-    return np.frombuffer(raw, dtype=dtype).reshape(shape)
+    array = _shaped(np.frombuffer(raw, dtype=dtype), shape, name=name)
+    # The runtimes' kernels may count on it; where the tensor begins is the sender's choice.
+    return array if array.flags.aligned else array.copy()
 
 
-def to_json(array: NDArray[np.generic]) -> list[Any]:
-    """Flat values in row-major order; bytes become text, what is not finite null."""
+def to_json(array: NDArray[np.generic], *, name: str) -> list[Any]:
+    """Flat values in row-major order; bytes become text, what is not finite null.
+
+    Raises:
+        BadRequest: bytes that are no text.
+    """
     if datatype_of(array) == "BYTES":
-        return [item.decode("utf-8", "replace") if isinstance(item, bytes) else str(item) for item in array.ravel()]
+        try:
+            return [item.decode() if isinstance(item, bytes) else str(item) for item in array.ravel()]
+        except UnicodeDecodeError as error:
+            raise BadRequest(
+                f"output '{name}' is no UTF-8, which JSON needs: ask for binary_data", field=name
+            ) from error
     if array.dtype == BF16:
-        array = _widened(array)
+        array = widened(array)
     values: list[Any] = array.ravel().tolist()
     return values
 
 
 def to_bytes(array: NDArray[np.generic]) -> bytes:
     """The binary form."""
+    return bytes(to_buffer(array))
+
+
+def to_buffer(array: NDArray[np.generic]) -> bytes | memoryview:
+    """The same without copying, where the array's memory is that form already."""
     if datatype_of(array) == "BYTES":
         items = [item if isinstance(item, bytes) else str(item).encode() for item in array.ravel()]
         return b"".join(struct.pack("<I", len(item)) + item for item in items)
-    return np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
+    values = np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<"), copy=False)
+    return values.reshape(-1).view(np.uint8).data
 
 
 @functools.cache
@@ -158,7 +176,7 @@ def _array(values: Any, datatype: str, dtype: np.dtype[Any]) -> NDArray[np.gener
         array = np.array(values, dtype=np.float32 if dtype == BF16 else dtype)
     if dtype == BF16:
         array = _rounded_to_bf16(array)
-    finite = np.isfinite(array if dtype != BF16 else _widened(array))
+    finite = np.isfinite(array if dtype != BF16 else widened(array))
     if not finite.all():
         raise OverflowError(f"the value at {int(np.argmin(finite.reshape(-1)))} is out of range")
     return array
@@ -171,7 +189,8 @@ def _rounded_to_bf16(array: NDArray[np.float32]) -> NDArray[np.generic]:
     return upper.astype("<u2").view(BF16)
 
 
-def _widened(array: NDArray[np.generic]) -> NDArray[np.float32]:
+def widened(array: NDArray[np.generic]) -> NDArray[np.float32]:
+    """BF16 as float32."""
     return (array.view("<u2").astype(np.uint32) << 16).view(np.float32)
 
 
@@ -181,17 +200,21 @@ def _depth(data: bytes | msgspec.Raw) -> int:
     return 1 if opening is None else min(opening[1].count(b"["), _MAX_RANK + 1)
 
 
-def _bytes_elements(raw: memoryview, *, name: str) -> NDArray[np.generic]:
+def _bytes_elements(raw: memoryview, count: int, *, name: str) -> NDArray[np.generic]:
+    """``count`` elements; nothing is made for more than there can be, whatever ``count`` says."""
+    data, end, place = bytes(raw), len(raw), 0
     items: list[bytes] = []
-    place = 0
-    while place < len(raw):
-        if place + 4 > len(raw):
+    length_at = _LENGTH.unpack_from
+    while place < end:
+        if place + 4 > end:
             raise BadRequest(f"input '{name}' ends inside an element's length", field=name)
-        (length,) = struct.unpack_from("<I", raw, place)
+        (length,) = length_at(data, place)
         place += 4
-        if place + length > len(raw):
+        if place + length > end:
             raise BadRequest(f"input '{name}' ends inside an element of {length} bytes", field=name)
-        items.append(bytes(raw[place : place + length]))
+        if len(items) == count:
+            raise BadRequest(f"input '{name}' has more than the {count} values of its shape", field=name)
+        items.append(data[place : place + length])
         place += length
     array = np.empty(len(items), dtype=np.object_)
     array[:] = items
@@ -203,7 +226,10 @@ def _shaped(array: NDArray[np.generic], shape: Sequence[int], *, name: str) -> N
         raise BadRequest(
             f"input '{name}' has {array.size} values; shape {list(shape)} wants {math.prod(shape)}", field=name
         )
-    return array.reshape(shape)
+    try:
+        return array.reshape(shape)
+    except (ValueError, OverflowError) as error:  # nought times what no address space holds
+        raise BadRequest(f"input '{name}' has shape {list(shape)}, which is too large", field=name) from error
 
 
 def _check_shape(shape: Sequence[int], *, name: str) -> None:

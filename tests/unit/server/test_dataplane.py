@@ -9,8 +9,9 @@ import server_support as support
 from hedgerow.server.config import Limits
 from hedgerow.server.dataplane import DataPlane
 from hedgerow.server.errors import BadRequest, NotFound, Overloaded, Unusable
+from hedgerow.server.inference import InferRequest
 
-ONE = {"x": np.ones((1, 2), np.float32)}
+ONE = InferRequest("assistant", {"x": np.ones((1, 2), np.float32)})
 
 
 def with_plane(work, folder, **options) -> None:
@@ -138,15 +139,16 @@ def test_a_request_ends_on_the_version_it_began_with(folder) -> None:
             return infer(*arguments)
 
         old.backend.infer = slow
-        running = asyncio.create_task(plane.infer("assistant", None, ONE, [], protocol="test"))
+        running = asyncio.create_task(plane.infer(ONE, protocol="t"))
         await entered.wait()
         await plane.prepare("assistant", "2.0.0")
         await plane.switch("assistant", "2.0.0")
         assert not old.wait_closed(0)
-        _, fresh = await plane.infer("assistant", None, ONE, [], protocol="test")
+        fresh = await plane.infer(ONE, protocol="t")
         go.set()
-        model, result = await running
-        assert (model.version, result["y"].tolist(), fresh["y"].tolist()) == ("1.0.0", [[2.0, 2.0]], [[3.0, 3.0]])
+        result = await running
+        assert (result.version, result.outputs["y"].tolist()) == ("1.0.0", [[2.0, 2.0]])
+        assert (fresh.version, fresh.outputs["y"].tolist()) == ("2.0.0", [[3.0, 3.0]])
         assert await asyncio.to_thread(old.wait_closed, support.PATIENCE_S)
 
     with_plane(work, folder, model="assistant")
@@ -165,17 +167,17 @@ def test_a_caller_who_leaves_frees_no_thread_that_still_computes(folder) -> None
             return infer(*arguments)
 
         model.backend.infer = slow
-        tasks = [asyncio.create_task(plane.infer("assistant", None, ONE, [], protocol="t")) for _ in range(2)]
+        tasks = [asyncio.create_task(plane.infer(ONE, protocol="t")) for _ in range(2)]
         await support.until(lambda: plane._workers._inside == 2)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         assert plane._workers._inside == 2
         with pytest.raises(Overloaded):
-            await plane.infer("assistant", None, ONE, [], protocol="t")
+            await plane.infer(ONE, protocol="t")
         go.set()
         await support.until(lambda: plane._workers._inside == 0)
-        assert (await plane.infer("assistant", None, ONE, [], protocol="t"))[1]["y"].tolist() == [[2.0, 2.0]]
+        assert (await plane.infer(ONE, protocol="t")).outputs["y"].tolist() == [[2.0, 2.0]]
 
     with_plane(work, folder, model="assistant", limits=Limits(queue=0))
 

@@ -73,7 +73,7 @@ def test_values_in_either_form(datatype: str, shape: list[int], data: str, value
     array = tensors.from_json(data.encode(), datatype, shape, name="x")
     assert array.shape == tuple(shape)
     assert tensors.datatype_of(array) == datatype
-    assert tensors.to_json(array) == values
+    assert tensors.to_json(array, name="y") == values
 
 
 def test_bf16_rounds_to_the_nearest_even() -> None:

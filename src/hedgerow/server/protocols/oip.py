@@ -17,6 +17,7 @@ from starlette.routing import Route
 from hedgerow import __version__
 from hedgerow.server import tensors
 from hedgerow.server.errors import BadRequest, NotFound, ServingError
+from hedgerow.server.inference import InferRequest, Wanted
 from hedgerow.server.protocols.http import body, decode, json_response, retry_headers
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ class InferParameters(Struct, frozen=True, forbid_unknown_fields=True):
     binary_data_output: bool = False
 
 
-class InferRequest(Struct, frozen=True, forbid_unknown_fields=True):
+class InferBody(Struct, frozen=True, forbid_unknown_fields=True):
     """The JSON part."""
 
     inputs: list[InputTensor]
@@ -83,15 +84,14 @@ def routes(plane: DataPlane, limits: Limits) -> list[Route]:
 
     async def metadata(request: Request) -> Response:
         name, version = _which(request)
-        served = plane.served(name, version)
-        inputs, outputs = plane.tensor_specs(name, version)
+        known = plane.metadata(name, version)
         return json_response(
             {
-                "name": served.name,
-                "versions": [served.version],
-                "platform": served.backend.platform,
-                "inputs": [_described(spec) for spec in inputs],
-                "outputs": [_described(spec) for spec in outputs],
+                "name": known.name,
+                "versions": list(known.versions),
+                "platform": known.platform,
+                "inputs": [_described(spec) for spec in known.inputs],
+                "outputs": [_described(spec) for spec in known.outputs],
             }
         )
 
@@ -108,10 +108,9 @@ def routes(plane: DataPlane, limits: Limits) -> list[Route]:
         if request.headers.get("content-encoding", "identity") != "identity":
             raise BadRequest("compressed bodies are not supported", field="Content-Encoding")
         asked, arrays = _read(await body(request, limit=limits.body_bytes), request.headers.get(_HEADER_LENGTH))
-        served, results = await plane.infer(
-            name, version, arrays, [each.name for each in asked.outputs], protocol=PROTOCOL
-        )
-        return _answer(asked, served.name, served.version, results)
+        outputs = tuple(Wanted(each.name) for each in asked.outputs)
+        done = await plane.infer(InferRequest(name, arrays, version, outputs, asked.id), protocol=PROTOCOL)
+        return _answer(asked, done.model, done.version, done.outputs)
 
     paths = ("/v2/models/{model}", "/v2/models/{model}/versions/{version}")
     return [
@@ -144,7 +143,7 @@ def _described(spec: TensorSpec) -> dict[str, Any]:
     return {"name": spec.name, "datatype": spec.datatype, "shape": list(spec.shape)}
 
 
-def _read(data: bytes, header_length: str | None) -> tuple[InferRequest, dict[str, NDArray[np.generic]]]:
+def _read(data: bytes, header_length: str | None) -> tuple[InferBody, dict[str, NDArray[np.generic]]]:
     """Split the body into its JSON and the tensors' bytes behind it."""
     view = memoryview(data)
     length = len(data)
@@ -152,7 +151,7 @@ def _read(data: bytes, header_length: str | None) -> tuple[InferRequest, dict[st
         if not header_length.isdigit() or int(header_length) > len(data):
             raise BadRequest(f"{_HEADER_LENGTH} is {header_length!r}; the body has {len(data)} bytes")
         length = int(header_length)
-    asked = decode(view[:length], InferRequest)
+    asked = decode(view[:length], InferBody)
     place = length
     arrays: dict[str, NDArray[np.generic]] = {}
     for tensor in asked.inputs:
@@ -177,7 +176,7 @@ def _read(data: bytes, header_length: str | None) -> tuple[InferRequest, dict[st
     return asked, arrays
 
 
-def _answer(asked: InferRequest, name: str, version: str, results: Any) -> Response:
+def _answer(asked: InferBody, name: str, version: str, results: Any) -> Response:
     binary = {each.name: each.parameters.binary_data for each in asked.outputs}
     described: list[dict[str, Any]] = []
     blobs: list[bytes] = []
@@ -189,7 +188,7 @@ def _answer(asked: InferRequest, name: str, version: str, results: Any) -> Respo
             entry["parameters"] = {"binary_data_size": len(blob)}
             blobs.append(blob)
         else:
-            entry["data"] = tensors.to_json(array)
+            entry["data"] = tensors.to_json(array, name=output)
         described.append(entry)
     answer = {"model_name": name, "model_version": version, "outputs": described}
     if asked.id is not None:
