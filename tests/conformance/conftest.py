@@ -56,3 +56,11 @@ def port(tmp_path_factory):
         yield number
     finally:
         process.close()
+
+
+@pytest.fixture(scope="session")
+def unit_ca(tmp_path_factory):
+    """The CA of a fleet of one."""
+    from hedgerow.identity.ca import FleetCA
+
+    return FleetCA.init(tmp_path_factory.mktemp("fleet"), support.FLEET)[0]

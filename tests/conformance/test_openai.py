@@ -47,6 +47,24 @@ def test_a_seed_repeats_and_stop_ends(client: openai.OpenAI) -> None:
     assert (ended.finish_reason, ended.message.content) == ("stop", whole[: whole.index(stop)])
 
 
+def test_completions_whole_and_streamed_are_one(client: openai.OpenAI) -> None:
+    ask = {"model": "talker", "prompt": "hello", "max_tokens": 12, "temperature": 0}
+    whole = client.completions.create(**ask)
+    chunks = list(client.completions.create(**ask, stream=True, stream_options={"include_usage": True}))
+    assert "".join(chunk.choices[0].text for chunk in chunks if chunk.choices) == whole.choices[0].text != ""
+    assert chunks[-1].usage == whole.usage
+    assert whole.usage is not None
+    assert (whole.usage.completion_tokens, whole.choices[0].finish_reason) == (12, "length")
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.completions.create(**ask, echo=True)
+    assert refused.value.param == "echo"
+
+
+def test_what_is_not_served_is_the_packages_own_error(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.NotFoundError, match="/v1/embeddings is not served here"):
+        client.embeddings.create(model="talker", input="x")
+
+
 def test_mistakes_are_the_packages_own_errors(client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError) as refused:
         client.chat.completions.create(**ASK, n=2)

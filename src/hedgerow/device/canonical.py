@@ -21,7 +21,8 @@ from hedgerow.registry.reference import Reference
 # The server's event loop answers this, whatever the model does.
 STATUS_S = 5.0
 _OK = 200
-_BUSY = 503
+# Too many wait already; drained, or stopping.
+_BUSY = {429, 503}
 
 
 class Canonical:
@@ -61,7 +62,7 @@ class Canonical:
             code, data = self._door.post(question.path, question.body)
         except HedgerowError as error:  # a manifest that was damaged since, too
             return Look(Answer.FAILED, error.what)
-        if code == _BUSY:
+        if code in _BUSY:
             return Look(Answer.EXCUSED, "the server is busy")
         wrong = _wrong(probe, code, data)
         return Look(Answer.ANSWERED) if wrong is None else Look(Answer.FAILED, wrong)

@@ -56,3 +56,15 @@ class Overloaded(ServingError):
     def __init__(self, text: str, *, retry_after_s: int = 1) -> None:
         super().__init__(text)
         self.retry_after_s = retry_after_s
+
+
+class Busy(Overloaded):
+    """As many requests wait as may; whoever comes now is sent away for ``retry_after_s`` seconds."""
+
+    status = 429
+
+
+class DeadlineExceeded(ServingError):
+    """The time is over within which the answer was wanted; its work is dropped."""
+
+    status = 504

@@ -18,7 +18,7 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
-from hedgerow.server.errors import Overloaded, ServingError
+from hedgerow.server.errors import Busy, Overloaded, ServingError
 from hedgerow.server.stop import StopFilter
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class Scheduler:
         """Yield an answer's pieces, all that are ready at once; leaving early cancels it before its next token.
 
         Raises:
-            Overloaded: too many requests wait already.
+            Busy: too many requests wait already.
             BadRequest: the prompt does not fit.
         """
         job = self._enqueue(model, request)
@@ -113,7 +113,7 @@ class Scheduler:
             # Those whose callers have left make room, and those that have ended but not left the round.
             inside = sum(not (job.cancelled or job.ended) for job in (*self._active, *self._waiting))
             if inside >= self._active_limit + self._queue_limit:
-                raise Overloaded(f"{inside - self._active_limit} requests wait already")
+                raise Busy(f"{inside - self._active_limit} requests wait already")
             held = contextlib.ExitStack()
             held.enter_context(model.hold())
             job = _Job(model, request, asyncio.get_running_loop(), StopFilter(request.stop), held)

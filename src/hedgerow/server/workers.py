@@ -7,7 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from hedgerow.server.errors import Overloaded
+from hedgerow.server.errors import Busy
 
 T = TypeVar("T")
 
@@ -30,10 +30,10 @@ class Workers:
         """The result of ``work``, computed on a thread.
 
         Raises:
-            Overloaded: too many calls wait already.
+            Busy: too many calls wait already.
         """
         if self._inside >= self._limit:
-            raise Overloaded(f"{self.queue_depth} requests wait already")
+            raise Busy(f"{self.queue_depth} requests wait already")
         self._inside += 1
         future = asyncio.get_running_loop().run_in_executor(self._pool, work)
         # When the thread is done, not when the caller is: a caller who left has not freed the thread.

@@ -17,6 +17,7 @@ from hedgerow.server.config import Limits
 from hedgerow.server.models import Slot
 
 CHAT = "/v1/chat/completions"
+COMPLETE = "/v1/completions"
 INFER = "/v2/models/add/infer"
 HELLO = [{"role": "user", "content": "hello"}]
 ROW = {"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]}
@@ -141,7 +142,17 @@ def test_the_backend_gets_what_was_asked(serve) -> None:
         ({"stop": [""]}, 400, "stop"),
         ({"messages": []}, 400, "messages"),
         ({"messages": [{"role": "robot", "content": "x"}]}, 400, "messages[0].role"),
-        ({"messages": [{"role": "user"}]}, 400, None),
+        ({"messages": [{"role": "user"}]}, 400, "messages[0].content"),
+        ({"messages": [{"role": "user", "content": "x", "name": "me"}]}, 400, "messages[0].name"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, 400, "messages[0].content[0].type"),
+        ({"stop": ["a", "b", "c", "d", "e"]}, 400, "stop"),
+        ({"logprobs": True}, 400, "logprobs"),
+        ({"top_logprobs": 2}, 400, "top_logprobs"),
+        ({"response_format": {"type": "json_object"}}, 400, "response_format.type"),
+        ({"tool_choice": "auto"}, 400, "tool_choice"),
+        ({"stream_options": {"include_usage": True}}, 400, "stream_options"),
+        ({"stream": True, "stream_options": {"include_obfuscation": True}}, 400, "stream_options.include_obfuscation"),
+        ({"prompt": "x"}, 400, "prompt"),
         ({"model": "nobody"}, 404, None),
         ({"model": "add"}, 400, "model"),
         ({"model": 3}, 400, "model"),
@@ -156,8 +167,73 @@ def test_what_is_refused_is_named(client, change, status, param) -> None:
     assert error["message"]
 
 
+def test_a_whole_completion(client) -> None:
+    answer = client.post(COMPLETE, json={"model": "assistant", "prompt": "Say hi:"}).json()
+    assert answer["object"] == "text_completion"
+    assert answer["choices"] == [{"index": 0, "text": "Hi there.", "finish_reason": "stop", "logprobs": None}]
+    assert answer["usage"] == {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
+
+
+@pytest.mark.parametrize("usage", [True, False])
+def test_a_streamed_completion(client, usage) -> None:
+    asked = {"model": "assistant", "prompt": ["x"], "stream": True, "stream_options": {"include_usage": usage}}
+    said = events(client.post(COMPLETE, json=asked))
+    assert said.pop() == "[DONE]"
+    if usage:
+        last = said.pop()
+        assert (last["choices"], last["usage"]["completion_tokens"]) == ([], 3)
+    assert {event["object"] for event in said} == {"text_completion"}
+    assert [event["choices"][0]["text"] for event in said] == ["Hi", " there", ".", ""]
+    assert [event["choices"][0]["finish_reason"] for event in said] == [None] * 3 + ["stop"]
+
+
+def test_a_completion_is_the_text_itself(serve) -> None:
+    script = Script(["x"])
+    asked = {"model": "assistant", "prompt": "<raw>", "best_of": 1, "echo": False, "suffix": None, "logprobs": None}
+    assert serve(script).post(COMPLETE, json=asked).status_code == 200
+    assert (script.begun[0].prompt, script.begun[0].messages, script.begun[0].max_tokens) == ("<raw>", None, 16)
+
+
+@pytest.mark.parametrize(
+    "change, param",
+    [
+        ({"prompt": ["a", "b"]}, "prompt"),
+        ({"prompt": []}, "prompt"),
+        ({"prompt": [1, 2]}, "prompt[0]"),
+        ({"echo": True}, "echo"),
+        ({"best_of": 2}, "best_of"),
+        ({"suffix": "end"}, "suffix"),
+        ({"logprobs": 0}, "logprobs"),
+        ({"n": 2}, "n"),
+        ({"max_completion_tokens": 3}, "max_completion_tokens"),
+        ({"messages": HELLO}, "messages"),
+        ({"max_tokens": 99_999}, "max_tokens"),
+    ],
+)
+def test_what_a_completion_may_not_ask_is_named(client, change, param) -> None:
+    response = client.post(COMPLETE, json={"model": "assistant", "prompt": "x", **change})
+    assert (response.status_code, response.json()["error"]["param"]) == (400, param)
+
+
+@pytest.mark.parametrize(
+    "method, path, status, allow",
+    [
+        ("GET", CHAT, 405, "POST"),
+        ("GET", COMPLETE, 405, "POST"),
+        ("POST", "/v1/models", 405, "GET"),
+        ("DELETE", "/v1/models/assistant", 405, "GET"),
+        ("POST", "/v1/embeddings", 404, None),
+        ("GET", "/v1/", 404, None),
+    ],
+)
+def test_a_route_that_is_not_there_is_said_in_openais_shape(client, method: str, path: str, status: int, allow) -> None:
+    response = client.request(method, path)
+    assert (response.status_code, response.headers.get("allow")) == (status, allow)
+    assert response.json()["error"]["type"] == "invalid_request_error"
+
+
 @pytest.mark.parametrize("body", [b"", b"{", b"null", b"[]", b"\xff\xfe", b"[" * 100_000 + b"]", b'{"model": NaN}'])
-@pytest.mark.parametrize("path", [CHAT, INFER])
+@pytest.mark.parametrize("path", [CHAT, COMPLETE, INFER])
 def test_no_body_is_the_servers_fault(client, path: str, body: bytes) -> None:
     response = client.post(path, content=body)
     assert response.status_code in {400, 413}
@@ -387,7 +463,8 @@ def test_over_the_queue_generations_are_sent_away(serve) -> None:
         caller.start()
     support.wait(lambda: script.open == 1 and client.server.plane.queue_depth == 1)
     refused = client.post(CHAT, json=asked)
-    assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+    assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
+    assert refused.json()["error"]["code"] == "rate_limit_exceeded"
     gate.release(10)
     for caller in callers:
         caller.join()
@@ -411,7 +488,7 @@ def test_over_the_queue_inferences_are_sent_away(serve) -> None:
         caller.start()
     support.wait(lambda: client.server.plane.queue_depth == 1)
     refused = client.post(INFER, json=asked)
-    assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+    assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
     assert client.get("/health/live").status_code == 200
     gate.release(10)
     for caller in callers:

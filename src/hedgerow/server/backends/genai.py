@@ -56,7 +56,7 @@ class GenaiBackend:
         room = self._context - len(prompt)
         if room < 1:
             raise BadRequest(
-                f"the prompt has {len(prompt)} tokens; the model's context holds {self._context}", field="messages"
+                f"the prompt has {len(prompt)} tokens; the model's context holds {self._context}", field=_field(request)
             )
         sampling = Sampling.of(request, self._vocabulary)
         length = min(request.max_tokens, room)
@@ -80,7 +80,7 @@ class GenaiBackend:
                 raise BadRequest(f"the chat template refuses these messages: {error}", field="messages") from error
         prompt: list[int] = self._tokenizer.encode(text).tolist()
         if not prompt:
-            raise BadRequest("the prompt is empty", field="messages")
+            raise BadRequest("the prompt is empty", field=_field(request))
         return prompt
 
     def _suits_engine(self, prompt_tokens: int, sampling: Sampling | None) -> bool:
@@ -103,3 +103,8 @@ class GenaiBackend:
             log.info("its graph is not for Engine, so generating holds Python's lock: %s", error)
             return False
         return True
+
+
+def _field(request: TextRequest) -> str:
+    """The part of the request that the prompt came in."""
+    return "prompt" if request.messages is None else "messages"

@@ -67,14 +67,14 @@ def decode(data: bytes | memoryview, kind: type[T]) -> T:
         raise BadRequest("the body is nested too deep") from error
 
 
-# "Object contains unknown field `x`", "Object missing required field `x`"; "Expected `int`, got `str` - at `$.n`"
-_NAMED_FIELD = re.compile(r"^Object [^`]*field `([^`]+)`|at `\$\.([^`]+)`$")
+# "Object contains unknown field `x` - at `$.y`", "Object missing required field `x`"; "Expected `int` - at `$.n`"
+_NAMED_FIELD = re.compile(r"^(?:Object [^`]*field `(?P<field>[^`]+)`)?.*?(?:at `\$\.?(?P<path>[^`]*)`)?$", re.DOTALL)
 
 
 def _field(message: str) -> str | None:
-    """The field that msgspec's message is about."""
-    found = _NAMED_FIELD.search(message)
-    return None if found is None else found[1] or found[2]
+    """The field that msgspec's message is about, with its path: ``messages[0].content``."""
+    found = _NAMED_FIELD.match(message)
+    return None if found is None else ".".join(filter(None, (found["path"], found["field"]))) or None
 
 
 async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
