@@ -60,11 +60,13 @@ class Tls(Struct, frozen=True, forbid_unknown_fields=True):
 class Limits(Struct, frozen=True, forbid_unknown_fields=True):
     """Bounds that keep one caller from starving the rest.
 
-    ``body_bytes`` of a request; ``generations`` that share the model; ``queue`` of requests waiting for their turn;
-    ``max_tokens`` of one answer; ``drain_s`` that running requests may take when the server stops.
+    ``body_bytes`` of a request with tensors, ``json_bytes`` of its JSON part; ``generations`` that share the model;
+    ``queue`` of requests waiting for their turn; ``max_tokens`` of one answer; ``drain_s`` that running requests may
+    take when the server stops.
     """
 
     body_bytes: int = 64 * 1024 * 1024
+    json_bytes: int = 16 * 1024 * 1024
     generations: int = 4
     queue: int = 16
     max_tokens: int = 2048

@@ -7,14 +7,15 @@ from http import HTTPStatus
 from typing import Any
 
 import msgspec
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from hedgerow.server.intake import FillingProtocol
 
 # Ten times what clients send; nginx takes 32 KiB by default (large_client_header_buffers).
 HEAD_BYTES = 64 * 1024
 HEAD_S = 20.0
 
 
-class BoundedProtocol(HttpToolsProtocol):
+class BoundedProtocol(FillingProtocol):
     """Refuses a head over ``HEAD_BYTES`` with 431, and one that takes longer than ``HEAD_S`` with 408."""
 
     _unfinished = 0

@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from hedgerow.device.health import Serving
-from hedgerow.server import classification, loading, tensors
+from hedgerow.server import classification, loading, modelconfig, tensors
 from hedgerow.server.config import Limits
 from hedgerow.server.drain import Drain
 from hedgerow.server.errors import BadRequest, NotFound, Overloaded, Unusable
 from hedgerow.server.inference import InferRequest, InferResponse, ModelMetadata
 from hedgerow.server.metrics import Metrics
+from hedgerow.server.modelconfig import ModelConfig
 from hedgerow.server.models import Served, Slot
 from hedgerow.server.recording import Record, Recorder
 from hedgerow.server.scheduler import Piece, Scheduler
@@ -230,6 +231,21 @@ class DataPlane:
         served = self.served(name, version)
         inputs, outputs = (tuple(getattr(served.backend, side, ())) for side in ("inputs", "outputs"))
         return ModelMetadata(name, (served.version,), served.backend.platform, inputs, outputs)
+
+    def config(self, name: str, version: str | None = None) -> ModelConfig:
+        """A model's configuration.
+
+        Raises:
+            NotFound.
+        """
+        known = self.metadata(name, version)
+        return ModelConfig(
+            name=name,
+            platform=known.platform,
+            backend=modelconfig.backend_of(known.platform),
+            input=modelconfig.tensors(known.inputs, batched=False),
+            output=modelconfig.tensors(known.outputs, batched=False),
+        )
 
     async def infer(self, request: InferRequest, *, protocol: str) -> InferResponse:
         """Run a tensor model.

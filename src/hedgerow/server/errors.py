@@ -26,6 +26,18 @@ class NotFound(ServingError):
     status = 404
 
 
+class TimedOut(ServingError):
+    """The caller sends too slowly."""
+
+    status = 408
+
+
+class UnsupportedCoding(ServingError):
+    """The request's body is compressed in a way that is not known here."""
+
+    status = 415
+
+
 class Gone(ServingError):
     """The caller has hung up; nobody reads the answer. The status is nginx's, for logs and metrics."""
 

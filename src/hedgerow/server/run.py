@@ -15,11 +15,12 @@ import socket
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import uvicorn
 import uvloop
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -174,7 +175,20 @@ def _application(routes: list[Route]) -> Starlette:
         status = error.status if isinstance(error, ServingError) else 500
         return json_response({"error": str(error)}, status=status)
 
-    return Starlette(routes=routes, exception_handlers={ServingError: refused})
+    async def no_route(request: Request, error: Exception) -> Response:
+        known = cast("HTTPException", error)
+        text = f"{request.method} {request.url.path}: {known.detail}"
+        response = json_response({"error": text}, status=known.status_code)
+        response.headers.update(known.headers or {})
+        return response
+
+    async def broken(_: Request, error: Exception) -> Response:
+        # Starlette raises it again once this is sent, and uvicorn logs it; what it says may be another caller's data.
+        return json_response({"error": f"the server failed: {type(error).__name__}"}, status=500)
+
+    return Starlette(
+        routes=routes, exception_handlers={ServingError: refused, HTTPException: no_route, Exception: broken}
+    )
 
 
 def _run(service: Callable[[], Service]) -> None:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import gzip
 import http.client
 import json
 import socket
 import threading
+import time
+import zlib
 
 import httpx
+import numpy as np
 import pytest
 import server_support as support
 from server_support import Script, served
 
-from hedgerow.server import backends
+from hedgerow.server import backends, intake
 from hedgerow.server.config import Limits
 from hedgerow.server.models import Slot
+from hedgerow.server.protocols import bodies
 
 CHAT = "/v1/chat/completions"
 COMPLETE = "/v1/completions"
@@ -322,7 +327,7 @@ def test_what_is_ready_together_is_sent_together(serve) -> None:
 
 
 def test_what_a_model_is(client) -> None:
-    assert client.get("/v2").json()["extensions"] == ["binary_tensor_data"]
+    assert {"binary_tensor_data", "classification"} <= set(client.get("/v2").json()["extensions"])
     assert client.get("/v2/health/live").status_code == client.get("/v2/health/ready").status_code == 200
     assert client.get("/v2/models/add/ready").status_code == 200
     assert client.get("/v2/models/nobody/ready").status_code == 404
@@ -363,7 +368,12 @@ def test_an_inference(client) -> None:
         ({"inputs": [{**ROW, "parameters": {"binary_data_size": 8}}]}, "both data and binary_data_size"),
         ({"inputs": [{**ROW, "parameters": {"shared_memory_region": "r"}}]}, "shared_memory_region"),
         ({"inputs": [ROW], "outputs": [{"name": "q"}]}, "the model has no output 'q'; it has: y"),
-        ({"inputs": [ROW], "outputs": [{"name": "y", "parameters": {"classification": 2}}]}, "classification"),
+        ({"inputs": [ROW], "outputs": [{"name": "y"}, {"name": "y"}]}, "output 'y' is asked for twice"),
+        ({"inputs": [ROW], "outputs": [{"name": "y", "parameters": {"classification": -1}}]}, "classification"),
+        ({"inputs": [ROW], "outputs": [{"name": "y", "parameters": {"shared_memory_region": "r"}}]}, "shared_memory"),
+        ({"inputs": [ROW], "parameters": {"priority": -1}}, "priority"),
+        ({"inputs": [ROW], "parameters": {"timeout": "soon"}}, "timeout"),
+        ({"inputs": [{**ROW, "shape": [0, 2**70], "data": []}]}, "which is too large"),
         ({"inputs": [ROW], "parameters": {"sequence_id": 3}}, "sequence_id"),
         ({"inputs": [ROW], "priority": 1}, "priority"),
         ({"inputs": [{**ROW, "shape": ["1", 2]}]}, "Expected `int`, got `str`"),
@@ -382,7 +392,7 @@ def test_malformed_inferences_are_answered_exactly(client, request_, says: str) 
         (8, None, b"\0" * 9, "1 bytes behind the last tensor belong to none"),
         (7, None, b"\0" * 7, "input 'x' has 7 bytes; FP32 of shape [1, 2] has 8"),
         (-1, None, b"", "input 'x' wants -1 bytes"),
-        (8, "9999", b"\0" * 8, "inference-header-content-length is '9999'"),
+        (8, "9999", b"\0" * 8, "inference-header-content-length is 9999; the body has"),
         (8, "-1", b"\0" * 8, "inference-header-content-length is '-1'"),
         (8, "x", b"\0" * 8, "inference-header-content-length is 'x'"),
         (8, "3", b"\0" * 8, "the body is not JSON"),
@@ -397,9 +407,213 @@ def test_binary_bodies_that_lie(client, declared: int, length: str | None, body:
     assert says in response.json()["error"]
 
 
-def test_a_compressed_body_is_refused_by_name(client) -> None:
-    response = client.post(INFER, content=b"x", headers={"content-encoding": "gzip"})
-    assert (response.status_code, response.json()["error"]) == (400, "compressed bodies are not supported")
+def test_a_models_configuration(client) -> None:
+    assert client.get("/v2/models/add/config").json() == client.get("/v2/models/add/versions/1.0.0/config").json()
+    assert client.get("/v2/models/add/config").json() == {
+        "name": "add",
+        "platform": "onnx_onnxv1",
+        "backend": "onnxruntime",
+        "default_model_filename": "",
+        "version_policy": {"latest": {"num_versions": 1}},
+        "max_batch_size": 0,
+        "input": [{"name": "x", "data_type": "TYPE_FP32", "dims": [-1, 2]}],
+        "output": [{"name": "y", "data_type": "TYPE_FP32", "dims": [-1, 2]}],
+        "model_transaction_policy": {"decoupled": False},
+    }
+    assert client.get("/v2/models/nobody/config").status_code == 404
+
+
+def test_the_best_classes(client) -> None:
+    outputs = [{"name": "y", "parameters": {"classification": 1}}]
+    answer = client.post(INFER, json={"inputs": [ROW], "outputs": outputs}).json()["outputs"]
+    assert answer == [{"name": "y", "datatype": "BYTES", "shape": [1, 1], "data": ["3.000000:1"]}]
+
+
+PACKED = {"gzip": gzip.compress, "deflate": zlib.compress}
+
+
+@pytest.mark.parametrize("coding", PACKED)
+@pytest.mark.parametrize("spaces", [0, 90_000])
+def test_compressed_bodies(client, coding: str, spaces: int) -> None:
+    body = PACKED[coding](json.dumps({"inputs": [ROW]}).encode() + b" " * spaces)
+    headers = {"content-encoding": coding, "accept-encoding": coding}
+    response = client.post(INFER, content=body, headers=headers)
+    assert response.json()["outputs"][0]["data"] == [2.0, 3.0]
+    assert response.headers["content-encoding"] == coding
+
+
+@pytest.mark.parametrize(
+    "coding, body, status, says",
+    [
+        ("gzip", b"x" * 100, 400, "the body is not gzip"),
+        ("deflate", gzip.compress(b"{}"), 400, "the body is not deflate"),
+        ("gzip", gzip.compress(b"{}")[:-1], 400, "the gzip body ends too early"),
+        ("gzip", b"", 400, "the gzip body ends too early"),
+        ("gzip", gzip.compress(b"{}") + b"more", 400, "bytes stand behind the end of the gzip body"),
+        ("gzip", gzip.compress(b"[" * 10_000_000), 413, "100000 bytes when decompressed"),
+        ("br", b"x", 415, "content-encoding is br; known: gzip, deflate, identity"),
+        ("gzip, gzip", b"x", 415, "content-encoding is gzip, gzip"),
+    ],
+)
+def test_compressed_bodies_that_are_not(client, coding: str, body: bytes, status: int, says: str) -> None:
+    response = client.post(INFER, content=body, headers={"content-encoding": coding})
+    assert (response.status_code, says in response.json()["error"]) == (status, True)
+
+
+@pytest.mark.parametrize(
+    "accepted, coding",
+    [
+        ("gzip", "gzip"),
+        ("deflate", "deflate"),
+        ("GZIP;q=0.5", "gzip"),
+        ("deflate, gzip;q=0", "deflate"),
+        ("gzip, deflate", None),
+        ("gzip;q=0", None),
+        ("br", None),
+        ("identity", None),
+        ("*", None),
+        ("", None),
+    ],
+)
+def test_an_answer_is_compressed_for_who_asks_for_one_coding(accepted: str, coding: str | None) -> None:
+    assert bodies.coding_for(accepted) == coding
+
+
+@pytest.mark.parametrize(
+    "method, path, status", [("GET", "/v2/nothing", 404), ("GET", INFER, 405), ("PUT", "/v2", 405)]
+)
+def test_what_is_no_route_is_said_in_json(client, method: str, path: str, status: int) -> None:
+    response = client.request(method, path)
+    assert (response.status_code, path in response.json()["error"]) == (status, True)
+
+
+def test_a_failure_of_ours_is_json_and_says_nothing_of_the_request(client, monkeypatch) -> None:
+    def broken(*_, **__):
+        raise RuntimeError("somebody's data")
+
+    monkeypatch.setattr(client.server.plane, "metadata", broken)
+    response = client.get("/v2/models/add")
+    assert (response.status_code, response.json()) == (500, {"error": "the server failed: RuntimeError"})
+
+
+# ── large bodies, past the parser ───────────────────────────────────────────
+
+
+def tensor(values: np.ndarray, pad: str = "") -> tuple[bytes, dict[str, str]]:
+    """A binary request, its JSON padded so that the tensor begins somewhere else; its headers."""
+    described = {"name": "x", "shape": list(values.shape), "datatype": "FP32"}
+    described["parameters"] = {"binary_data_size": values.nbytes}
+    head = json.dumps({"inputs": [described], "parameters": {"binary_data_output": True}}).encode() + pad.encode()
+    return head + values.tobytes(), {"inference-header-content-length": str(len(head))}
+
+
+def result(response: http.client.HTTPResponse) -> np.ndarray:
+    assert response.status == 200, response.read()
+    body = response.read()[int(response.headers["inference-header-content-length"]) :]
+    return np.frombuffer(body, np.float32).reshape(-1, 2)
+
+
+@pytest.mark.parametrize("pad", ["", " ", "  ", "   "])
+@pytest.mark.parametrize("rows", [0, 1, 100, 40_000])
+def test_tensors_of_any_size_one_after_the_other_and_none_is_another(serve, rows: int, pad: str) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", serve().server.port, timeout=support.PATIENCE_S)
+    for number in range(3):
+        values = np.full((rows, 2), number, np.float32)
+        body, headers = tensor(values, pad)
+        connection.request("POST", INFER, body, headers)
+        assert np.array_equal(result(connection.getresponse()), values + 1)
+    connection.close()
+
+
+def test_bodies_in_any_pieces_with_the_next_request_behind(serve) -> None:
+    values = np.arange(60_000, dtype=np.float32).reshape(-1, 2)
+    body, headers = tensor(values)
+    head = f"POST {INFER} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n"
+    head += "".join(f"{name}: {value}\r\n" for name, value in headers.items()) + "\r\n"
+    request = head.encode() + body
+    port = serve().server.port
+    last = (values + 1).tobytes()[-100:]
+    for cut in (1, len(head) - 1, len(head), len(head) + 1, len(head) + 70_001, len(request) - 1, len(request)):
+        with socket.create_connection(("127.0.0.1", port), timeout=support.PATIENCE_S) as caller:
+            caller.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            caller.sendall(request[:cut])
+            time.sleep(0.03)
+            caller.sendall(request[cut:] + request)  # the second one is pipelined
+            answers = b""
+            while answers.count(b"HTTP/1.1 200") < 2 or not answers.endswith(last):
+                data = caller.recv(1 << 20)
+                assert data
+                answers += data
+        for answer in answers.split(b"HTTP/1.1 200")[1:]:
+            tensor_of_it = answer[-values.nbytes :]
+            assert np.array_equal(np.frombuffer(tensor_of_it, np.float32).reshape(-1, 2), values + 1)
+
+
+def test_a_tensor_is_copied_once_and_aligned(serve, monkeypatch) -> None:
+    """All that comes after the head goes past the parser, into the memory that the model computes from."""
+    client = serve()
+    seen: list[tuple[bool, int]] = []
+    backend = client.server.plane.served("add").backend
+    infer = backend.infer
+    backend.infer = lambda arrays, outputs: (
+        seen.append((arrays["x"].flags.owndata, arrays["x"].ctypes.data % 64)) or infer(arrays, outputs)
+    )
+    pieces: list[int] = []
+    monkeypatch.setattr(intake.FillingProtocol, "on_body", lambda self, body: pieces.append(len(body)))
+    values = np.ones((200_000, 2), np.float32)
+    body, headers = tensor(values, pad=" ")
+    with socket.create_connection(("127.0.0.1", client.server.port), timeout=support.PATIENCE_S) as caller:
+        head = f"POST {INFER} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n"
+        head += "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        caller.sendall(head.encode() + b"\r\n")
+        time.sleep(0.1)
+        caller.sendall(body)
+        response = http.client.HTTPResponse(caller)
+        response.begin()
+        assert np.array_equal(result(response), values + 1)
+    assert (seen, pieces) == ([(False, 0)], [])
+
+
+@pytest.mark.parametrize("coding", [{}, {"transfer-encoding": "chunked"}])
+def test_a_body_that_stops_coming(serve, monkeypatch, coding) -> None:
+    monkeypatch.setattr(intake, "IDLE_S", 0.05)
+    monkeypatch.setattr(bodies, "IDLE_S", 0.05)
+    client = serve()
+    length = coding or {"content-length": "1000000"}
+    head = "".join(f"{name}: {value}\r\n" for name, value in length.items())
+    with socket.create_connection(("127.0.0.1", client.server.port), timeout=support.PATIENCE_S) as caller:
+        caller.sendall(f"POST {INFER} HTTP/1.1\r\nhost: x\r\n{head}\r\n5\r\nabcde\r\n".encode())
+        response = http.client.HTTPResponse(caller)
+        response.begin()
+        assert (response.status, "nothing of the body has come" in response.read().decode()) == (408, True)
+
+
+def test_a_caller_who_hangs_up_within_a_body(serve) -> None:
+    client = serve()
+    for sent in (b"", b"{" * 100_000):
+        with socket.create_connection(("127.0.0.1", client.server.port), timeout=support.PATIENCE_S) as caller:
+            caller.sendall(f"POST {INFER} HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000\r\n\r\n".encode() + sent)
+    assert client.post(INFER, json={"inputs": [ROW]}).status_code == 200
+
+
+def test_who_asks_before_sending_is_told_to(serve) -> None:
+    body, headers = tensor(np.ones((30_000, 2), np.float32))
+    head = f"POST {INFER} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\nexpect: 100-continue\r\n"
+    head += "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    with socket.create_connection(("127.0.0.1", serve().server.port), timeout=support.PATIENCE_S) as caller:
+        caller.sendall(head.encode() + b"\r\n")
+        assert caller.recv(100).startswith(b"HTTP/1.1 100")
+        caller.sendall(body)
+        response = http.client.HTTPResponse(caller)
+        response.begin()
+        assert result(response).shape == (30_000, 2)
+
+
+def test_large_json_is_refused_where_binary_would_do(serve) -> None:
+    client = serve(json_bytes=1000)
+    body = json.dumps({"inputs": [ROW]}).encode() + b" " * 1000
+    refused = client.post(INFER, content=body)
+    assert (refused.status_code, "send large tensors as binary data" in refused.json()["error"]) == (413, True)
 
 
 def test_conversations_and_tensors_are_told_apart(client) -> None:

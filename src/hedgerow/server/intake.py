@@ -1,0 +1,102 @@
+"""uvicorn's HTTP/1.1 protocol, with large bodies written where the application wants them, past the parser.
+
+The parser copies a body into pieces, uvicorn copies these together and apart again. An application that finds ``FILL``
+in a request's scope may pass memory of the body's length instead: what has not come yet is then copied there from the
+socket's reads, once, and the parser goes on behind the body.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from typing import Any, Final
+
+import httptools
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+FILL: Final = "hedgerow.fill"
+"""Key in the ASGI scope of ``async fill(memory) -> bool``: False where the caller hung up.
+
+Raises TimeoutError when nothing comes for ``IDLE_S`` seconds. Absent where the body's length is not known."""
+IDLE_S = 20.0
+
+
+class _Filling:
+    """Memory that is being filled; ``ended`` is set to whether it was."""
+
+    def __init__(self, memory: memoryview) -> None:
+        self.memory = memory
+        self.place = 0
+        self.ended: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+
+    @property
+    def full(self) -> bool:
+        return self.place == len(self.memory)
+
+    def take(self, data: bytes | bytearray) -> int:
+        """Copy what there is room for; returns how many bytes that were."""
+        taken = min(len(data), len(self.memory) - self.place)
+        self.memory[self.place : self.place + taken] = memoryview(data)[:taken]
+        self.place += taken
+        return taken
+
+
+class FillingProtocol(HttpToolsProtocol):
+    """Offers ``FILL`` for each request whose body has a length."""
+
+    _filling: _Filling | None = None
+
+    def data_received(self, data: bytes) -> None:
+        if self._filling is not None:
+            taken = self._filling.take(data)
+            if self._filling.full:
+                self._end_of_body(self._filling)
+            if taken == len(data):
+                return
+            data = data[taken:]
+        super().data_received(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        if self._filling is not None and not self._filling.ended.done():
+            self._filling.ended.set_result(False)
+
+    def on_headers_complete(self) -> None:
+        super().on_headers_complete()
+        if not any(name == b"transfer-encoding" for name, _ in self.headers):
+            scope: dict[str, Any] = self.scope  # type: ignore[assignment] # extensions are not in its type
+            scope[FILL] = functools.partial(self._fill, self.cycle)
+
+    async def _fill(self, cycle: RequestResponseCycle, memory: memoryview) -> bool:
+        filling = _Filling(memory)
+        filling.take(cycle.body)
+        cycle.body = bytearray()
+        if not cycle.more_body:
+            return filling.full
+        if cycle.disconnected:
+            return False
+        self._filling = filling
+        if cycle.waiting_for_100_continue:
+            cycle.waiting_for_100_continue = False
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        self.flow.resume_reading()
+        try:
+            while not filling.ended.done():
+                before = filling.place
+                await asyncio.wait((filling.ended,), timeout=IDLE_S)
+                if filling.place == before and not filling.ended.done():
+                    raise TimeoutError
+        finally:
+            # Whoever leaves in between leaves a connection on which nobody knows where the next request begins.
+            if not filling.ended.done():
+                cycle.keep_alive = False
+        return filling.ended.result()
+
+    def _end_of_body(self, filling: _Filling) -> None:
+        self._filling = None
+        # As uvicorn makes it; the old one still waits for the bytes that it has not seen.
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self.on_message_complete()
+        if not filling.ended.done():
+            filling.ended.set_result(True)

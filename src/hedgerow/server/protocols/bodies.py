@@ -1,0 +1,139 @@
+"""Bodies of requests with tensors: bounded, decompressed, and laid so that the tensors behind the JSON are aligned.
+
+How often a tensor's bytes are copied before the model reads them, besides the kernel's copy to this process:
+
+- once, on arrival, into the buffer that the model then computes from (``intake`` writes there past the HTTP
+  parser, where the body's length is known and not all of it came with the head);
+- a body in chunks, with the head, or compressed: by the parser or the decompressor first, then as above;
+- once more where a tensor that is not the first begins at an address that its type may not have, behind others of odd
+  sizes (``tensors.from_bytes``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from collections.abc import Sequence
+
+import numpy as np
+from starlette.requests import ClientDisconnect, Request
+
+from hedgerow.server.errors import BadRequest, TimedOut, TooLarge, UnsupportedCoding
+from hedgerow.server.intake import FILL, IDLE_S
+
+# A cache line; more than any kernel of the runtimes asks for.
+_ALIGNMENT = 64
+# What is decompressed at a time, so that a small body that grows large is found out early.
+_STEP = 1024 * 1024
+# zlib's window bits: with gzip's head, with zlib's own (which HTTP calls deflate).
+_WINDOWS = {"gzip": 31, "deflate": 15}
+# Compression of less is not worth a thread.
+_INLINE = 32 * 1024
+_FAST = 1
+
+
+async def read(request: Request, *, limit: int, head: int | None) -> memoryview:
+    """The body, decompressed. ``head``: the length of the JSON, where tensors stand behind it.
+
+    Raises:
+        TooLarge: over ``limit`` bytes, as sent or decompressed; the rest is not read.
+        BadRequest: the caller hung up before its end, or it is not compressed as it says.
+        TimedOut: nothing came for a while.
+        UnsupportedCoding: compressed otherwise than by gzip or deflate.
+    """
+    coding = request.headers.get("content-encoding", "identity").strip().lower()
+    if coding not in {"identity", *_WINDOWS}:
+        raise UnsupportedCoding(f"content-encoding is {coding}; known: gzip, deflate, identity")
+    declared = request.headers.get("content-length", "")
+    if declared.isdigit() and int(declared) > limit:
+        raise TooLarge(f"the body has {declared} bytes; {limit} are allowed")
+    if coding == "identity" and declared.isdigit() and FILL in request.scope:
+        buffer = _buffer(int(declared), head or 0)
+        try:
+            whole = await request.scope[FILL](buffer)
+        except TimeoutError as error:
+            raise TimedOut(f"nothing of the body has come for {IDLE_S:g} s") from error
+        if not whole:
+            raise BadRequest("the connection ended before the body did")
+        return buffer
+    parts = await _parts(request, limit=limit)
+    if coding != "identity":
+        if sum(map(len, parts)) < _INLINE:
+            parts = _decompressed(parts, coding, limit=limit)
+        else:
+            parts = await asyncio.to_thread(_decompressed, parts, coding, limit=limit)
+    buffer = _buffer(sum(map(len, parts)), head or 0)
+    place = 0
+    for part in parts:
+        buffer[place : place + len(part)] = part
+        place += len(part)
+    return buffer
+
+
+def coding_for(accepted: str) -> str | None:
+    """The coding of the answer: the one that is asked for alone.
+
+    A list of several is what HTTP libraries send unasked; compressing tensors for them would cost more than it saves.
+    """
+    named = [each.partition(";") for each in accepted.lower().split(",") if each.strip()]
+    wanted = [name.strip() for name, _, weight in named if weight.replace(" ", "") not in {"q=0", "q=0.0"}]
+    return wanted[0] if len(wanted) == 1 and wanted[0] in _WINDOWS else None
+
+
+async def compressed(parts: Sequence[bytes | memoryview], coding: str) -> bytes:
+    """The answer in ``coding``, at the fastest level: tensors hardly shrink more at any other."""
+
+    def work() -> bytes:
+        engine = zlib.compressobj(_FAST, zlib.DEFLATED, _WINDOWS[coding])
+        return b"".join([*(engine.compress(part) for part in parts), engine.flush()])
+
+    return work() if sum(map(len, parts)) < _INLINE else await asyncio.to_thread(work)
+
+
+def _buffer(size: int, head: int) -> memoryview:
+    """``size`` bytes in which the one at ``head`` is aligned. Memory is taken as it is written, not before."""
+    memory = np.empty(size + _ALIGNMENT, dtype=np.uint8)
+    start = -(memory.ctypes.data + head) % _ALIGNMENT
+    return memory[start : start + size].data
+
+
+async def _parts(request: Request, *, limit: int) -> list[bytes]:
+    parts: list[bytes] = []
+    size = 0
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(IDLE_S) as idle:
+            async for part in request.stream():
+                idle.reschedule(loop.time() + IDLE_S)
+                size += len(part)
+                if size > limit:
+                    raise TooLarge(f"the body has more than {limit} bytes")
+                parts.append(part)
+    except ClientDisconnect as error:
+        raise BadRequest("the connection ended before the body did") from error
+    except TimeoutError as error:
+        raise TimedOut(f"nothing of the body has come for {IDLE_S:g} s") from error
+    return parts
+
+
+def _decompressed(parts: Sequence[bytes], coding: str, *, limit: int) -> list[bytes]:
+    engine = zlib.decompressobj(_WINDOWS[coding])
+    found: list[bytes] = []
+    size = 0
+    try:
+        for part in parts:
+            rest = part
+            while rest and not engine.eof:
+                found.append(engine.decompress(rest, _STEP))
+                rest = engine.unconsumed_tail
+                size += len(found[-1])
+                if size > limit:
+                    raise TooLarge(f"the body has more than {limit} bytes when decompressed")
+            if engine.unused_data or (rest and engine.eof):
+                raise BadRequest(f"bytes stand behind the end of the {coding} body")
+        found.append(engine.flush())
+    except zlib.error as error:
+        raise BadRequest(f"the body is not {coding}: {error}") from error
+    if not engine.eof:
+        raise BadRequest(f"the {coding} body ends too early")
+    return found

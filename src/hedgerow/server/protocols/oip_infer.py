@@ -1,0 +1,238 @@
+"""An inference in the protocol's REST form: JSON, and tensors as bytes behind it where the caller wants them so.
+
+Source: KServe, "Open Inference Protocol" (REST); binary tensors: Triton, "Binary Tensor Data Extension".
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+from msgspec import Meta, Struct
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from hedgerow.server import tensors
+from hedgerow.server.errors import BadRequest, TooLarge
+from hedgerow.server.inference import InferRequest, InferResponse, Wanted
+from hedgerow.server.protocols import bodies
+from hedgerow.server.protocols.http import JSON, decode
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from hedgerow.server.config import Limits
+
+HEADER_LENGTH = "inference-header-content-length"
+_BINARY = "application/octet-stream"
+# More than this is turned from JSON or BYTES into tensors on a thread, so that others are answered meanwhile.
+_INLINE = 256 * 1024
+# Less than this is joined and sent at once.
+_JOINED = 64 * 1024
+_MICRO = 1e-6
+_Size = Annotated[int, Meta(ge=0)]
+
+
+class InputParameters(Struct, frozen=True, forbid_unknown_fields=True):
+    """Of an input: the size of its bytes behind the JSON."""
+
+    binary_data_size: int | None = None
+
+
+class InputTensor(Struct, frozen=True, forbid_unknown_fields=True):
+    """One input; ``data`` unless the values follow as bytes."""
+
+    name: str
+    shape: list[int]
+    datatype: str
+    parameters: InputParameters = InputParameters()
+    data: msgspec.Raw = msgspec.Raw()
+
+
+class OutputParameters(Struct, frozen=True, forbid_unknown_fields=True):
+    """Of an output: whether its answer should be bytes, and whether its best classes instead of its values."""
+
+    binary_data: bool | None = None
+    classification: _Size = 0
+
+
+class OutputTensor(Struct, frozen=True, forbid_unknown_fields=True):
+    """One requested output."""
+
+    name: str
+    parameters: OutputParameters = OutputParameters()
+
+
+class Parameters(Struct, frozen=True, forbid_unknown_fields=True):
+    """Of the whole request; ``timeout`` in microseconds."""
+
+    binary_data_output: bool = False
+    priority: _Size = 0
+    timeout: _Size | None = None
+
+
+class Body(Struct, frozen=True, forbid_unknown_fields=True):
+    """The JSON part."""
+
+    inputs: list[InputTensor]
+    id: str | None = None
+    parameters: Parameters = Parameters()
+    outputs: list[OutputTensor] = []
+
+    def binary(self, output: str) -> bool:
+        """Whether the answer's ``output`` should be bytes."""
+        for each in self.outputs:
+            if each.name == output and each.parameters.binary_data is not None:
+                return each.parameters.binary_data
+        return self.parameters.binary_data_output
+
+
+async def read(request: Request, model: str, version: str | None, limits: Limits) -> tuple[Body, InferRequest]:
+    """The request's body, and what it asks for.
+
+    Raises:
+        BadRequest, TooLarge, UnsupportedCoding.
+    """
+    head = _header_length(request.headers.get(HEADER_LENGTH))
+    data = await bodies.read(request, limit=limits.body_bytes, head=head)
+    asked = parse(data, head, json_limit=limits.json_bytes)
+    laid = slices(asked, data[len(data) if head is None else head :])
+    if _cost(laid) > _INLINE:
+        arrays = await asyncio.to_thread(to_arrays, laid)
+    else:
+        arrays = to_arrays(laid)
+    timeout = asked.parameters.timeout
+    return asked, InferRequest(
+        model,
+        arrays,
+        version,
+        tuple(Wanted(each.name, each.parameters.classification) for each in asked.outputs),
+        asked.id,
+        asked.parameters.priority,
+        timeout * _MICRO if timeout else None,
+    )
+
+
+def parse(data: memoryview, head: int | None, *, json_limit: int) -> Body:
+    """The JSON part, whose length is ``head`` where tensors stand behind it.
+
+    Raises:
+        BadRequest: it is not what a request says.
+        TooLarge: it has more than ``json_limit`` bytes; values in JSON take many times their memory.
+    """
+    if head is not None and head > len(data):
+        raise BadRequest(f"{HEADER_LENGTH} is {head}; the body has {len(data)} bytes")
+    length = len(data) if head is None else head
+    if length > json_limit:
+        raise TooLarge(f"the JSON has {length} bytes; {json_limit} are allowed: send large tensors as binary data")
+    return decode(data[:length], Body)
+
+
+def slices(asked: Body, binary: memoryview) -> list[tuple[InputTensor, memoryview | None]]:
+    """Each input with its bytes of ``binary``, None where it has its values in the JSON.
+
+    Raises:
+        BadRequest: an input stands twice, or the sizes do not add up.
+    """
+    found: dict[str, tuple[InputTensor, memoryview | None]] = {}
+    place = 0
+    for tensor in asked.inputs:
+        size = tensor.parameters.binary_data_size
+        if tensor.name in found:
+            raise BadRequest(f"input '{tensor.name}' stands twice", field=tensor.name)
+        if (size is None) == (not tensor.data):
+            which = "neither data nor" if size is None else "both data and"
+            raise BadRequest(f"input '{tensor.name}' has {which} binary_data_size", field=tensor.name)
+        if size is None:
+            found[tensor.name] = tensor, None
+            continue
+        if size < 0 or place + size > len(binary):
+            raise BadRequest(
+                f"input '{tensor.name}' wants {size} bytes; {len(binary) - place} are left", field=tensor.name
+            )
+        found[tensor.name] = tensor, binary[place : place + size]
+        place += size
+    if place != len(binary):
+        raise BadRequest(f"{len(binary) - place} bytes behind the last tensor belong to none")
+    return list(found.values())
+
+
+def to_arrays(laid: Sequence[tuple[InputTensor, memoryview | None]]) -> dict[str, NDArray[np.generic]]:
+    """The inputs.
+
+    Raises:
+        BadRequest: values or bytes do not fit type and shape.
+    """
+    return {
+        tensor.name: tensors.from_json(tensor.data, tensor.datatype, tensor.shape, name=tensor.name)
+        if raw is None
+        else tensors.from_bytes(raw, tensor.datatype, tensor.shape, name=tensor.name)
+        for tensor, raw in laid
+    }
+
+
+async def answer(request: Request, asked: Body, done: InferResponse) -> Response:
+    """The answer in the forms that were asked for."""
+    described: list[dict[str, Any]] = []
+    blobs: list[bytes | memoryview] = []
+    for output, array in done.outputs.items():
+        entry: dict[str, Any] = {"name": output, "datatype": tensors.datatype_of(array), "shape": list(array.shape)}
+        if asked.binary(output):
+            blobs.append(tensors.to_buffer(array))
+            entry["parameters"] = {"binary_data_size": len(blobs[-1])}
+        else:
+            entry["data"] = tensors.to_json(array, name=output)
+        described.append(entry)
+    said: dict[str, Any] = {"model_name": done.model, "model_version": done.version, "outputs": described}
+    if done.id is not None:
+        said["id"] = done.id
+    head = msgspec.json.encode(said)
+    # An output of no bytes is binary all the same: its reader looks for the header.
+    binary = any("parameters" in entry for entry in described)
+    headers = {HEADER_LENGTH: str(len(head))} if binary else {}
+    kind = _BINARY if binary else JSON
+    parts = [head, *blobs]
+    coding = bodies.coding_for(request.headers.get("accept-encoding", ""))
+    if coding is not None:
+        headers["content-encoding"] = coding
+        return Response(await bodies.compressed(parts, coding), media_type=kind, headers=headers)
+    if sum(map(len, parts)) <= _JOINED:
+        return Response(b"".join(parts), media_type=kind, headers=headers)
+    return _InParts(parts, kind, headers)
+
+
+class _InParts(Response):
+    """Parts sent one after the other, from where they lie."""
+
+    def __init__(self, parts: Sequence[bytes | memoryview], kind: str, headers: Mapping[str, str]) -> None:
+        size = sum(map(len, parts))
+        super().__init__(media_type=kind, headers={**headers, "content-length": str(size)})
+        self._parts = parts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        del scope, receive
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        for part in self._parts:
+            await send({"type": "http.response.body", "body": part, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def _header_length(text: str | None) -> int | None:
+    if text is None:
+        return None
+    # As long as any body's length may be; int() itself takes far more, and other scripts' digits.
+    if not (text.isascii() and text.isdigit() and len(text) <= len(str(2**63))):
+        raise BadRequest(f"{HEADER_LENGTH} is {text!r}, which is no length")
+    return int(text)
+
+
+def _cost(laid: Sequence[tuple[InputTensor, memoryview | None]]) -> int:
+    """Bytes that are read value by value."""
+    return sum(
+        len(memoryview(tensor.data)) if raw is None else len(raw) if tensor.datatype == "BYTES" else 0
+        for tensor, raw in laid
+    )
