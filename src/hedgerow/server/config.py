@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 from msgspec import Struct
@@ -12,6 +13,7 @@ from msgspec import Struct
 from hedgerow import configfile
 from hedgerow.device import heartbeat
 from hedgerow.errors import UsageError
+from hedgerow.server.batching import Batching
 
 LOOPBACK_HTTP = "127.0.0.1:8000"
 
@@ -62,7 +64,7 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True):
 
     ``body_bytes`` of a request with tensors, ``json_bytes`` of its JSON part; ``generations`` that share the model;
     ``queue`` of requests waiting for their turn; ``max_tokens`` of one answer; ``drain_s`` that running requests may
-    take when the server stops.
+    take when the server stops; ``answer_s`` that any one may take, waiting included.
     """
 
     body_bytes: int = 64 * 1024 * 1024
@@ -71,6 +73,25 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True):
     queue: int = 16
     max_tokens: int = 2048
     drain_s: float = 20.0
+    answer_s: float = 600.0
+
+    def timeout_s(self, wanted_s: float | None) -> float:
+        """Seconds that a request may take, waiting included: its own limit, and never more than the server's."""
+        return self.answer_s if wanted_s is None else min(wanted_s, self.answer_s)
+
+
+class BatchingConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """Requests that are computed together: rows of a batch, and milliseconds that the first of them waits for others.
+
+    Off (1) until someone who knows the model turns it on: its first axis must be the batch, and rows must not mix.
+    """
+
+    max_batch: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 1
+    max_delay_ms: Annotated[float, msgspec.Meta(ge=0, le=1000)] = 0.0
+
+    @property
+    def policy(self) -> Batching:
+        return Batching(self.max_batch, self.max_delay_ms / 1000)
 
 
 class ServerConfig(Struct, frozen=True, forbid_unknown_fields=True):
@@ -94,6 +115,7 @@ class ServerConfig(Struct, frozen=True, forbid_unknown_fields=True):
     heartbeat: Path = heartbeat.FILE
     threads: int | None = None
     limits: Limits = Limits()
+    batching: BatchingConfig = BatchingConfig()
 
     def __post_init__(self) -> None:
         if self.http is not None and not self.http.is_loopback:

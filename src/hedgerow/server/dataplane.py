@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, cast
 
 from hedgerow.device.health import Serving
 from hedgerow.server import classification, loading, modelconfig, tensors
+from hedgerow.server.batching import NONE, Batching
 from hedgerow.server.config import Limits
 from hedgerow.server.drain import Drain
 from hedgerow.server.errors import BadRequest, NotFound, Overloaded, Unusable
@@ -53,7 +55,8 @@ class Prepared:
 class DataPlane:
     """Models below ``models_dir/<name>/<version>``, each name served from the version that ``current`` points at.
 
-    ``model``: the one name that a device serves; None serves every folder that ``open_folder`` is told.
+    ``model``: the one name that a device serves; None serves every folder that ``open_folder`` is told. ``batching`` is
+    for models that say nothing of it themselves.
     """
 
     def __init__(
@@ -63,15 +66,17 @@ class DataPlane:
         model: str | None = None,
         limits: Limits | None = None,
         threads: int | None = None,
+        batching: Batching = NONE,
     ) -> None:
         self._models_dir = models_dir
         self._model = model
         self._limits = limits or Limits()
         self._threads = threads
+        self._batching = batching
         self._slots: dict[str, Slot] = {} if model is None else {model: Slot(model)}
         self._errors: dict[str, str] = {}
         self._scheduler = Scheduler(active=self._limits.generations, queue=self._limits.queue)
-        self._workers = Workers(threads=_INFER_THREADS, queue=self._limits.queue)
+        self._workers = Workers(threads=_INFER_THREADS, queue=self._limits.queue, on_batch=self._count_batch)
         self._change = asyncio.Lock()
         self._patience = Patience()
         # Set once, when the process stops; ``drain`` is an operator's and ends.
@@ -253,12 +258,6 @@ class DataPlane:
         Raises:
             NotFound, BadRequest, Overloaded.
         """
-
-        def work() -> Arrays:
-            # Held here as well: a caller who leaves lets go while the thread still computes.
-            with model.hold():
-                return classification.applied(backend.infer(request.inputs, outputs), request.outputs)
-
         with self._request(request.model, protocol) as record, self._hold(request.model, request.version) as model:
             record.version = model.version
             if not hasattr(model.backend, "infer"):
@@ -266,7 +265,17 @@ class DataPlane:
             backend = cast("TensorBackend", model.backend)
             outputs = [each.name for each in request.outputs]
             _check(backend, request.inputs, outputs)
-            return InferResponse(model.name, model.version, await self._workers.run(work), request.id)
+            results = await self._workers.infer(
+                model,
+                request.inputs,
+                outputs,
+                priority=request.priority,
+                timeout_s=self._limits.timeout_s(request.timeout_s),
+                batching=model.batching or self._batching,
+            )
+            return InferResponse(
+                model.name, model.version, classification.applied(results, request.outputs), request.id
+            )
 
     async def generate(
         self, name: str, request: TextRequest, *, protocol: str, version: str | None = None
@@ -280,11 +289,15 @@ class DataPlane:
             record.version = model.version
             if not hasattr(model.backend, "begin"):
                 raise BadRequest(f"model '{name}' takes tensors: POST /v2/models/{name}/infer", field="model")
-            pieces = self._scheduler.generate(model, request)
+            timeout_s = self._limits.timeout_s(request.timeout_s)
+            pieces = self._scheduler.generate(model, dataclasses.replace(request, timeout_s=timeout_s))
             async with contextlib.aclosing(pieces):
                 async for batch in pieces:
                     record.note(batch[-1])
                     yield batch
+
+    def _count_batch(self, model: Served, rows: int) -> None:
+        self.metrics.batch_size.labels(model.name).observe(rows)
 
     def _request(self, name: str, protocol: str) -> contextlib.AbstractContextManager[Record]:
         # A name that is not served would be an unbounded label.

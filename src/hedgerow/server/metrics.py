@@ -38,6 +38,13 @@ class Metrics:
         )
         self.tokens = Counter(f"{prefix}_tokens", "Tokens by kind.", ("model", "kind"), registry=self.registry)
         self.inflight = Gauge(f"{prefix}_inflight", "Requests being worked on.", registry=self.registry)
+        self.batch_size = Histogram(
+            f"{prefix}_batch_size",
+            "Rows that were computed together.",
+            ("model",),
+            buckets=(1, 2, 4, 8, 16, 32, 64, 128),
+            registry=self.registry,
+        )
         self.model_info = Gauge(
             f"{prefix}_model_info",
             "1 for the version in service.",

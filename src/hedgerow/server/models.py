@@ -19,17 +19,22 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from hedgerow.server.backends import Backend
+    from hedgerow.server.batching import Batching
 
 
 @dataclass(eq=False)
 class Served:
-    """One loaded version. ``sha256`` is the bundle's identity, None for a plain folder without a manifest."""
+    """One loaded version. ``sha256`` is the bundle's identity, None for a plain folder without a manifest.
+
+    ``batching`` is what the model's own configuration says of it, None where it says nothing.
+    """
 
     name: str
     version: str
     sha256: str | None
     backend: Backend
     since: datetime
+    batching: Batching | None = None
     _holders: int = field(default=0, init=False)
     _retired: bool = field(default=False, init=False)
     _closing: bool = field(default=False, init=False)

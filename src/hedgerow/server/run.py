@@ -86,7 +86,13 @@ def serve_device(config: ServerConfig) -> None:
     restarts = None if config.control_socket is None else Restarts(config.control_socket.parent)
 
     def service() -> Service:
-        plane = DataPlane(config.models_dir, model=config.model, limits=config.limits, threads=config.threads)
+        plane = DataPlane(
+            config.models_dir,
+            model=config.model,
+            limits=config.limits,
+            threads=config.threads,
+            batching=config.batching.policy,
+        )
         observer = Observer(
             plane,
             host=config.host,

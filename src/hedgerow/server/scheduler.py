@@ -1,11 +1,16 @@
-"""Several generations on one model: each makes a token in turn, on one thread.
+"""Several generations on one model: each makes a token in turn, on the model's own thread.
 
 Generation is bound by memory bandwidth, so two at once on the same cores are no faster than two in turn; turns keep
 every stream moving and need no locks around the runtime. A prompt is read in turns too, where the backend can. A new
 request joins after the current round.
 
-A job holds its model until its decoding is closed, on this thread: a caller who has left lets go of nothing that is
-still in use.
+Invariants:
+
+- A model has its own lane: its own thread, places and queue. A slow one takes no turn from another. The thread lives
+  while there is work.
+- Of those that wait, the most urgent begins first, the oldest of equals.
+- A job holds its model until its decoding is closed, on that thread: a caller who has left lets go of nothing that is
+  still in use. Who waits for one that is too late leaves it, and so ends it.
 """
 
 from __future__ import annotations
@@ -13,17 +18,24 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextlib
+import itertools
+import math
 import threading
+import time
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
-from hedgerow.server.errors import Busy, Overloaded, ServingError
+from hedgerow.server.batching import NORMAL
+from hedgerow.server.errors import Busy, DeadlineExceeded, Overloaded, ServingError
 from hedgerow.server.stop import StopFilter
 
 if TYPE_CHECKING:
     from hedgerow.server.backends import Decoding, TextBackend, TextRequest
     from hedgerow.server.models import Served
+
+_NEWEST = 0.2
+_LONGEST_WAIT_S = 60
 
 
 @dataclass(frozen=True)
@@ -36,59 +48,62 @@ class Piece:
     finish: str | None = None
 
 
-@dataclass
+@dataclass(eq=False)
 class _Job:
     model: Served
     request: TextRequest
+    number: int
     loop: asyncio.AbstractEventLoop
     stop: StopFilter
     held: contextlib.ExitStack
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     decoding: Decoding | None = None
     prompt_read: bool = False
+    began: float = 0.0
     tokens: int = 0
     cancelled: bool = False
     ended: bool = False
     ready: collections.deque[Piece | BaseException] = field(default_factory=collections.deque)
     signalled: bool = False
 
+    @property
+    def order(self) -> tuple[int, int]:
+        return (self.request.priority or NORMAL, self.number)
+
 
 class Scheduler:
-    """Runs generations on its own thread; ``active`` at once, ``queue`` more waiting."""
+    """Runs generations; of each model ``active`` at once, ``queue`` more waiting. Used from one event loop."""
 
     def __init__(self, *, active: int, queue: int) -> None:
         self._active_limit = active
         self._queue_limit = queue
-        self._waiting: collections.deque[_Job] = collections.deque()
-        self._active: list[_Job] = []
-        self._condition = threading.Condition()
+        self._lanes: dict[str, _Lane] = {}
+        self._numbers = itertools.count()
         self._closing = False
-        self._thread = threading.Thread(target=self._run, name="generate", daemon=True)
-        self._thread.start()
 
     @property
     def queue_depth(self) -> int:
         """Requests that wait for their turn to begin."""
-        return len(self._waiting)
+        return sum(len(lane.waiting) for lane in self._lanes.values())
 
     @property
     def active(self) -> int:
         """Generations that take turns now."""
-        return len(self._active)
+        return sum(len(lane.active) for lane in self._lanes.values())
 
     async def generate(self, model: Served, request: TextRequest) -> AsyncGenerator[list[Piece], None]:
         """Yield an answer's pieces, all that are ready at once; leaving early cancels it before its next token.
 
         Raises:
-            Busy: too many requests wait already.
+            Busy: too many requests for this model wait already.
             BadRequest: the prompt does not fit.
+            DeadlineExceeded: ``request.timeout_s`` is over.
         """
         job = self._enqueue(model, request)
+        deadline = None if request.timeout_s is None else job.loop.time() + request.timeout_s
         try:
             while True:
-                await job.wake.wait()
-                job.wake.clear()
-                job.signalled = False
+                await _woken(job, deadline)
                 batch, failure = _take(job.ready)
                 if batch:
                     yield batch
@@ -100,39 +115,90 @@ class Scheduler:
             job.cancelled = True
 
     def close(self) -> None:
-        """Stop the thread; what still runs ends with an error."""
-        with self._condition:
-            self._closing = True
-            self._condition.notify()
-        self._thread.join()
+        """Stop the threads; what still runs ends with an error."""
+        self._closing = True
+        for lane in self._lanes.values():
+            lane.close()
 
     def _enqueue(self, model: Served, request: TextRequest) -> _Job:
+        if self._closing:
+            raise Overloaded("the server is stopping")
+        lane = self._lanes.get(model.name)
+        if lane is None:
+            lane = self._lanes[model.name] = _Lane(model.name, self._active_limit, self._queue_limit)
+        held = contextlib.ExitStack()
+        job = _Job(model, request, next(self._numbers), asyncio.get_running_loop(), StopFilter(request.stop), held)
+        lane.put(job)
+        return job
+
+
+class _Lane:
+    """One model's thread and queue."""
+
+    def __init__(self, name: str, active: int, queue: int) -> None:
+        self._name = name
+        self._active_limit = active
+        self._queue_limit = queue
+        self._condition = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._closing = False
+        self._job_s = 0.0
+        self.waiting: list[_Job] = []
+        self.active: list[_Job] = []
+
+    def put(self, job: _Job) -> None:
+        """Let ``job`` wait for its turn.
+
+        Raises:
+            Busy, Overloaded.
+        """
         with self._condition:
             if self._closing:
                 raise Overloaded("the server is stopping")
             # Those whose callers have left make room, and those that have ended but not left the round.
-            inside = sum(not (job.cancelled or job.ended) for job in (*self._active, *self._waiting))
+            inside = sum(not (each.cancelled or each.ended) for each in (*self.active, *self.waiting))
             if inside >= self._active_limit + self._queue_limit:
-                raise Busy(f"{inside - self._active_limit} requests wait already")
-            held = contextlib.ExitStack()
-            held.enter_context(model.hold())
-            job = _Job(model, request, asyncio.get_running_loop(), StopFilter(request.stop), held)
-            self._waiting.append(job)
-            self._condition.notify()
-        return job
+                wait_s = math.ceil(self._job_s * (inside - self._active_limit + 1) / self._active_limit)
+                raise Busy(
+                    f"{inside - self._active_limit} requests wait already",
+                    retry_after_s=min(max(1, wait_s), _LONGEST_WAIT_S),
+                )
+            job.held.enter_context(job.model.hold())
+            self.waiting.append(job)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name=f"generate-{self._name}", daemon=True)
+                self._thread.start()
+
+    def close(self) -> None:
+        """End the thread; what still runs ends with an error."""
+        with self._condition:
+            self._closing = True
+            thread = self._thread
+        if thread is not None:
+            thread.join()
 
     def _run(self) -> None:
-        while True:
-            with self._condition:
-                while not (self._waiting or self._active or self._closing):
-                    self._condition.wait()
-                if self._closing:
-                    break
-                while self._waiting and len(self._active) < self._active_limit:
-                    self._active.append(self._waiting.popleft())
-            self._active = [job for job in self._active if self._advance(job)]
-        for job in (*self._active, *self._waiting):
-            self._end(job, Overloaded("the server is stopping"))
+        while self._next_round():
+            self.active = [job for job in self.active if self._advance(job)]
+
+    def _next_round(self) -> bool:
+        """Let those in who may begin; False when there is nothing to do, and the thread ends."""
+        with self._condition:
+            if self._closing:
+                for job in (*self.active, *self.waiting):
+                    self._end(job, Overloaded("the server is stopping"))
+                self.active, self.waiting = [], []
+            for job in [job for job in self.waiting if job.cancelled]:
+                self.waiting.remove(job)
+                self._end(job, None)
+            self.waiting.sort(key=lambda job: job.order)
+            while self.waiting and len(self.active) < self._active_limit:
+                job = self.waiting.pop(0)
+                job.began = time.monotonic()
+                self.active.append(job)
+            if not self.active:
+                self._thread = None
+            return bool(self.active)
 
     def _advance(self, job: _Job) -> bool:
         """A turn for ``job``: a part of its prompt, or a token; False when it has ended."""
@@ -168,6 +234,8 @@ class Scheduler:
         if job.decoding is not None:
             job.decoding.close()
             job.decoding = None
+            took = time.monotonic() - job.began
+            self._job_s = took if not self._job_s else (1 - _NEWEST) * self._job_s + _NEWEST * took
         job.held.close()
         job.ended = True
         if last is not None:
@@ -181,6 +249,22 @@ class Scheduler:
             job.signalled = True
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens any more
                 job.loop.call_soon_threadsafe(job.wake.set)
+
+
+async def _woken(job: _Job, deadline: float | None) -> None:
+    """Wait for pieces.
+
+    Raises:
+        DeadlineExceeded: there are none at ``deadline``, a time of the job's loop.
+    """
+    try:
+        async with asyncio.timeout_at(deadline):
+            await job.wake.wait()
+    except TimeoutError as error:
+        where = "its turn" if job.decoding is None else f"its end: {job.tokens} tokens were made"
+        raise DeadlineExceeded(f"{job.request.timeout_s:g} s were over before {where}") from error
+    job.wake.clear()
+    job.signalled = False
 
 
 def _take(ready: collections.deque[Piece | BaseException]) -> tuple[list[Piece], BaseException | None]:

@@ -168,15 +168,15 @@ def test_a_caller_who_leaves_frees_no_thread_that_still_computes(folder) -> None
 
         model.backend.infer = slow
         tasks = [asyncio.create_task(plane.infer(ONE, protocol="t")) for _ in range(2)]
-        await support.until(lambda: plane._workers._inside == 2)
+        await support.until(lambda: plane._workers.running == 2)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        assert plane._workers._inside == 2
+        assert plane._workers.running == 2
         with pytest.raises(Overloaded):
             await plane.infer(ONE, protocol="t")
         go.set()
-        await support.until(lambda: plane._workers._inside == 0)
+        await support.until(lambda: plane._workers.running == 0)
         assert (await plane.infer(ONE, protocol="t")).outputs["y"].tolist() == [[2.0, 2.0]]
 
     with_plane(work, folder, model="assistant", limits=Limits(queue=0))

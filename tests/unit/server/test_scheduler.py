@@ -9,13 +9,21 @@ import server_support as support
 from server_support import Script, served
 
 from hedgerow.server.backends import TextRequest
-from hedgerow.server.errors import BadRequest, Overloaded, ServingError
+from hedgerow.server.errors import BadRequest, Busy, DeadlineExceeded, Overloaded, ServingError
 from hedgerow.server.scheduler import Scheduler
 
 
 @pytest.fixture
 def scheduler():
     scheduler = Scheduler(active=2, queue=2)
+    yield scheduler
+    scheduler.close()
+
+
+@pytest.fixture
+def single():
+    """One place: whoever comes while a token is made can only wait."""
+    scheduler = Scheduler(active=1, queue=3)
     yield scheduler
     scheduler.close()
 
@@ -78,17 +86,18 @@ def test_a_caller_who_leaves_stops_it_within_a_token(scheduler) -> None:
     assert script.steps <= 2
 
 
-def test_what_is_over_the_bound_is_refused_and_those_who_left_make_room(scheduler) -> None:
+def test_what_is_over_the_bound_is_refused_and_those_who_left_make_room(single) -> None:
+    scheduler = single
     script = Script(["x"], gate=threading.Semaphore(0))
 
     async def fill() -> None:
         model = served(script)
-        work = [asyncio.create_task(everything(scheduler, model)) for _ in range(2)]
-        await support.until(lambda: scheduler.active >= 2)
-        work += [asyncio.create_task(everything(scheduler, model)) for _ in range(2)]
+        work = [asyncio.create_task(everything(scheduler, model))]
+        await support.until(lambda: scheduler.active == 1)
+        work += [asyncio.create_task(everything(scheduler, model)) for _ in range(3)]
         await asyncio.sleep(0)
-        assert scheduler.queue_depth == 2
-        with pytest.raises(Overloaded, match="2 requests wait already") as caught:
+        assert scheduler.queue_depth == 3
+        with pytest.raises(Busy, match="3 requests wait already") as caught:
             await everything(scheduler, model)
         assert caught.value.retry_after_s >= 1
         work.pop().cancel()
@@ -212,3 +221,73 @@ def test_as_many_as_there_is_room_for_may_come_at_once() -> None:
         run(main())
     finally:
         scheduler.close()
+
+
+def test_a_slow_model_takes_no_turn_from_another(single) -> None:
+    """Its thread stands still within a token and its queue is full: the other model answers all the same."""
+    scheduler = single
+    slow = Script(["x"], gate=threading.Semaphore(0))
+
+    async def both() -> None:
+        model = served(slow, "slow")
+        stuck = [asyncio.create_task(everything(scheduler, model)) for _ in range(4)]
+        await support.until(lambda: scheduler.active == 1 and scheduler.queue_depth == 3)
+        with pytest.raises(Busy):
+            await everything(scheduler, model)
+        for _ in range(5):
+            assert (await everything(scheduler, served(Script(["quick"]), "other")))[0] == "quick"
+        slow.gate.release(100)
+        await asyncio.gather(*stuck)
+
+    run(both())
+
+
+def test_who_is_more_urgent_begins_first() -> None:
+    scheduler = Scheduler(active=1, queue=8)
+    script = Script(["x"], gate=threading.Semaphore(0))
+
+    async def main() -> None:
+        model = served(script)
+        work = [asyncio.create_task(everything(scheduler, model, prompt="first"))]
+        await support.until(lambda: scheduler.active == 1)
+        for prompt, priority in (("low", 3), ("usual", 0), ("high", 1), ("usual too", 2)):
+            work.append(asyncio.create_task(everything(scheduler, model, prompt=prompt, priority=priority)))
+            await asyncio.sleep(0)
+        script.gate.release(100)
+        await asyncio.gather(*work)
+
+    try:
+        run(main())
+    finally:
+        scheduler.close()
+    assert [request.prompt for request in script.begun] == ["first", "high", "usual", "usual too", "low"]
+
+
+def test_past_its_deadline_a_generation_ends_and_one_that_waits_never_begins() -> None:
+    scheduler = Scheduler(active=1, queue=8)
+    script = Script(["x"] * 100, gate=threading.Semaphore(0))
+
+    async def main() -> None:
+        model = served(script)
+        work = [asyncio.create_task(everything(scheduler, model, timeout_s=0.05)) for _ in range(2)]
+        says = ["before its end: 0 tokens were made", "before its turn"]
+        for task, text in zip(work, says, strict=True):
+            with pytest.raises(DeadlineExceeded, match=text) as caught:
+                await task
+            assert caught.value.status == 504
+        script.gate.release(1000)
+        await support.until(lambda: not script.open and not scheduler.queue_depth)
+        assert (await everything(scheduler, model, max_tokens=2))[0] == "xx"
+
+    try:
+        run(main())
+    finally:
+        scheduler.close()
+    assert len(script.begun) == 2
+    assert script.steps <= 1 + 2
+
+
+def test_a_model_that_waits_for_nothing_has_no_thread(scheduler) -> None:
+    assert run(everything(scheduler, served(Script(["a"]), "short-lived")))[0] == "a"
+    support.wait(lambda: not any(thread.name == "generate-short-lived" for thread in threading.enumerate()))
+    assert run(everything(scheduler, served(Script(["b"]), "short-lived")))[0] == "b"

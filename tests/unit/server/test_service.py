@@ -155,6 +155,7 @@ def test_the_backend_gets_what_was_asked(serve) -> None:
         ({"top_logprobs": 2}, 400, "top_logprobs"),
         ({"response_format": {"type": "json_object"}}, 400, "response_format.type"),
         ({"tool_choice": "auto"}, 400, "tool_choice"),
+        ({"service_tier": "gold"}, 400, "service_tier"),
         ({"stream_options": {"include_usage": True}}, 400, "stream_options"),
         ({"stream": True, "stream_options": {"include_obfuscation": True}}, 400, "stream_options.include_obfuscation"),
         ({"prompt": "x"}, 400, "prompt"),
@@ -263,6 +264,51 @@ def test_a_runtime_that_breaks_before_and_within_an_answer(serve) -> None:
     said = events(late)
     assert late.status_code == 200
     assert said[-1]["error"]["message"] == "generation failed: the runtime broke"
+
+
+# ── terms ─────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_the_callers_own_deadline(serve, stream) -> None:
+    """Before the first token it is a 504; within a stream, which has its status already, an error at its end."""
+    gate = threading.Semaphore(0)
+    script = Script(["x"] * 50, gate=gate)
+    client = serve(script)
+    asked = {"model": "assistant", "messages": HELLO, "stream": stream}
+    late = client.post(CHAT, json=asked, headers={"x-request-timeout": "0.1"})
+    assert (late.status_code, late.json()["error"]["type"]) == (504, "server_error")
+    assert "0.1 s were over" in late.json()["error"]["message"]
+    gate.release(3)
+    cut = client.post(CHAT, json={**asked, "stream": True}, headers={"x-request-timeout": "0.3"})
+    assert cut.status_code == 200
+    assert "tokens were made" in events(cut)[-1]["error"]["message"]
+    gate.release(200)
+    support.wait(lambda: script.open == 0)
+    assert script.steps <= 5
+
+
+def test_the_servers_own_deadline(serve) -> None:
+    gate = threading.Semaphore(0)
+    client = serve(Script(["x"], gate=gate), answer_s=0.1)
+    asked = {"model": "assistant", "messages": HELLO}
+    assert client.post(CHAT, json=asked, headers={"x-request-timeout": "60"}).status_code == 504
+    gate.release(10)
+
+
+@pytest.mark.parametrize("stated", ["0", "-1", "soon", "nan", "inf", ""])
+def test_a_deadline_that_is_none(client, stated: str) -> None:
+    asked = {"model": "assistant", "messages": HELLO}
+    response = client.post(CHAT, json=asked, headers={"x-request-timeout": stated})
+    assert (response.status_code, response.json()["error"]["param"]) == (400, "x-request-timeout")
+
+
+@pytest.mark.parametrize("tier, priority", [("auto", 2), ("default", 2), ("priority", 1), ("flex", 3), (None, 2)])
+def test_the_tier_says_who_begins_first(serve, tier, priority: int) -> None:
+    script = Script(["x"])
+    asked = {"model": "assistant", "messages": HELLO, **({} if tier is None else {"service_tier": tier})}
+    assert serve(script).post(CHAT, json=asked).status_code == 200
+    assert script.begun[0].priority == priority
 
 
 # ── leaving ─────────────────────────────────────────────────────────────────

@@ -39,7 +39,9 @@ class TensorSpec:
 class TextRequest:
     """What to generate. Exactly one of ``messages`` (a conversation) and ``prompt`` (raw text) is set.
 
-    ``temperature`` 0 is greedy. ``stop``: texts that end the answer and are not part of it.
+    ``temperature`` 0 is greedy. ``stop``: texts that end the answer and are not part of it. ``priority`` 1 is the most
+    urgent, 0 the usual one; ``timeout_s`` is when the answer must have ended, waiting included. Both are the
+    scheduler's; a backend need not look at them.
     """
 
     messages: Sequence[Mapping[str, str]] | None = None
@@ -49,6 +51,8 @@ class TextRequest:
     top_p: float = 1.0
     seed: int | None = None
     stop: tuple[str, ...] = field(default=())
+    priority: int = 0
+    timeout_s: float | None = None
 
 
 class TensorBackend(Protocol):

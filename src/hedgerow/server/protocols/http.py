@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 from collections.abc import AsyncIterator, Coroutine
 from typing import Any, TypeVar
@@ -16,6 +17,7 @@ from hedgerow.server.errors import BadRequest, Gone, Overloaded, ServingError, T
 
 T = TypeVar("T")
 JSON = "application/json"
+_TIMEOUT = "x-request-timeout"
 
 
 def json_response(value: Any, *, status: int = 200) -> Response:
@@ -75,6 +77,24 @@ def _field(message: str) -> str | None:
     """The field that msgspec's message is about, with its path: ``messages[0].content``."""
     found = _NAMED_FIELD.match(message)
     return None if found is None else ".".join(filter(None, (found["path"], found["field"]))) or None
+
+
+def timeout_s(request: Request) -> float | None:
+    """How long the caller waits for the answer, if it says so: ``X-Request-Timeout``, in seconds.
+
+    Raises:
+        BadRequest: no positive number.
+    """
+    stated = request.headers.get(_TIMEOUT)
+    if stated is None:
+        return None
+    try:
+        seconds = float(stated)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise BadRequest(f"{_TIMEOUT} is {stated!r}, not a positive number of seconds", field=_TIMEOUT)
+    return seconds
 
 
 async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:

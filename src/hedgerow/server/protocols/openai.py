@@ -11,7 +11,15 @@ from starlette.types import Receive, Scope, Send
 
 from hedgerow.server.errors import ServingError
 from hedgerow.server.protocols import openai_answers as answers
-from hedgerow.server.protocols.http import EventStream, body, decode, json_response, retry_headers, unless_gone
+from hedgerow.server.protocols.http import (
+    EventStream,
+    body,
+    decode,
+    json_response,
+    retry_headers,
+    timeout_s,
+    unless_gone,
+)
 from hedgerow.server.protocols.openai_requests import ChatRequest, CompletionRequest
 
 if TYPE_CHECKING:
@@ -40,7 +48,7 @@ def routes(plane: DataPlane, limits: Limits) -> list[Route]:
         return await answer(request, answers.COMPLETION, asked)
 
     async def answer(request: Request, kind: answers.Kind, asked: ChatRequest | CompletionRequest) -> Response:
-        pieces = plane.generate(asked.model, asked.text_request(limits), protocol=PROTOCOL)
+        pieces = plane.generate(asked.model, asked.text_request(limits, timeout_s(request)), protocol=PROTOCOL)
         if not asked.stream:
             return json_response(await unless_gone(request, answers.whole(kind, asked.model, pieces)))
         # The first piece is awaited before the answer begins: until then an error still has a status code.

@@ -22,6 +22,8 @@ _Stops = Annotated[list[str], Meta(max_length=4)]
 _Count = Annotated[int, Meta(ge=1)]
 # "developer" is OpenAI's newer name for "system"; chat templates know the older one.
 _ROLES = {"developer": "system"}
+# Who waits begins in this order.
+_TIERS = {"priority": 1, "auto": 2, "default": 2, "flex": 3}
 
 
 class TextPart(Struct, frozen=True, forbid_unknown_fields=True):
@@ -77,7 +79,14 @@ class _Asked(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         return self.stream_options is not None and self.stream_options.include_usage
 
     def _text_request(
-        self, limits: Limits, tokens: int, *, messages: list[dict[str, str]] | None = None, prompt: str | None = None
+        self,
+        limits: Limits,
+        tokens: int,
+        *,
+        messages: list[dict[str, str]] | None = None,
+        prompt: str | None = None,
+        priority: int = 0,
+        timeout_s: float | None = None,
     ) -> TextRequest:
         if self.stream_options is not None and not self.stream:
             raise BadRequest("stream_options is for streams; set stream", field="stream_options")
@@ -94,6 +103,8 @@ class _Asked(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
             top_p=1.0 if self.top_p is None else self.top_p,
             seed=self.seed,
             stop=stop,
+            priority=priority,
+            timeout_s=timeout_s,
         )
 
 
@@ -105,11 +116,12 @@ class ChatRequest(_Asked, frozen=True, forbid_unknown_fields=True, kw_only=True)
     logprobs: bool | None = None
     top_logprobs: None = None
     response_format: TextFormat | None = None
+    service_tier: Literal["auto", "default", "flex", "priority"] = "auto"
     tools: None = None
     tool_choice: None = None
 
-    def text_request(self, limits: Limits) -> TextRequest:
-        """What to generate.
+    def text_request(self, limits: Limits, timeout_s: float | None) -> TextRequest:
+        """What to generate, within ``timeout_s``.
 
         Raises:
             BadRequest: a value that is not supported, by its field.
@@ -120,7 +132,9 @@ class ChatRequest(_Asked, frozen=True, forbid_unknown_fields=True, kw_only=True)
             raise BadRequest("max_tokens and max_completion_tokens say the same; give one", field="max_tokens")
         messages = [{"role": _ROLES.get(each.role, each.role), "content": each.text} for each in self.messages]
         tokens = self.max_tokens or self.max_completion_tokens or _CHAT_TOKENS
-        return self._text_request(limits, tokens, messages=messages)
+        return self._text_request(
+            limits, tokens, messages=messages, priority=_TIERS[self.service_tier], timeout_s=timeout_s
+        )
 
 
 class CompletionRequest(_Asked, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -132,8 +146,8 @@ class CompletionRequest(_Asked, frozen=True, forbid_unknown_fields=True, kw_only
     logprobs: None = None
     suffix: None = None
 
-    def text_request(self, limits: Limits) -> TextRequest:
-        """What to generate.
+    def text_request(self, limits: Limits, timeout_s: float | None) -> TextRequest:
+        """What to generate, within ``timeout_s``.
 
         Raises:
             BadRequest: a value that is not supported, by its field.
@@ -143,4 +157,5 @@ class CompletionRequest(_Asked, frozen=True, forbid_unknown_fields=True, kw_only
         prompts = [self.prompt] if isinstance(self.prompt, str) else self.prompt
         if len(prompts) != 1:
             raise BadRequest(f"prompt holds {len(prompts)} texts; one a request is supported", field="prompt")
-        return self._text_request(limits, self.max_tokens or _COMPLETION_TOKENS, prompt=prompts[0])
+        tokens = self.max_tokens or _COMPLETION_TOKENS
+        return self._text_request(limits, tokens, prompt=prompts[0], timeout_s=timeout_s)
