@@ -39,6 +39,11 @@ def port(tmp_path_factory):
     for datatype, kind in {
         "bool": TensorProto.BOOL,
         "uint8": TensorProto.UINT8,
+        "uint16": TensorProto.UINT16,
+        "uint32": TensorProto.UINT32,
+        "uint64": TensorProto.UINT64,
+        "int8": TensorProto.INT8,
+        "int16": TensorProto.INT16,
         "int32": TensorProto.INT32,
         "int64": TensorProto.INT64,
         "fp16": TensorProto.FLOAT16,

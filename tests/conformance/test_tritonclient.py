@@ -13,6 +13,11 @@ pytestmark = pytest.mark.conformance
 ARRAYS = {
     "bool": np.array([True, False, True]),
     "uint8": np.array([0, 255], dtype=np.uint8),
+    "uint16": np.array([0, 65535], dtype=np.uint16),
+    "uint32": np.array([0, 2**32 - 1], dtype=np.uint32),
+    "uint64": np.array([0, 2**64 - 1], dtype=np.uint64),
+    "int8": np.array([-128, 127], dtype=np.int8),
+    "int16": np.array([-(2**15), 2**15 - 1], dtype=np.int16),
     "int32": np.array([-(2**31), 2**31 - 1], dtype=np.int32),
     "int64": np.array([-(2**63), 2**63 - 1], dtype=np.int64),
     "fp16": np.array([0.5, -2.25], dtype=np.float16),
@@ -64,10 +69,69 @@ def test_bf16_which_numpy_has_not(client) -> None:
     assert np.array_equal(client.infer("same-bf16", [sent]).as_numpy("y"), array)
 
 
-def test_no_rows(client) -> None:
+@pytest.mark.parametrize("binary_in", [True, False])
+@pytest.mark.parametrize("binary_out", [True, False])
+def test_no_rows(client, binary_in, binary_out) -> None:
     sent = triton.InferInput("x", [0, 2], "FP32")
-    sent.set_data_from_numpy(np.zeros((0, 2), np.float32))
-    assert client.infer("add", [sent]).as_numpy("y").shape == (0, 2)
+    sent.set_data_from_numpy(np.zeros((0, 2), np.float32), binary_data=binary_in)
+    wanted = triton.InferRequestedOutput("y", binary_data=binary_out)
+    assert client.infer("add", [sent], outputs=[wanted]).as_numpy("y").shape == (0, 2)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in ARRAYS if kind != "fp16"])
+@pytest.mark.parametrize("binary", [True, False])
+def test_empty_tensors_of_every_type(client, kind: str, binary) -> None:
+    array = ARRAYS[kind][:0]
+    sent = triton.InferInput("x", [0], np_to_triton_dtype(ARRAYS[kind].dtype))
+    sent.set_data_from_numpy(array, binary_data=binary)
+    got = client.infer(f"same-{kind}", [sent], outputs=[triton.InferRequestedOutput("y", binary_data=binary)])
+    assert got.as_numpy("y").shape == (0,)
+
+
+@pytest.mark.parametrize("coding", ["gzip", "deflate"])
+@pytest.mark.parametrize("rows", [1, 30_000])
+@pytest.mark.parametrize("binary", [True, False])
+def test_compressed_in_both_directions(client, coding: str, rows: int, binary) -> None:
+    array = np.arange(2 * rows, dtype=np.float32).reshape(rows, 2)
+    sent = triton.InferInput("x", [rows, 2], "FP32")
+    sent.set_data_from_numpy(array, binary_data=binary)
+    got = client.infer(
+        "add",
+        [sent],
+        outputs=[triton.InferRequestedOutput("y", binary_data=binary)],
+        request_compression_algorithm=coding,
+        response_compression_algorithm=coding,
+    )
+    assert np.array_equal(got.as_numpy("y"), array + 1)
+
+
+@pytest.mark.parametrize("rows", [1, 300_000])
+def test_a_large_tensor_and_its_answer(client, rows: int) -> None:
+    array = np.arange(2 * rows, dtype=np.float32).reshape(rows, 2)
+    sent = triton.InferInput("x", [rows, 2], "FP32")
+    sent.set_data_from_numpy(array)
+    assert np.array_equal(client.infer("add", [sent]).as_numpy("y"), array + 1)
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_the_best_classes(client, binary) -> None:
+    sent = triton.InferInput("x", [2, 2], "FP32")
+    sent.set_data_from_numpy(np.array([[1, 2], [5, 4]], np.float32))
+    wanted = triton.InferRequestedOutput("y", binary_data=binary, class_count=1)
+    found = client.infer("add", [sent], outputs=[wanted]).as_numpy("y")
+    assert [each.decode() if binary else each for each in found.ravel()] == ["3.000000:1", "6.000000:0"]
+
+
+def test_priority_and_timeout_are_taken(client) -> None:
+    sent = triton.InferInput("x", [1, 2], "FP32")
+    sent.set_data_from_numpy(np.ones((1, 2), np.float32))
+    assert client.infer("add", [sent], priority=1, timeout=20_000_000).as_numpy("y").tolist() == [[2.0, 2.0]]
+
+
+def test_a_models_configuration(client) -> None:
+    config = client.get_model_config("add", "1")
+    assert (config["name"], config["max_batch_size"]) == ("add", 0)
+    assert config["input"] == [{"name": "x", "data_type": "TYPE_FP32", "dims": [-1, 2]}]
 
 
 def test_without_asking_for_outputs(client) -> None:
