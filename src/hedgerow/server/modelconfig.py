@@ -6,10 +6,13 @@ Source of names: Triton, "Model Configuration" (``model_config.proto``); its JSO
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import Meta, Struct, field
+
+from hedgerow.server import textproto
+from hedgerow.server.tensors import DTYPES
 
 if TYPE_CHECKING:
     from hedgerow.server.backends import TensorSpec
@@ -17,15 +20,26 @@ if TYPE_CHECKING:
 # The configuration's names for the protocol's platforms and data types, where they differ.
 _BACKENDS = {"onnx_onnxv1": "onnxruntime"}
 _TYPES = {"BYTES": "TYPE_STRING"}
+DATA_TYPES = tuple(_TYPES.get(name, f"TYPE_{name}") for name in DTYPES)
+# What runs here, by its names in ``backend`` and ``platform``.
+_RUNS = ("onnxruntime", "onnxruntime_onnx", "onnx_onnxv1", "onnxruntime_genai")
+# Fields of Triton's that change how fast its own server answers, never what; they are passed over.
+_NO_MATTER = frozenset(
+    {"instance_group", "optimization", "model_warmup", "metric_tags", "parameters", "response_cache", "runtime"}
+)
 _Count = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 
 
-class ConfigTensor(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """An input or output; ``dims`` without the batch where the model has a ``max_batch_size``."""
+class ConfigTensor(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
+    """An input or output; ``dims`` without the batch where the model has a ``max_batch_size``.
+
+    ``label_filename``: in the model's folder, a line for each class of an output.
+    """
 
     name: str
     data_type: str
     dims: list[int]
+    label_filename: str = ""
 
 
 class Latest(Struct, frozen=True, forbid_unknown_fields=True):
@@ -85,6 +99,54 @@ class ModelConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     output: list[ConfigTensor] = field(default_factory=list)
     dynamic_batching: DynamicBatching | None = None
     model_transaction_policy: TransactionPolicy = field(default_factory=TransactionPolicy)
+
+
+def parse(text: str) -> ModelConfig:
+    """Read a ``config.pbtxt``.
+
+    Raises:
+        ValueError: not of the text format, or a field that is not supported; names the line or the field.
+    """
+    message = textproto.parse(text)
+    tree = {name: values for name, values in message.items() if name not in _NO_MATTER}
+    try:
+        config = msgspec.convert(_built(tree, ModelConfig), ModelConfig)
+    except msgspec.ValidationError as error:
+        raise ValueError(str(error)) from error
+    for tensor in (*config.input, *config.output):
+        if tensor.data_type not in DATA_TYPES:
+            raise ValueError(f"{tensor.name} has data_type {tensor.data_type}; known: {', '.join(DATA_TYPES)}")
+    known = ", ".join(_RUNS)
+    for name in filter(None, (config.backend, config.platform)):
+        if name not in _RUNS:
+            raise ValueError(f"'{name}' does not run here; known: {known}")
+    if config.dynamic_batching is not None and config.max_batch_size == 0:
+        raise ValueError("dynamic_batching needs a max_batch_size")
+    return config
+
+
+def _built(message: textproto.Message, kind: type[Struct]) -> dict[str, Any]:
+    """A message's fields as ``kind`` has them: lists where it has lists, else the last value."""
+    hints = get_type_hints(kind)
+    found: dict[str, Any] = {}
+    for name, values in message.items():
+        hint = hints.get(name)
+        inner = next((each for each in (hint, *get_args(hint)) if _is_struct(each)), None)
+        plain = [_plain(value, inner) for value in values]
+        found[name] = plain if get_origin(hint) is list else plain[-1] if plain else None
+    return found
+
+
+def _is_struct(hint: Any) -> bool:
+    return isinstance(hint, type) and issubclass(hint, Struct)
+
+
+def _plain(value: Any, inner: type[Struct] | None) -> Any:
+    if isinstance(value, dict):
+        return value if inner is None else _built(value, inner)
+    if isinstance(value, textproto.Name):
+        return {"true": True, "false": False}.get(value, str(value))
+    return value
 
 
 def backend_of(platform: str) -> str:
