@@ -49,6 +49,7 @@ lint: dev ## ruff, mypy strict, ansible-lint production, yamllint, shellcheck, g
 	$(BIN)/shellcheck $$(git ls-files '*.sh' .ci/run)
 	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/ansible-lint --offline --strict
 	$(BIN)/python tools/role_readmes.py --check
+	$(BIN)/python tools/protocol.py --check
 
 .PHONY: test-unit
 test-unit: dev ## Unit, policy, conformance and fault tests that need no emulated host
@@ -100,8 +101,9 @@ prove-rollout: dev ## Every claim about rolling updates in one table: bar, measu
 	@$(SUDO) $(BIN)/python -m bench.prove_rollout
 
 .PHONY: docs
-docs: dev ## Role READMEs and schemas from their sources
+docs: dev ## Role READMEs, gRPC's descriptors and types from their sources
 	$(BIN)/python tools/role_readmes.py
+	$(BIN)/python tools/protocol.py
 
 .PHONY: lock
 lock: dev ## Rewrite requirements/*.txt

@@ -178,7 +178,8 @@ class Server:
         (repository / "assistant" / "1").symlink_to(bundle)
         self.port = _free_port()
         program = str(Path(sys.executable).parent / "hedgerow")
-        command = [program, "serve", "--repository", str(repository), "--http", f"127.0.0.1:{self.port}"]
+        address = f"127.0.0.1:{self.port}"
+        command = [program, "serve", "--repository", str(repository), "--http", address, "--grpc", "none"]
         self._child = subprocess.Popen(command, stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + READY_S
         while not self._ready():

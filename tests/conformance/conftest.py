@@ -27,8 +27,8 @@ support = module("server_support", UNIT / "server" / "support.py")
 
 
 @pytest.fixture(scope="session")
-def port(tmp_path_factory):
-    """Serves ``talker`` (a tiny decoder), ``add``, and an identity of every data type: ``same-fp32`` …"""
+def ports(tmp_path_factory):
+    """HTTP's and gRPC's; they serve ``talker`` (a tiny decoder), ``add`` and identities: ``same-fp32`` …"""
     from onnx import TensorProto
 
     folder = tmp_path_factory.mktemp("repository")
@@ -53,14 +53,26 @@ def port(tmp_path_factory):
         "bytes": TensorProto.STRING,
     }.items():
         support.write_identity(folder / f"same-{datatype}" / "1", kind)
-    number = support.free_port()
+    number, grpc = support.free_port(), support.free_port()
     log = tmp_path_factory.mktemp("log")
-    process = support.Process(log, "--repository", str(folder), "--http", f"127.0.0.1:{number}")
+    process = support.Process(
+        log, "--repository", str(folder), "--http", f"127.0.0.1:{number}", "--grpc", f"127.0.0.1:{grpc}"
+    )
     try:
         process.until(lambda: support.answers(number) == 200, "ready")
-        yield number
+        yield number, grpc
     finally:
         process.close()
+
+
+@pytest.fixture(scope="session")
+def port(ports):
+    return ports[0]
+
+
+@pytest.fixture(scope="session")
+def grpc_port(ports):
+    return ports[1]
 
 
 @pytest.fixture(scope="session")

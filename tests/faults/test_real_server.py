@@ -68,8 +68,7 @@ class RealServer:
             "models_dir": str(device.config.models_dir),
             "activation_dir": str(device.config.activation_dir),
             "control_socket": str(device.config.control_socket),
-            "http": None,
-            "https": None,
+            **dict.fromkeys(("http", "https", "grpc", "grpcs")),
             "threads": 1,
         }
         self.config = device.root / "server.yml"

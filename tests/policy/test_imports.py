@@ -27,7 +27,13 @@ FORBIDDEN_ON_DEVICES = (
 )
 ALLOWED_ON_DEVICES = ("hedgerow.rollout.policy",)
 # Distribution → its import name, where they differ.
-_IMPORT_NAMES = {"pyyaml": "yaml", "prometheus-client": "prometheus_client", "onnxruntime-genai": "onnxruntime_genai"}
+_IMPORT_NAMES = {
+    "grpcio": "grpc",
+    "onnxruntime-genai": "onnxruntime_genai",
+    "prometheus-client": "prometheus_client",
+    "protobuf": "google",
+    "pyyaml": "yaml",
+}
 # Comes with tuf, whose API is made of its types.
 _COMES_WITH = {"tuf": "securesystemslib"}
 

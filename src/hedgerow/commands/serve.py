@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from hedgerow.errors import UsageError
+
+if TYPE_CHECKING:
+    from hedgerow.server.config import Address
 
 
 @click.command()
@@ -15,15 +19,16 @@ from hedgerow.errors import UsageError
 @click.option(
     "--repository",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="A folder of models, served in plain HTTP on loopback.",
+    help="A folder of models, served on loopback in plain HTTP and gRPC.",
 )
 @click.option("--http", default="127.0.0.1:8000", show_default=True, help="With --repository: where to listen.")
-def serve(config: Path | None, repository: Path | None, http: str) -> None:
+@click.option("--grpc", default="127.0.0.1:8001", show_default=True, help="The same for gRPC; 'none' to do without.")
+def serve(config: Path | None, repository: Path | None, http: str, grpc: str) -> None:
     """Run the inference server.
 
     \b
     On a device:      hedgerow serve --config /etc/hedgerow/server.yml
-    On a workstation: hedgerow serve --repository models/ --http 127.0.0.1:8000
+    On a workstation: hedgerow serve --repository models/ --http 127.0.0.1:8000 --grpc 127.0.0.1:8001
     """  # noqa: D301 - click's mark for a paragraph as it stands
     from hedgerow.server import config as configs
     from hedgerow.server import run
@@ -34,12 +39,23 @@ def serve(config: Path | None, repository: Path | None, http: str) -> None:
     if config is not None:
         run.serve_device(configs.load(config))
         return
-    address = configs.Address.parse(http)
+    if repository is not None:
+        run.serve_folder(
+            repository,
+            _loopback(http, "HTTP"),
+            configs.Limits(),
+            grpc=None if grpc == "none" else _loopback(grpc, "gRPC"),
+        )
+
+
+def _loopback(text: str, protocol: str) -> Address:
+    from hedgerow.server import config as configs
+
+    address = configs.Address.parse(text)
     if not address.is_loopback:
         raise UsageError(
-            f"{http} is not on loopback, and plain HTTP has no authentication",
-            where="--http",
-            next_step="listen on 127.0.0.1, or use --config with https",
+            f"{text} is not on loopback, and plain {protocol} has no authentication",
+            where=f"--{protocol.lower()}",
+            next_step="listen on 127.0.0.1, or use --config with mutual TLS",
         )
-    if repository is not None:
-        run.serve_folder(repository, address, configs.Limits())
+    return address

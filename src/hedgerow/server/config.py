@@ -59,6 +59,12 @@ class Tls(Struct, frozen=True, forbid_unknown_fields=True):
         return Address(self.address, self.port)
 
 
+class GrpcTls(Tls, frozen=True, forbid_unknown_fields=True):
+    """The same for gRPC, on the port that the fleet's firewall knows."""
+
+    port: int = 8444
+
+
 class Limits(Struct, frozen=True, forbid_unknown_fields=True):
     """Bounds that keep one caller from starving the rest.
 
@@ -97,7 +103,8 @@ class BatchingConfig(Struct, frozen=True, forbid_unknown_fields=True):
 class ServerConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """The server of one device.
 
-    ``models_dir/<model>/current`` is what it serves. ``threads`` for one model: None leaves a core to the rest of the
+    ``models_dir/<model>/current`` is what it serves. ``http`` and ``grpc`` are plain and on loopback, ``https`` and
+    ``grpcs`` mutual TLS; None is not served. ``threads`` for one model: None leaves a core to the rest of the
     system where there are more than two. ``activation_dir`` is where ``hedgerow-device`` keeps its pending state,
     ``heartbeat`` what its agent says of itself.
     """
@@ -111,6 +118,8 @@ class ServerConfig(Struct, frozen=True, forbid_unknown_fields=True):
     activation_dir: Path = Path("/var/lib/hedgerow/activation")
     http: Address | None = Address("127.0.0.1", 8000)
     https: Tls | None = Tls()
+    grpc: Address | None = Address("127.0.0.1", 8001)
+    grpcs: GrpcTls | None = GrpcTls()
     control_socket: Path | None = Path("/run/hedgerow/server.sock")
     heartbeat: Path = heartbeat.FILE
     threads: int | None = None
@@ -118,8 +127,11 @@ class ServerConfig(Struct, frozen=True, forbid_unknown_fields=True):
     batching: BatchingConfig = BatchingConfig()
 
     def __post_init__(self) -> None:
-        if self.http is not None and not self.http.is_loopback:
-            raise ValueError(f"http listens without authentication, so on loopback alone; {self.http.address} is not")
+        for key, address in (("http", self.http), ("grpc", self.grpc)):
+            if address is not None and not address.is_loopback:
+                raise ValueError(
+                    f"{key} listens without authentication, so on loopback alone; {address.address} is not"
+                )
 
 
 def load(path: Path) -> ServerConfig:

@@ -370,6 +370,8 @@ class Device:
     ca: FleetCA
     http: int
     https: int
+    grpc: int
+    grpcs: int
     process: Process
 
     @property
@@ -418,7 +420,7 @@ def start_device(
     home.mkdir(parents=True, exist_ok=True)
     if current is not None and not (home / "current").is_symlink():
         (home / "current").symlink_to(current)
-    plain, secure = free_port(), free_port()
+    plain, secure, grpc, grpcs = (free_port() for _ in range(4))
     config = {
         "host": HOST,
         "serial": SERIAL,
@@ -429,6 +431,8 @@ def start_device(
         "activation_dir": str(folder / "activation"),
         "http": {"address": "127.0.0.1", "port": plain},
         "https": {"address": "127.0.0.1", "port": secure},
+        "grpc": {"address": "127.0.0.1", "port": grpc},
+        "grpcs": {"address": "127.0.0.1", "port": grpcs},
         "control_socket": str(folder / "run" / "server.sock"),
         **settings,
     }
@@ -439,7 +443,7 @@ def start_device(
         str(folder / "server.yml"),
         environment={"CREDENTIALS_DIRECTORY": str(folder / "credentials"), **(environment or {})},
     )
-    return Device(folder, ca, plain, secure, process)
+    return Device(folder, ca, plain, secure, grpc, grpcs, process)
 
 
 @contextlib.contextmanager

@@ -392,21 +392,24 @@ def fails(tmp_path, running, *arguments: str) -> tuple[int, str]:
     return code, process.log
 
 
-def test_a_port_that_is_taken_says_by_whom(tmp_path, running) -> None:
+@pytest.mark.parametrize("option, other", [("--http", "--grpc"), ("--grpc", "--http")])
+def test_a_port_that_is_taken_says_by_whom(tmp_path, running, option: str, other: str) -> None:
     support.write_add(tmp_path / "add" / "1", 1.0)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        code, log = fails(tmp_path, running, "--repository", str(tmp_path), "--http", f"127.0.0.1:{port}")
+        free = f"127.0.0.1:{support.free_port()}"
+        code, log = fails(tmp_path, running, "--repository", str(tmp_path), option, f"127.0.0.1:{port}", other, free)
     assert code == 1
     me = Path("/proc/self/comm").read_text().strip()
     assert f"port {port} is taken by {me} (process {support.os.getpid()})" in log
 
 
+@pytest.mark.parametrize("option, protocol", [("--http", "HTTP"), ("--grpc", "gRPC")])
 @pytest.mark.parametrize("address", ["0.0.0.0:18999", "[::]:18999", "192.0.2.1:18999"])
-def test_plain_http_stays_on_loopback(tmp_path, running, address: str) -> None:
+def test_what_is_plain_stays_on_loopback(tmp_path, running, address: str, option: str, protocol: str) -> None:
     support.write_add(tmp_path / "add" / "1", 1.0)
-    code, log = fails(tmp_path, running, "--repository", str(tmp_path), "--http", address)
-    assert (code, "plain HTTP has no authentication" in log) == (2, True)
+    code, log = fails(tmp_path, running, "--repository", str(tmp_path), option, address)
+    assert (code, f"plain {protocol} has no authentication" in log) == (2, True)
 
 
 def test_a_device_may_not_be_configured_to_serve_plainly_outside(tmp_path, running) -> None:
@@ -427,7 +430,7 @@ def test_a_workstations_model_that_fails_is_said_plainly(tmp_path, running) -> N
     (tmp_path / "m" / "1").mkdir(parents=True)
     (tmp_path / "m" / "1" / "model.onnx").write_bytes(b"junk")
     port = support.free_port()
-    code, log = fails(tmp_path, running, "--repository", str(tmp_path), "--http", f"127.0.0.1:{port}")
+    code, log = fails(tmp_path, running, "--repository", str(tmp_path), "--http", f"127.0.0.1:{port}", "--grpc", "none")
     assert code == 1
     assert "m cannot be served: 1: [ONNXRuntimeError] : 7 : INVALID_PROTOBUF" in log
     assert f"where: {tmp_path}/m/1" in log
@@ -439,7 +442,7 @@ def test_a_folder_without_models(tmp_path, running) -> None:
 
 
 def test_two_servers_do_not_share_a_control_socket(device, tmp_path, running) -> None:
-    config = json.loads((device.folder / "server.yml").read_text()) | {"http": None, "https": None}
+    config = json.loads((device.folder / "server.yml").read_text()) | dict.fromkeys(("http", "https", "grpc", "grpcs"))
     (tmp_path / "server.yml").write_text(json.dumps(config))
     code, log = fails(tmp_path, running, "--config", str(tmp_path / "server.yml"))
     assert (code, "another server has the control socket" in log) == (1, True)

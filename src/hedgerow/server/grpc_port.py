@@ -1,0 +1,127 @@
+"""A port that speaks gRPC: bound, perhaps with mutual TLS, started and stopped with the process.
+
+gRPC has its own TLS. What Python's binding of it cannot be told is made good here, call by call: TLS below 1.3 is
+turned away, and a certificate that has ended meanwhile, so that no resumed session outlives it.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
+
+import grpc
+
+from hedgerow.errors import MachineError
+from hedgerow.server.access import allowed
+from hedgerow.server.protocols.grpc.service import Service
+from hedgerow.server.sockets import listen
+from hedgerow.server.tls import peer_of
+
+if TYPE_CHECKING:
+    from hedgerow.server.config import Address, Limits
+    from hedgerow.server.dataplane import DataPlane
+    from hedgerow.server.tls import Files, ServerTls
+
+    Context = grpc.aio.ServicerContext[Any, Any]
+
+# Streams count as one each; every one may hold a message of the largest size.
+_CALLS: Final = 256
+_HANDSHAKE_MS: Final = 20_000
+# A stream to a caller that vanished without a word ends after both.
+_KEEPALIVE_MS: Final = 30_000
+_KEEPALIVE_ANSWER_MS: Final = 10_000
+_TLS: Final = b"TLSv1.3"
+
+
+class GrpcPort:
+    """Serves ``plane`` on ``address``. To be made and used on the event loop that serves.
+
+    Raises:
+        MachineError: the port is taken or not allowed.
+    """
+
+    def __init__(
+        self, plane: DataPlane, address: Address, limits: Limits, tls: ServerTls | None, guard: Guard | None
+    ) -> None:
+        self.tls = tls
+        self._address = address
+        self._limits = limits
+        self._server = grpc.aio.server(
+            maximum_concurrent_rpcs=_CALLS,
+            options=[
+                # Else a second server would share the port, and each would get half of the calls.
+                ("grpc.so_reuseport", 0),
+                ("grpc.max_receive_message_length", limits.body_bytes),
+                ("grpc.max_send_message_length", -1),
+                ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
+                ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
+                ("grpc.keepalive_timeout_ms", _KEEPALIVE_ANSWER_MS),
+            ],
+        )
+        service = Service(plane, limits, guard=None if guard is None else guard.check)
+        self._server.add_generic_rpc_handlers((service.handler(),))
+        self.port = self._bind(address, tls)
+
+    def __str__(self) -> str:
+        return f"{'grpc' if self.tls is None else 'grpcs'}://{self._address}"
+
+    async def start(self) -> None:
+        """Take calls."""
+        await self._server.start()
+
+    async def stop(self) -> None:
+        """Take no more calls; those that run may take ``drain_s`` seconds."""
+        await self._server.stop(self._limits.drain_s)
+
+    def _bind(self, address: Address, tls: ServerTls | None) -> int:
+        try:
+            if tls is None:
+                return self._server.add_insecure_port(str(address))
+            return self._server.add_secure_port(str(address), _credentials(tls))
+        except RuntimeError as error:
+            listen(address).close()  # says what is wrong, where gRPC does not
+            raise MachineError(f"cannot listen: {error}", where=str(address)) from error
+
+
+class Guard:
+    """Ends calls of those whose certificate does not allow them."""
+
+    def __init__(self, *, fleet: str, site: str) -> None:
+        self._fleet = fleet
+        self._site = site
+
+    async def check(self, context: Context, path: str) -> None:
+        """Let the call go on if its caller may call what REST has at ``path``."""
+        shown = context.auth_context()
+        # Mutual TLS has verified one, or there would be no call.
+        (pem,) = shown["x509_pem_cert"]
+        found, ends = peer_of(pem)
+        if tuple(shown.get("ssl_tls_version", ())) != (_TLS,):
+            await context.abort(grpc.StatusCode.UNAUTHENTICATED, "TLS 1.3 is wanted")
+        if ends <= datetime.now(UTC):
+            await context.abort(grpc.StatusCode.UNAUTHENTICATED, f"the certificate ended {ends}")
+        if not allowed(found, path, fleet=self._fleet, site=self._site):
+            who = "no certificate of this fleet" if found is None else f"profile {found.profile.value}"
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, f"{who} may not call {path}")
+
+
+def _credentials(tls: ServerTls) -> grpc.ServerCredentials:
+    """Certificate and CA as they are at each handshake: connections that stand stay up."""
+    given = tls.files
+
+    def renewed() -> grpc.ServerCertificateConfiguration | None:
+        nonlocal given
+        if tls.files is given:
+            return None
+        given = tls.files
+        return _configuration(given)
+
+    return grpc.dynamic_ssl_server_credentials(
+        _configuration(given),
+        renewed,  # type: ignore[arg-type] # None is its word for "as before"
+        require_client_authentication=True,
+    )
+
+
+def _configuration(files: Files) -> grpc.ServerCertificateConfiguration:
+    return grpc.ssl_server_certificate_configuration([(files.key, files.certificate)], files.client_ca)

@@ -1,0 +1,97 @@
+"""``ModelInfer`` and each request of ``ModelStreamInfer`` on the data plane: tensors, or texts in parts."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import TYPE_CHECKING, Final
+
+from hedgerow.server.errors import NotFound
+from hedgerow.server.protocols.grpc import answers, contents, requests, texts
+
+if TYPE_CHECKING:
+    from hedgerow.server.config import Limits
+    from hedgerow.server.dataplane import DataPlane
+    from hedgerow.server.protocols.grpc import messages
+    from hedgerow.server.scheduler import Piece
+
+PROTOCOL: Final = "grpc"
+# The parameters by which Triton's streams say that a request has no more answers, and why an answer ended.
+FINAL: Final = "triton_final_response"
+FINISH: Final = "finish_reason"
+
+
+class Inference:
+    """Answers requests; ``remaining_s`` is what a call's deadline leaves."""
+
+    def __init__(self, plane: DataPlane, limits: Limits) -> None:
+        self._plane = plane
+        self._limits = limits
+
+    def takes_text(self, name: str, version: str | None) -> bool:
+        """Whether it is a text model that is served here."""
+        try:
+            return hasattr(self._plane.served(name, version).backend, "begin")
+        except NotFound:
+            return False
+
+    async def one(self, request: messages.ModelInferRequest, remaining_s: float | None) -> messages.ModelInferResponse:
+        """The whole answer.
+
+        Raises:
+            ServingError
+        """
+        if not self.takes_text(request.model_name, request.model_version or None):
+            return await self._tensors(request, remaining_s)
+        async for answer in self._texts(request, whole=True):
+            return answer
+        raise AssertionError("a generation ends with a piece")
+
+    async def many(
+        self, request: messages.ModelInferRequest, remaining_s: float | None
+    ) -> AsyncIterator[messages.ModelInferResponse]:
+        """The answer in as many parts as there are; the last one says so.
+
+        Raises:
+            ServingError
+        """
+        if self.takes_text(request.model_name, request.model_version or None):
+            async with contextlib.aclosing(self._texts(request, whole=False)) as parts:
+                async for answer in parts:
+                    yield answer
+        else:
+            answer = await self._tensors(request, remaining_s)
+            answer.parameters[FINAL].bool_param = True
+            yield answer
+
+    async def _tensors(
+        self, request: messages.ModelInferRequest, remaining_s: float | None
+    ) -> messages.ModelInferResponse:
+        asked = requests.read(request, remaining_s=remaining_s)
+        response = await self._plane.infer(asked, protocol=PROTOCOL)
+        return answers.inferred(response, typed=contents.is_typed(request))
+
+    async def _texts(
+        self, request: messages.ModelInferRequest, *, whole: bool
+    ) -> AsyncGenerator[messages.ModelInferResponse, None]:
+        asked = texts.read(request, self._limits)
+        version = self._plane.served(request.model_name, request.model_version or None).version
+        generation = self._plane.generate(
+            request.model_name, asked.request, protocol=PROTOCOL, version=request.model_version or None
+        )
+        typed = contents.is_typed(request)
+        held: list[Piece] = []
+        async with contextlib.aclosing(generation) as batches:
+            async for batch in batches:
+                held += batch
+                last = batch[-1].finish is not None
+                if not last and (whole or not asked.stream):
+                    continue
+                answer = answers.inferred(
+                    texts.answer(request.model_name, version, held, identity=request.id), typed=typed
+                )
+                held = []
+                answer.parameters[FINAL].bool_param = last
+                if last:
+                    answer.parameters[FINISH].string_param = batch[-1].finish or ""
+                yield answer

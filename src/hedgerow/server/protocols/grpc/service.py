@@ -1,0 +1,164 @@
+"""``inference.GRPCInferenceService``: each call of the protocol on the data plane.
+
+A call asks for the rights that its REST twin asks for (``access``), so there is one table of who may what.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import grpc
+from google.protobuf.message import DecodeError, Message
+
+from hedgerow import __version__
+from hedgerow.server.errors import BadRequest, NotFound, ServingError
+from hedgerow.server.protocols.grpc import answers, messages, status, texts
+from hedgerow.server.protocols.grpc.infer import Inference
+from hedgerow.server.protocols.grpc.stream import InferStream
+
+if TYPE_CHECKING:
+    from hedgerow.server.config import Limits
+    from hedgerow.server.dataplane import DataPlane
+    from hedgerow.server.inference import ModelMetadata
+
+    Context = grpc.aio.ServicerContext[Any, Any]
+
+log = logging.getLogger("hedgerow.server")
+M = TypeVar("M", bound=Message)
+NAME: Final = "inference.GRPCInferenceService"
+EXTENSIONS: Final = ("classification", "model_configuration")
+TWINS: Final = {
+    "ServerLive": "/v2/health/live",
+    "ServerReady": "/v2/health/ready",
+    "ServerMetadata": "/v2",
+    "ModelReady": "/v2/models",
+    "ModelMetadata": "/v2/models",
+    "ModelConfig": "/v2/models",
+    "ModelInfer": "/v2/models",
+    "ModelStreamInfer": "/v2/models",
+}
+"""Call → the path whose rights it asks for."""
+
+
+class Service:
+    """The calls. ``guard`` ends a call whose caller may not call that path; None where anyone may."""
+
+    def __init__(
+        self, plane: DataPlane, limits: Limits, *, guard: Callable[[Context, str], Awaitable[None]] | None = None
+    ) -> None:
+        self._plane = plane
+        self._inference = Inference(plane, limits)
+        self._guard = guard
+
+    def handler(self) -> grpc.GenericRpcHandler:
+        """What a server is given to serve."""
+        calls: dict[str, Any] = {
+            "ServerLive": self._server_live,
+            "ServerReady": self._server_ready,
+            "ServerMetadata": self._server_metadata,
+            "ModelReady": self._model_ready,
+            "ModelMetadata": self._model_metadata,
+            "ModelConfig": self._model_config,
+            "ModelInfer": self._infer,
+        }
+        handlers = {name: self._unary(name, call) for name, call in calls.items()}
+        # Messages are parsed by us: what cannot be is the caller's fault, and no unexpected exception.
+        handlers["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(
+            self._stream, response_serializer=messages.ModelStreamInferResponse.SerializeToString
+        )
+        return grpc.method_handlers_generic_handler(NAME, handlers)
+
+    def _unary(self, name: str, call: Callable[[Any, Context], Awaitable[Any]]) -> grpc.RpcMethodHandler[Any, Any]:
+        kind = getattr(messages, f"{name}Request")
+
+        async def guarded(data: bytes, context: Context) -> Message | None:
+            await self._check(context, name)
+            try:
+                answer: Message = await call(_parsed(kind, data), context)
+            except ServingError as error:
+                failure = error
+            except Exception:
+                log.exception("%s failed", name)
+                failure = ServingError("the server failed")
+            else:
+                return answer
+            return await context.abort(status.code_of(failure), failure.text, status.trailers_of(failure))
+
+        written = getattr(messages, f"{name}Response").SerializeToString
+        return grpc.unary_unary_rpc_method_handler(guarded, response_serializer=written)
+
+    async def _check(self, context: Context, name: str) -> None:
+        if self._guard is not None:
+            await self._guard(context, TWINS[name])
+
+    # ── the server and its models ───────────────────────────────────────────
+
+    async def _server_live(self, _request: Any, _context: Context) -> messages.ServerLiveResponse:
+        return messages.ServerLiveResponse(live=True)
+
+    async def _server_ready(self, _request: Any, _context: Context) -> messages.ServerReadyResponse:
+        return messages.ServerReadyResponse(ready=self._plane.ready())
+
+    async def _server_metadata(self, _request: Any, _context: Context) -> messages.ServerMetadataResponse:
+        return messages.ServerMetadataResponse(name="hedgerow", version=__version__, extensions=EXTENSIONS)
+
+    async def _model_ready(self, request: messages.ModelReadyRequest, _context: Context) -> messages.ModelReadyResponse:
+        try:
+            self._plane.served(request.name, request.version or None)
+        except NotFound:
+            return messages.ModelReadyResponse(ready=False)
+        return messages.ModelReadyResponse(ready=self._plane.ready(request.name))
+
+    async def _model_metadata(
+        self, request: messages.ModelMetadataRequest, _context: Context
+    ) -> messages.ModelMetadataResponse:
+        return answers.metadata(self._described(request.name, request.version or None))
+
+    async def _model_config(
+        self, request: messages.ModelConfigRequest, _context: Context
+    ) -> messages.ModelConfigResponse:
+        name, version = request.name, request.version or None
+        return answers.config(self._described(name, version), decoupled=self._inference.takes_text(name, version))
+
+    def _described(self, name: str, version: str | None) -> ModelMetadata:
+        model = self._plane.metadata(name, version)
+        return texts.described(model) if self._inference.takes_text(name, version) else model
+
+    # ── inference ───────────────────────────────────────────────────────────
+
+    async def _infer(self, request: messages.ModelInferRequest, context: Context) -> messages.ModelInferResponse:
+        return await self._inference.one(request, context.time_remaining())
+
+    async def _stream(self, data: AsyncIterator[bytes], context: Context) -> None:
+        await self._check(context, "ModelStreamInfer")
+
+        failure: BadRequest | None = None
+
+        async def requests() -> AsyncIterator[messages.ModelInferRequest]:
+            nonlocal failure
+            async for each in data:
+                try:
+                    request = _parsed(messages.ModelInferRequest, each)
+                except BadRequest as error:
+                    failure = error  # what came before it is answered yet
+                    return
+                yield request
+
+        def in_order(request: messages.ModelInferRequest) -> bool:
+            return not self._inference.takes_text(request.model_name, request.model_version or None)
+
+        def answered(request: messages.ModelInferRequest) -> AsyncIterator[messages.ModelInferResponse]:
+            return self._inference.many(request, context.time_remaining())
+
+        await InferStream(answered, in_order).serve(requests(), context.write)
+        if failure is not None:
+            await context.abort(status.code_of(failure), failure.text)
+
+
+def _parsed(kind: type[M], data: bytes) -> M:
+    try:
+        return kind.FromString(data)
+    except DecodeError as error:
+        raise BadRequest(f"this is no {kind.DESCRIPTOR.name}") from error
