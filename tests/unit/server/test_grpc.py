@@ -26,7 +26,7 @@ from tritonclient.utils import InferenceServerException
 
 from hedgerow.identity.ca import FleetCA
 from hedgerow.identity.profiles import CLIENT_PROFILES, Peer, Profile
-from hedgerow.server import grpc_port
+from hedgerow.server import grpc_port, modelconfig
 from hedgerow.server.config import Address, Limits
 from hedgerow.server.dataplane import DataPlane
 from hedgerow.server.grpc_port import GrpcPort, Guard
@@ -75,6 +75,11 @@ def test_every_call_has_a_handler_and_asks_for_rights() -> None:
     handler = service.Service(SimpleNamespace(), LIMITS).handler()
     handled = {name for name in calls if handler.service(SimpleNamespace(method=f"/{service.NAME}/{name}")) is not None}
     assert handled == set(service.TWINS) <= calls
+
+
+def test_nothing_of_a_models_configuration_gets_lost() -> None:
+    known = set(messages.ModelConfig.DESCRIPTOR.fields_by_name)
+    assert set(modelconfig.ModelConfig.__struct_fields__) <= known
 
 
 def test_generated_files_are_those_of_the_definition() -> None:
@@ -175,6 +180,15 @@ def test_a_caller_whose_time_is_over_stops_the_generation(serving) -> None:
     server = serving(script)
     assert status_of(server.client.infer, "assistant", text(), client_timeout=0.3) == "DEADLINE_EXCEEDED"
     support.wait(lambda: server.plane.inflight == 0)
+    let_go(script)
+    support.wait(lambda: script.open == 0)
+    assert script.steps <= 3
+
+
+def test_the_parameter_timeout_is_a_deadline_too(serving) -> None:
+    script = gated()
+    server = serving(script)
+    assert status_of(server.client.infer, "assistant", text(), timeout=300_000) == "DEADLINE_EXCEEDED"
     let_go(script)
     support.wait(lambda: script.open == 0)
     assert script.steps <= 3

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from google.protobuf import json_format
 
 from hedgerow.server.protocols.grpc import contents, messages
 
 if TYPE_CHECKING:
     from hedgerow.server.inference import InferResponse, ModelMetadata
-
-_TYPE_STRING: Final = "TYPE_STRING"
-# The runtime's name by the platform's, as Triton's model configuration has them.
-_BACKENDS: Final = {"onnx_onnxv1": "onnxruntime"}
 
 
 def inferred(response: InferResponse, *, typed: bool) -> messages.ModelInferResponse:
@@ -35,25 +34,17 @@ def metadata(model: ModelMetadata) -> messages.ModelMetadataResponse:
     )
 
 
-def config(model: ModelMetadata, *, decoupled: bool) -> messages.ModelConfigResponse:
-    """The model's configuration as far as there is one; ``decoupled``: one request may have several answers."""
-    return messages.ModelConfigResponse(
-        config=messages.ModelConfig(
-            name=model.name,
-            platform=model.platform,
-            backend=_BACKENDS.get(model.platform, model.platform),
-            input=[
-                messages.ModelInput(name=spec.name, data_type=_type(spec.datatype), dims=spec.shape)
-                for spec in model.inputs
-            ],
-            output=[
-                messages.ModelOutput(name=spec.name, data_type=_type(spec.datatype), dims=spec.shape)
-                for spec in model.outputs
-            ],
-            model_transaction_policy=messages.ModelTransactionPolicy(decoupled=decoupled),
-        )
-    )
+def config(shown: Mapping[str, Any], tensors: ModelMetadata | None = None) -> messages.ModelConfigResponse:
+    """The model's configuration from its JSON form; ``tensors``: those of a text model, whose answers come in parts."""
+    found = messages.ModelConfig()
+    json_format.ParseDict(dict(shown), found, ignore_unknown_fields=True)
+    if tensors is not None:
+        found.model_transaction_policy.decoupled = True
+        for side, specs in ((found.input, tensors.inputs), (found.output, tensors.outputs)):
+            for spec in specs:
+                side.add(name=spec.name, data_type=_type(spec.datatype), dims=spec.shape)
+    return messages.ModelConfigResponse(config=found)
 
 
 def _type(datatype: str) -> str:
-    return _TYPE_STRING if datatype == "BYTES" else f"TYPE_{datatype}"
+    return "TYPE_STRING" if datatype == "BYTES" else f"TYPE_{datatype}"

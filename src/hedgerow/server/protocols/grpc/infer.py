@@ -43,7 +43,7 @@ class Inference:
         """
         if not self.takes_text(request.model_name, request.model_version or None):
             return await self._tensors(request, remaining_s)
-        async for answer in self._texts(request, whole=True):
+        async for answer in self._texts(request, remaining_s, whole=True):
             return answer
         raise AssertionError("a generation ends with a piece")
 
@@ -56,7 +56,7 @@ class Inference:
             ServingError
         """
         if self.takes_text(request.model_name, request.model_version or None):
-            async with contextlib.aclosing(self._texts(request, whole=False)) as parts:
+            async with contextlib.aclosing(self._texts(request, remaining_s, whole=False)) as parts:
                 async for answer in parts:
                     yield answer
         else:
@@ -72,9 +72,9 @@ class Inference:
         return answers.inferred(response, typed=contents.is_typed(request))
 
     async def _texts(
-        self, request: messages.ModelInferRequest, *, whole: bool
+        self, request: messages.ModelInferRequest, remaining_s: float | None, *, whole: bool
     ) -> AsyncGenerator[messages.ModelInferResponse, None]:
-        asked = texts.read(request, self._limits)
+        asked = texts.read(request, self._limits, remaining_s=remaining_s)
         version = self._plane.served(request.model_name, request.model_version or None).version
         generation = self._plane.generate(
             request.model_name, asked.request, protocol=PROTOCOL, version=request.model_version or None

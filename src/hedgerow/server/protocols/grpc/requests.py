@@ -32,9 +32,14 @@ def read(request: messages.ModelInferRequest, *, remaining_s: float | None) -> I
         inputs=contents.read(request),
         outputs=tuple(_wanted(each) for each in request.outputs),
         id=request.id or None,
-        priority=_number(request.parameters, _PRIORITY) or 0,
+        priority=priority(request),
         timeout_s=timeout_s(request, remaining_s=remaining_s),
     )
+
+
+def priority(request: messages.ModelInferRequest) -> int:
+    """1 is the most urgent, 0 the model's default."""
+    return _number(request.parameters, _PRIORITY) or 0
 
 
 def timeout_s(request: messages.ModelInferRequest, *, remaining_s: float | None) -> float | None:

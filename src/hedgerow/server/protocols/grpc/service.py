@@ -13,7 +13,9 @@ import grpc
 from google.protobuf.message import DecodeError, Message
 
 from hedgerow import __version__
+from hedgerow.server import modelconfig
 from hedgerow.server.errors import BadRequest, NotFound, ServingError
+from hedgerow.server.protocols import oip
 from hedgerow.server.protocols.grpc import answers, messages, status, texts
 from hedgerow.server.protocols.grpc.infer import Inference
 from hedgerow.server.protocols.grpc.stream import InferStream
@@ -28,7 +30,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("hedgerow.server")
 M = TypeVar("M", bound=Message)
 NAME: Final = "inference.GRPCInferenceService"
-EXTENSIONS: Final = ("classification", "model_configuration")
+# Raw tensors need no extension here.
+EXTENSIONS: Final = tuple(name for name in oip.EXTENSIONS if name != "binary_tensor_data")
 TWINS: Final = {
     "ServerLive": "/v2/health/live",
     "ServerReady": "/v2/health/ready",
@@ -120,7 +123,9 @@ class Service:
         self, request: messages.ModelConfigRequest, _context: Context
     ) -> messages.ModelConfigResponse:
         name, version = request.name, request.version or None
-        return answers.config(self._described(name, version), decoupled=self._inference.takes_text(name, version))
+        shown = modelconfig.shown(self._plane.config(name, version))
+        text = self._inference.takes_text(name, version)
+        return answers.config(shown, self._described(name, version) if text else None)
 
     def _described(self, name: str, version: str | None) -> ModelMetadata:
         model = self._plane.metadata(name, version)

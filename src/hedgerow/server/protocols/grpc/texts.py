@@ -65,8 +65,8 @@ def described(model: ModelMetadata) -> ModelMetadata:
     )
 
 
-def read(request: messages.ModelInferRequest, limits: Limits) -> Asked:
-    """What a caller wants of a text model.
+def read(request: messages.ModelInferRequest, limits: Limits, *, remaining_s: float | None) -> Asked:
+    """What a caller wants of a text model; ``remaining_s`` is what the call's own deadline leaves.
 
     Raises:
         BadRequest: by the tensor's or parameter's name.
@@ -101,6 +101,8 @@ def read(request: messages.ModelInferRequest, limits: Limits) -> Asked:
         top_p=sampling.top_p,
         seed=sampling.seed,
         stop=stop,
+        priority=requests.priority(request),
+        timeout_s=requests.timeout_s(request, remaining_s=remaining_s),
     )
     return Asked(wanted, _flag(given, "stream"))
 
