@@ -10,8 +10,8 @@ pytestmark = [pytest.mark.fleet, pytest.mark.slow]
 
 UNITS = ("hedgerow-server.service", "hedgerow-exporter.service", "hedgerow-deadline.timer",
          "hedgerow-agent.service", "prometheus-node-exporter.service")  # fmt: skip
-# sshd, server, exporters (docs/contracts.md). Name resolution of the network itself is not ours.
-PORTS = {22, 8443, 9100, 9101}
+# sshd, server (and its gRPC), exporters (docs/contracts.md). Name resolution of the network itself is not ours.
+PORTS = {22, 8443, 8444, 9100, 9101}
 
 
 @pytest.fixture(scope="module")

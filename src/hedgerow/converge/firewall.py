@@ -20,10 +20,11 @@ from hedgerow.converge import apt_sources, egress
 from hedgerow.converge.egress import Allow
 from hedgerow.errors import RefusedError, UsageError
 
-# Port → (what listens, who may). 8444 (gRPC) is not served yet, so nobody may.
+# Port → (what listens, who may).
 PORTS: dict[int, tuple[str, tuple[str, ...]]] = {
     22: ("sshd", ("operators",)),
     8443: ("server", ("operators", "gateways", "clients")),
+    8444: ("server over grpc", ("operators", "gateways", "clients")),
     9100: ("node_exporter", ("operators", "gateways", "monitors")),
     9101: ("device exporter", ("operators", "gateways", "monitors")),
 }

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from starlette.routing import Route
     from starlette.types import ASGIApp
 
-    from hedgerow.server.grpc_port import GrpcPort
+    from hedgerow.server.protocols.grpc.port import GrpcPort
 
 log = logging.getLogger("hedgerow.server")
 
@@ -190,7 +190,7 @@ def _grpc_port(
 ) -> GrpcPort:
     """``only``: fleet and site whose certificates are let in."""
     # gRPC takes 15 MB and 0.2 s on a Pi; whoever does not serve it does not pay for it.
-    from hedgerow.server.grpc_port import GrpcPort, Guard
+    from hedgerow.server.protocols.grpc.port import GrpcPort, Guard
 
     return GrpcPort(plane, address, limits, tls, None if only is None else Guard(fleet=only[0], site=only[1]))
 

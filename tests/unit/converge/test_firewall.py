@@ -58,6 +58,7 @@ def test_a_pi_lets_in_operators_and_its_gateway_and_no_other_pi() -> None:
     assert by_port(plan("pi-1")) == {
         22: {"10.0.0.1"},
         8443: {"10.0.0.1", "10.0.0.10"},
+        8444: {"10.0.0.1", "10.0.0.10"},
         9100: {"10.0.0.1", "10.0.0.10"},
         9101: {"10.0.0.1", "10.0.0.10"},
     }
@@ -76,7 +77,7 @@ def test_a_gateway_serves_whoever_fetches_from_it_wherever_it_stands() -> None:
 
 def test_clients_and_monitors_come_in_where_they_belong() -> None:
     found = by_port(plan("pi-1", clients=["10.9.0.0/16"], monitors=["10.8.0.5"]))
-    assert "10.9.0.0/16" in found[8443]
+    assert "10.9.0.0/16" in found[8443] & found[8444]
     assert "10.8.0.5" in found[9100] & found[9101]
     assert not {"10.9.0.0/16", "10.8.0.5"} & found[22]
 

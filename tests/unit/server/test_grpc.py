@@ -24,13 +24,16 @@ from google.protobuf import descriptor_pb2
 from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
 from tritonclient.utils import InferenceServerException
 
+from hedgerow.converge.config import render
+from hedgerow.errors import UsageError
 from hedgerow.identity.ca import FleetCA
 from hedgerow.identity.profiles import CLIENT_PROFILES, Peer, Profile
-from hedgerow.server import grpc_port, modelconfig
+from hedgerow.server import config as configs
+from hedgerow.server import modelconfig
 from hedgerow.server.config import Address, Limits
 from hedgerow.server.dataplane import DataPlane
-from hedgerow.server.grpc_port import GrpcPort, Guard
-from hedgerow.server.protocols.grpc import messages, service
+from hedgerow.server.protocols.grpc import messages, port, service
+from hedgerow.server.protocols.grpc.port import GrpcPort, Guard
 
 ROOT = Path(__file__).parents[3]
 NAME = f"{support.HOST}.{support.SITE}.{support.FLEET}"
@@ -86,6 +89,26 @@ def test_generated_files_are_those_of_the_definition() -> None:
     subprocess.run([sys.executable, ROOT / "tools/protocol.py", "--check"], check=True)
 
 
+@pytest.mark.parametrize("wanted", [True, False])
+def test_a_devices_configuration_switches_it_on_and_off(tmp_path, wanted) -> None:
+    """As the role ``inference_runtime`` renders it."""
+    values: dict[str, Any] = {"host": "h", "serial": "s", "fleet": "f", "site": "s", "model": "m"}
+    off = {} if wanted else {"grpc": None, "grpcs": None}
+    text = render(values | off, "hedgerow.server.config.ServerConfig", "by a role")
+    (tmp_path / "server.yml").write_text(text)
+    loaded = configs.load(tmp_path / "server.yml")
+    if wanted:
+        assert (str(loaded.grpc), str(loaded.grpcs.listen)) == ("127.0.0.1:8001", "0.0.0.0:8444")
+    else:
+        assert (loaded.grpc, loaded.grpcs) == (None, None)
+
+
+def test_plain_grpc_stays_on_loopback_on_devices(tmp_path) -> None:
+    values = {"host": "h", "serial": "s", "fleet": "f", "site": "s", "model": "m"}
+    with pytest.raises(UsageError, match="grpc listens without authentication"):
+        render(values | {"grpc": {"address": "0.0.0.0", "port": 1}}, "hedgerow.server.config.ServerConfig", "x")
+
+
 # ── a server on a thread, over a data plane that a test prepares ────────────
 
 
@@ -117,12 +140,12 @@ class InProcess:
         slot = self.plane._slots["assistant"]
         slot.prepare(support.served(backend))
         slot.switch()
-        port = GrpcPort(self.plane, Address("127.0.0.1", 0), limits, None, None)
-        self.port = port.port
-        await port.start()
+        listening = GrpcPort(self.plane, Address("127.0.0.1", 0), limits, None, None)
+        self.port = listening.port
+        await listening.start()
         self._ready.set()
         await self._stop.wait()
-        await port.stop()
+        await listening.stop()
         await self.plane.close()
 
 
@@ -419,7 +442,7 @@ class Context:
 )
 def test_what_grpcs_own_tls_lets_through_is_refused_at_the_call(monkeypatch, version, days, code) -> None:
     found = Peer(support.FLEET, Profile.OPERATOR, "jane"), datetime.now(UTC) + timedelta(days=days)
-    monkeypatch.setattr(grpc_port, "peer_of", lambda _: found)
+    monkeypatch.setattr(port, "peer_of", lambda _: found)
     guard = Guard(fleet=support.FLEET, site=support.SITE)
     context = Context(version)
     asyncio.run(guard.check(context, "/v2/repository"))

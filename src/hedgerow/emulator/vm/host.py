@@ -37,7 +37,7 @@ POLL_S = 0.2
 BOOTED = "booted"
 
 # What is reached from outside on every device (docs/contracts.md, ports), and on gateways.
-_PORTS = (8443, 9100, 9101)
+_PORTS = (8443, 8444, 9100, 9101)
 _GATEWAY_PORTS = (443, 9100)
 _SSH = 22
 

@@ -65,7 +65,7 @@ def test_a_disk_s_size_is_a_number_of_megabytes(tmp_path, size):
 
 def test_a_gateway_s_registry_is_reached_and_a_pi_s_server(tmp_path):
     assert VirtualHost("m", host(groups=("gateways",)), tmp_path).forwards() == {2222: 22, 443: 443, 9100: 9100}
-    assert VirtualHost("m", host(), tmp_path).forwards() == {2222: 22, 8443: 8443, 9100: 9100, 9101: 9101}
+    assert VirtualHost("m", host(), tmp_path).forwards() == {2222: 22, 8443: 8443, 8444: 8444, 9100: 9100, 9101: 9101}
 
 
 def test_a_port_that_is_taken_is_named_before_anything_starts(made):
