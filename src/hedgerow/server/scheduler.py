@@ -192,13 +192,17 @@ class _Lane:
                 self.waiting.remove(job)
                 self._end(job, None)
             self.waiting.sort(key=lambda job: job.order)
-            while self.waiting and len(self.active) < self._active_limit:
+            while self.waiting and len(self.active) < self._places(self.waiting[0].model):
                 job = self.waiting.pop(0)
                 job.began = time.monotonic()
                 self.active.append(job)
             if not self.active:
                 self._thread = None
             return bool(self.active)
+
+    def _places(self, model: Served) -> int:
+        """How many may take turns: what the server allows, and no more than the backend can have at once."""
+        return min(self._active_limit, getattr(model.backend, "generations", self._active_limit))
 
     def _advance(self, job: _Job) -> bool:
         """A turn for ``job``: a part of its prompt, or a token; False when it has ended."""

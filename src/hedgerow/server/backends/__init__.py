@@ -9,8 +9,10 @@ them before it imports either (docs/decisions/0005-server-stack.md has what was 
 
 from __future__ import annotations
 
+import importlib
+import importlib.metadata
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -89,7 +91,7 @@ class Decoding(Protocol):
 
 
 class TextBackend(Protocol):
-    """A conversation in, tokens out."""
+    """A conversation in, tokens out. One that can have no more than so many at once says so in ``generations``."""
 
     platform: str
 
@@ -113,29 +115,87 @@ def default_threads() -> int:
     return max(cores - 1, min(cores, 2))
 
 
+@dataclass(frozen=True)
+class Kind:
+    """A backend as it is found: it is imported only when a folder is its own.
+
+    ``fits`` looks at a folder's files. ``factory`` (``module:name``) is called with the folder and, by keyword, the
+    number of threads. ``install`` says how to get what it needs.
+    """
+
+    name: str
+    fits: Callable[[Path], bool]
+    factory: str
+    install: str
+
+    def open(self, folder: Path, *, threads: int) -> Backend:
+        """Import the backend and load the model."""
+        module, _, name = self.factory.partition(":")
+        backend: Backend = getattr(importlib.import_module(module), name)(folder, threads=threads)
+        return backend
+
+
+def the_one(folder: Path, suffix: str) -> Path | None:
+    """The file with ``suffix``, where there is exactly one."""
+    found = [path for path in folder.glob(f"*{suffix}") if path.is_file()]
+    return found[0] if len(found) == 1 else None
+
+
+def _single(suffix: str) -> Callable[[Path], bool]:
+    return lambda folder: the_one(folder, suffix) is not None
+
+
+_HERE = "hedgerow.server.backends"
+KINDS = (
+    Kind(
+        "onnxruntime-genai",
+        lambda folder: (folder / "genai_config.json").is_file(),
+        f"{_HERE}.genai:GenaiBackend",
+        "pip install 'hedgerow[device]' brings it",
+    ),
+    Kind("onnx", _single(".onnx"), f"{_HERE}.onnx:open_folder", "pip install 'hedgerow[device]' brings it"),
+    Kind(
+        "hailo",
+        _single(".hef"),
+        f"{_HERE}.hailo:open_folder",
+        "apt install python3-h10-hailort brings it for the system's Python; the runtime's environment must see that",
+    ),
+    Kind("litert", _single(".tflite"), f"{_HERE}.litert:LitertBackend", "pip install 'hedgerow[litert]' brings it"),
+    Kind("llama.cpp", _single(".gguf"), f"{_HERE}.llamacpp:LlamaBackend", "pip install 'hedgerow[llamacpp]' brings it"),
+)
+# Where other packages name a ``Kind`` of theirs (docs/writing-a-backend.md).
+ENTRY_POINTS = "hedgerow.backends"
+
+
+def kind_of(folder: Path) -> Kind | None:
+    """What would read the model in ``folder``: a backend of this package, else one that another package brings."""
+    for kind in KINDS:
+        if kind.fits(folder):
+            return kind
+    for point in importlib.metadata.entry_points(group=ENTRY_POINTS):
+        other = point.load()
+        if isinstance(other, Kind) and other.fits(folder):
+            return other
+    return None
+
+
 def load(folder: Path, *, threads: int | None = None) -> Backend:
     """Load the model in ``folder`` with the backend for its files.
 
     Raises:
         Unusable: no backend reads it, its package is missing, or loading fails; nothing stays loaded.
     """
-    count = threads or default_threads()
+    kind = kind_of(folder)
+    if kind is None:
+        raise Unusable(
+            "load_failed",
+            f"{folder} holds neither genai_config.json nor exactly one .onnx file (nor one .hef, .tflite or .gguf)",
+        )
     try:
-        if (folder / "genai_config.json").is_file():
-            from hedgerow.server.backends.genai import GenaiBackend
-
-            return GenaiBackend(folder, threads=count)
-        models = sorted(folder.glob("*.onnx"))
-        if len(models) == 1:
-            from hedgerow.server.backends.onnx import OnnxBackend
-
-            return OnnxBackend(models[0], threads=count)
+        return kind.open(folder, threads=threads or default_threads())
     except ServingError:
         raise
     except ModuleNotFoundError as error:
-        raise Unusable(
-            "load_failed", f"{error.name} is not installed: pip install 'hedgerow[device]' brings it"
-        ) from error
-    except Exception as error:  # onnxruntime raises its own classes, which differ between versions
+        raise Unusable("load_failed", f"{error.name} is not installed: {kind.install}") from error
+    except Exception as error:  # runtimes raise their own classes, which differ between versions
         raise Unusable("load_failed", f"{folder.name}: {error}") from error
-    raise Unusable("load_failed", f"{folder} holds neither genai_config.json nor exactly one .onnx file")

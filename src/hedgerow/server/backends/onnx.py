@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnxruntime as ort
 
-from hedgerow.server.backends import TensorSpec
+from hedgerow.server.backends import TensorSpec, the_one
 from hedgerow.server.errors import BadRequest
 from hedgerow.server.tensors import BF16
 
@@ -78,6 +78,14 @@ class OnnxBackend:
 
     def close(self) -> None:
         del self._session
+
+
+def open_folder(folder: Path, *, threads: int) -> OnnxBackend:
+    """The folder's one graph."""
+    path = the_one(folder, ".onnx")
+    if path is None:
+        raise FileNotFoundError(f"{folder} holds no single .onnx file")
+    return OnnxBackend(path, threads=threads)
 
 
 def _spec(node: ort.NodeArg) -> TensorSpec:
