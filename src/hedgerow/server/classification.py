@@ -7,7 +7,7 @@ of an output are one row of scores; an output of one dimension is one row.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from hedgerow.server.inference import Wanted
 
 
-def applied(results: Arrays, wanted: Sequence[Wanted]) -> Arrays:
-    """The results, with those of which classes are wanted replaced by them.
+def applied(results: Arrays, wanted: Sequence[Wanted], labels: Mapping[str, Sequence[str]] | None = None) -> Arrays:
+    """The results, with those of which classes are wanted replaced by them. ``labels`` of outputs whose classes have.
 
     Raises:
         BadRequest: an output has no order (BYTES, BOOL).
@@ -32,12 +32,13 @@ def applied(results: Arrays, wanted: Sequence[Wanted]) -> Arrays:
     if not classes:
         return results
     return {
-        name: best(array, classes[name], name=name) if name in classes else array for name, array in results.items()
+        name: best(array, classes[name], name=name, labels=(labels or {}).get(name, ())) if name in classes else array
+        for name, array in results.items()
     }
 
 
-def best(array: NDArray[np.generic], count: int, *, name: str) -> NDArray[np.generic]:
-    """The ``count`` best of each row as ``value:index``; fewer where a row has fewer.
+def best(array: NDArray[np.generic], count: int, *, name: str, labels: Sequence[str] = ()) -> NDArray[np.generic]:
+    """The ``count`` best of each row as ``value:index``, or with its label behind; fewer where a row has fewer.
 
     Raises:
         BadRequest: the values have no order.
@@ -50,8 +51,12 @@ def best(array: NDArray[np.generic], count: int, *, name: str) -> NDArray[np.gen
     order = np.argsort(-rows.astype(np.float64), axis=1, kind="stable")[:, :count]
     texts = np.empty(order.shape, dtype=np.object_)
     for row, indices in enumerate(order):
-        texts[row] = [f"{_shown(rows[row, index])}:{index}".encode() for index in indices]
+        texts[row] = [f"{_shown(rows[row, index])}:{index}{_label(labels, index)}".encode() for index in indices]
     return texts if array.ndim > 1 else texts[0]
+
+
+def _label(labels: Sequence[str], index: int) -> str:
+    return f":{labels[index]}" if index < len(labels) else ""
 
 
 def _shown(value: np.generic) -> str:

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from msgspec import structs
+
 from hedgerow.device.health import Serving
 from hedgerow.server import classification, loading, modelconfig, tensors
 from hedgerow.server.batching import NONE, Batching
@@ -25,10 +27,12 @@ from hedgerow.server.config import Limits
 from hedgerow.server.drain import Drain
 from hedgerow.server.errors import BadRequest, NotFound, Overloaded, Unusable
 from hedgerow.server.inference import InferRequest, InferResponse, ModelMetadata
+from hedgerow.server.library import Indexed, Library
 from hedgerow.server.metrics import Metrics
-from hedgerow.server.modelconfig import ModelConfig
+from hedgerow.server.modelconfig import ModelConfig, TransactionPolicy
 from hedgerow.server.models import Served, Slot
 from hedgerow.server.recording import Record, Recorder
+from hedgerow.server.repository import Repository
 from hedgerow.server.scheduler import Piece, Scheduler
 from hedgerow.server.statistics import Window
 from hedgerow.server.systemd import Patience
@@ -53,10 +57,10 @@ class Prepared:
 
 
 class DataPlane:
-    """Models below ``models_dir/<name>/<version>``, each name served from the version that ``current`` points at.
+    """The models of one server: on a device the one name ``model``, on a workstation those of a whole repository.
 
-    ``model``: the one name that a device serves; None serves every folder that ``open_folder`` is told. ``batching`` is
-    for models that say nothing of it themselves.
+    ``model`` is served from ``models_dir/<model>/current``, and activation alone changes that; None serves
+    ``models_dir`` as a repository. ``batching`` is for models that say nothing of it themselves.
     """
 
     def __init__(
@@ -75,10 +79,21 @@ class DataPlane:
         self._batching = batching
         self._slots: dict[str, Slot] = {} if model is None else {model: Slot(model)}
         self._errors: dict[str, str] = {}
+        self._opened = model is not None
         self._scheduler = Scheduler(active=self._limits.generations, queue=self._limits.queue)
         self._workers = Workers(threads=_INFER_THREADS, queue=self._limits.queue, on_batch=self._count_batch)
         self._change = asyncio.Lock()
         self._patience = Patience()
+        self._library: Library | None = None
+        if model is None:
+            self._library = Library(
+                Repository(models_dir),
+                self._slots,
+                threads=threads,
+                patience=self._patience.loading,
+                changed=self._changed,
+                unload_s=self._limits.drain_s,
+            )
         # Set once, when the process stops; ``drain`` is an operator's and ends.
         self.stopping = False
         self.drain = Drain()
@@ -109,11 +124,13 @@ class DataPlane:
         return self._scheduler.queue_depth + self._workers.queue_depth
 
     def ready(self, name: str | None = None) -> bool:
-        """Whether requests are taken: for ``name``, else for every name (and there is one)."""
+        """Whether requests are taken: for ``name``, else for every name that is meant to be served."""
         if self.draining:
             return False
-        slots = [slot for slot in self._slots.values() if name is None or slot.name == name]
-        return bool(slots) and all(slot.serving is not None for slot in slots)
+        if name is not None:
+            slot = self._slots.get(name)
+            return slot is not None and slot.serving is not None
+        return self._opened and all(slot.serving is not None for slot in self._slots.values())
 
     def served(self, name: str, version: str | None = None) -> Served:
         """The model in service.
@@ -125,9 +142,11 @@ class DataPlane:
         if slot is None or slot.serving is None:
             known = ", ".join(each.name for each in self._slots.values() if each.serving is not None) or "none"
             raise NotFound(f"model '{name}' is not served here; served: {known}")
-        if version is not None and version != slot.serving.version:
-            raise NotFound(f"model '{name}' is served in version {slot.serving.version}, not {version}")
-        return slot.serving
+        model = slot.find(version)
+        if model is None:
+            known = " and ".join(each.version for each in slot.all)
+            raise NotFound(f"model '{name}' is served in version {known}, not {version}")
+        return model
 
     def prepared(self, name: str) -> Served | None:
         """The version beside the one in service."""
@@ -159,15 +178,59 @@ class DataPlane:
         self._switch(self._model)
         return True
 
-    async def open_folder(self, name: str, folder: Path) -> None:
-        """Serve a model folder under ``name``, for workstations.
+    async def open_repository(self) -> None:
+        """Serve every model of the repository.
 
         Raises:
-            Unusable: it cannot be loaded.
+            MachineError: there is none.
+            Unusable: one cannot be loaded; names it.
         """
-        self._slots.setdefault(name, Slot(name))
-        await self._open(name, folder, check_golden=False)
-        self._switch(name)
+        await self._whole_library().load_all()
+        self._opened = True
+
+    async def load(self, name: str) -> None:
+        """Serve a model as the repository has it now.
+
+        Raises:
+            BadRequest: this server is a device's.
+            NotFound, Unusable: nothing changes.
+        """
+        await self._whole_library().load(name)
+
+    async def unload(self, name: str) -> None:
+        """Serve a model no longer; returns when its memory is back.
+
+        Raises:
+            BadRequest: this server is a device's.
+            NotFound: it is not served.
+            Overloaded: requests still run on it.
+        """
+        await self._whole_library().unload(name)
+
+    async def index(self) -> list[Indexed]:
+        """Every version that is here, and its state."""
+        if self._library is not None:
+            return await asyncio.to_thread(self._library.index)
+        found: list[Indexed] = []
+        for name, slot in self._slots.items():
+            found += [Indexed(name, model.version, "READY") for model in slot.all]
+            if not slot.all:
+                found.append(Indexed(name, "", "UNAVAILABLE", self._errors.get(name, "no version is active")))
+        return found
+
+    def _whole_library(self) -> Library:
+        if self._library is None:
+            raise BadRequest(
+                "this server serves what hedgerow-device activates; models are not loaded or unloaded here"
+            )
+        return self._library
+
+    def _changed(self, came: list[Served], gone: list[Served]) -> None:
+        for model in gone:
+            with contextlib.suppress(KeyError):  # two folders of one version
+                self.metrics.model_info.remove(model.name, model.version, model.sha256 or "")
+        for model in came:
+            self.metrics.model_info.labels(model.name, model.version, model.sha256 or "").set(1)
 
     async def prepare(self, name: str, version: str) -> Prepared:
         """Load a version beside the one in service and put its golden inputs to it.
@@ -219,10 +282,7 @@ class DataPlane:
     def _switch(self, name: str) -> Served | None:
         before = self._slots[name].switch()
         self._errors.pop(name, None)
-        now = self.served(name)
-        if before is not None:
-            self.metrics.model_info.remove(name, before.version, before.sha256 or "")
-        self.metrics.model_info.labels(name, now.version, now.sha256 or "").set(1)
+        self._changed([self.served(name)], [] if before is None else [before])
         return before
 
     # ── requests ────────────────────────────────────────────────────────────
@@ -235,7 +295,8 @@ class DataPlane:
         """
         served = self.served(name, version)
         inputs, outputs = (tuple(getattr(served.backend, side, ())) for side in ("inputs", "outputs"))
-        return ModelMetadata(name, (served.version,), served.backend.platform, inputs, outputs)
+        versions = tuple(model.version for model in self._slots[name].all)
+        return ModelMetadata(name, versions, served.backend.platform, inputs, outputs)
 
     def config(self, name: str, version: str | None = None) -> ModelConfig:
         """A model's configuration.
@@ -244,13 +305,29 @@ class DataPlane:
             NotFound.
         """
         known = self.metadata(name, version)
-        return ModelConfig(
+        served = self.served(name, version)
+        config = served.config or ModelConfig()
+        batched = config.max_batch_size > 0
+        return structs.replace(
+            config,
             name=name,
-            platform=known.platform,
-            backend=modelconfig.backend_of(known.platform),
-            input=modelconfig.tensors(known.inputs, batched=False),
-            output=modelconfig.tensors(known.outputs, batched=False),
+            platform=config.platform or known.platform,
+            backend=config.backend or modelconfig.backend_of(known.platform),
+            input=config.input or modelconfig.tensors(known.inputs, batched=batched),
+            output=config.output or modelconfig.tensors(known.outputs, batched=batched),
+            model_transaction_policy=TransactionPolicy(decoupled=hasattr(served.backend, "begin")),
         )
+
+    def statistics(self, name: str | None = None, version: str | None = None) -> list[Served]:
+        """The versions in service whose ``statistics`` are asked for: of one name, or all.
+
+        Raises:
+            NotFound.
+        """
+        if name is None:
+            return [model for slot in self._slots.values() for model in slot.all]
+        served = self.served(name, version)
+        return [served] if version is not None else self._slots[name].all
 
     async def infer(self, request: InferRequest, *, protocol: str) -> InferResponse:
         """Run a tensor model.
@@ -259,12 +336,13 @@ class DataPlane:
             NotFound, BadRequest, Overloaded.
         """
         with self._request(request.model, protocol) as record, self._hold(request.model, request.version) as model:
-            record.version = model.version
+            record.served_by(model)
             if not hasattr(model.backend, "infer"):
                 raise BadRequest(f"model '{request.model}' takes conversations: POST /v1/chat/completions")
             backend = cast("TensorBackend", model.backend)
             outputs = [each.name for each in request.outputs]
             _check(backend, request.inputs, outputs)
+            _check_batch(model, request.inputs)
             results = await self._workers.infer(
                 model,
                 request.inputs,
@@ -274,7 +352,7 @@ class DataPlane:
                 batching=model.batching or self._batching,
             )
             return InferResponse(
-                model.name, model.version, classification.applied(results, request.outputs), request.id
+                model.name, model.version, classification.applied(results, request.outputs, model.labels), request.id
             )
 
     async def generate(
@@ -286,7 +364,7 @@ class DataPlane:
             NotFound, BadRequest, Overloaded: before the first piece.
         """
         with self._request(name, protocol) as record, self._hold(name, version) as model:
-            record.version = model.version
+            record.served_by(model)
             if not hasattr(model.backend, "begin"):
                 raise BadRequest(f"model '{name}' takes tensors: POST /v2/models/{name}/infer", field="model")
             timeout_s = self._limits.timeout_s(request.timeout_s)
@@ -338,6 +416,17 @@ def _check(backend: TensorBackend, inputs: Arrays, outputs: Sequence[str]) -> No
             raise BadRequest(f"output '{name}' is asked for twice", field=name)
         if name not in known:
             raise BadRequest(f"the model has no output '{name}'; it has: {', '.join(known)}", field=name)
+
+
+def _check_batch(model: Served, inputs: Arrays) -> None:
+    most = 0 if model.config is None else model.config.max_batch_size
+    if not most:
+        return
+    rows = {name: array.shape[0] for name, array in inputs.items()}
+    if len(set(rows.values())) > 1:
+        raise BadRequest(f"the inputs have batches of different sizes: {rows}")
+    if max(rows.values(), default=0) > most:
+        raise BadRequest(f"the batch has {max(rows.values())} rows; model '{model.name}' takes {most}")
 
 
 def _fits(shape: tuple[int, ...], declared: tuple[int, ...]) -> bool:

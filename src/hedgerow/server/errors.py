@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 
 class ServingError(Exception):
     """Base; ``status`` is the HTTP status that every protocol here answers with."""
@@ -51,13 +53,14 @@ class TooLarge(ServingError):
 
 
 class Unusable(ServingError):
-    """A model cannot be loaded, or its golden inputs are answered wrongly; ``code`` tells which."""
+    """A model cannot be loaded, or its golden inputs are answered wrongly: ``code`` tells. ``where`` is its folder."""
 
     status = 422
 
-    def __init__(self, code: str, text: str) -> None:
+    def __init__(self, code: str, text: str, *, where: Path | None = None) -> None:
         super().__init__(text)
         self.code = code
+        self.where = where
 
 
 class Overloaded(ServingError):

@@ -9,11 +9,12 @@ from pathlib import Path
 from hedgerow.errors import HedgerowError
 from hedgerow.registry import bundle as bundles
 from hedgerow.registry.manifest import FILE_NAME, Manifest
-from hedgerow.server import backends, golden
+from hedgerow.server import backends, configuring, golden
 from hedgerow.server.errors import Unusable
+from hedgerow.server.modelconfig import ModelConfig
 from hedgerow.server.models import Served
 
-_PLAIN_VERSION = "1"
+PLAIN_VERSION = "1"
 
 
 @dataclass(frozen=True)
@@ -24,8 +25,19 @@ class Loaded:
     golden: int
 
 
-def load(name: str, folder: Path, *, threads: int | None, check_golden: bool) -> Loaded:
-    """Load the bundle or plain model folder ``folder``.
+def load(
+    name: str,
+    folder: Path,
+    *,
+    threads: int | None,
+    check_golden: bool,
+    version: str = PLAIN_VERSION,
+    config: ModelConfig | None = None,
+    home: Path | None = None,
+) -> Loaded:
+    """Load the bundle or plain model folder ``folder``. ``version`` is of a folder without a manifest.
+
+    ``home`` is where the files lie that ``config`` names, by default beside the folder.
 
     Raises:
         Unusable: ``load_failed`` or ``golden_failed``; nothing stays loaded.
@@ -43,8 +55,15 @@ def load(name: str, folder: Path, *, threads: int | None, check_golden: bool) ->
             backend.close()
             raise Unusable("golden_failed", "; ".join(wrong))
         tried = len(manifest.golden)
-    version = _PLAIN_VERSION if manifest is None else manifest.version
-    return Loaded(Served(name, version, sha256, backend, datetime.now(UTC)), tried)
+    if manifest is not None:
+        version = manifest.version
+    try:
+        batching, labels = (None, {}) if config is None else configuring.applied(config, backend, home or folder.parent)
+    except Unusable:
+        backend.close()
+        raise
+    model = Served(name, version, sha256, backend, datetime.now(UTC), batching, config, labels)
+    return Loaded(model, tried)
 
 
 def _manifest(folder: Path) -> tuple[Manifest | None, str | None]:

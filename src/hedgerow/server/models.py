@@ -12,21 +12,25 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from hedgerow.server.modelstatistics import ModelStatistics
+
 if TYPE_CHECKING:
     from hedgerow.server.backends import Backend
     from hedgerow.server.batching import Batching
+    from hedgerow.server.modelconfig import ModelConfig
 
 
 @dataclass(eq=False)
 class Served:
     """One loaded version. ``sha256`` is the bundle's identity, None for a plain folder without a manifest.
 
-    ``batching`` is what the model's own configuration says of it, None where it says nothing.
+    ``batching`` is what the model's own configuration says of it, None where it says nothing. ``labels``: the names of
+    an output's classes. ``fingerprint`` is that of the files it was loaded from.
     """
 
     name: str
@@ -35,6 +39,10 @@ class Served:
     backend: Backend
     since: datetime
     batching: Batching | None = None
+    config: ModelConfig | None = None
+    labels: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    fingerprint: tuple[object, ...] = ()
+    statistics: ModelStatistics = field(default_factory=ModelStatistics, init=False)
     _holders: int = field(default=0, init=False)
     _retired: bool = field(default=False, init=False)
     _closing: bool = field(default=False, init=False)
@@ -79,11 +87,36 @@ class Served:
 
 @dataclass(eq=False)
 class Slot:
-    """What is served under one name: the version in service, and one prepared beside it."""
+    """What is served under one name: the version in service, and one prepared beside it.
+
+    ``others`` are served as well, to requests that name them.
+    """
 
     name: str
     serving: Served | None = None
     prepared: Served | None = None
+    others: dict[str, Served] = field(default_factory=dict)
+
+    @property
+    def all(self) -> list[Served]:
+        """Every version that is served, the one for requests that name none at the end."""
+        return [*self.others.values(), *([] if self.serving is None else [self.serving])]
+
+    def find(self, version: str | None) -> Served | None:
+        """The version to serve a request with."""
+        if version is None or (self.serving is not None and self.serving.version == version):
+            return self.serving
+        return self.others.get(version)
+
+    def serve(self, models: Sequence[Served]) -> list[Served]:
+        """Serve these from now on, the last to requests that name no version; returns those that were retired."""
+        before = self.all
+        *others, self.serving = models
+        self.others = {model.version: model for model in others}
+        gone = [model for model in before if model not in models]
+        for model in gone:
+            model.retire()
+        return gone
 
     def prepare(self, model: Served) -> None:
         """Put ``model`` beside the one in service; an earlier prepared one gives way."""
@@ -108,8 +141,9 @@ class Slot:
 
     def empty(self) -> list[Served]:
         """Retire whatever is loaded, and return it."""
-        models = [model for model in (self.serving, self.prepared) if model is not None]
+        models = [*self.all, *([] if self.prepared is None else [self.prepared])]
         self.serving = self.prepared = None
+        self.others = {}
         for model in models:
             model.retire()
         return models

@@ -13,10 +13,13 @@ from hedgerow.server.statistics import Sample, Window
 
 if TYPE_CHECKING:
     from hedgerow.server.metrics import Metrics
+    from hedgerow.server.models import Served
+    from hedgerow.server.modelstatistics import ModelStatistics
     from hedgerow.server.scheduler import Piece
 
 # From here on the fault is the server's (RFC 9110, section 15.6).
 _SERVER_FAULT = 500
+_FAILED = 400
 # As nginx names a client that closed its request.
 _LEFT = 499
 
@@ -27,10 +30,16 @@ class Record:
     def __init__(self, started: float) -> None:
         self.started = started
         self.version = ""
+        self.statistics: ModelStatistics | None = None
         self.first: float | None = None
         self.last = started
         self.tokens = 0
         self.prompt_tokens = 0
+
+    def served_by(self, model: Served) -> None:
+        """The version that the request runs on is known now."""
+        self.version = model.version
+        self.statistics = model.statistics
 
     def note(self, piece: Piece) -> None:
         """Take an answer's newest piece into account."""
@@ -75,6 +84,9 @@ class Recorder:
         now = time.monotonic()
         self._metrics.requests.labels(name, record.version, protocol, code).inc()
         self._metrics.duration.labels(name, protocol).observe(now - record.started)
+        if record.statistics is not None:
+            took_ns = int((now - record.started) * 1e9)
+            record.statistics.ended(took_ns, failed=code >= _FAILED, at_ms=int(time.time() * 1000))
         ttft_s = None if record.first is None else record.first - record.started
         if ttft_s is not None:
             self._metrics.first_token.labels(name).observe(ttft_s)

@@ -1,48 +1,156 @@
-"""A folder of models on a workstation: which models are in it, and in which version each is served."""
+"""A folder of models on a workstation: which models are in it, and which of their versions are to be served.
+
+Two layouts, side by side: Hedgerow's own (``NAME/VERSION/`` with semantic versions, ``NAME/current``) and Triton's
+(``NAME/config.pbtxt``, ``NAME/1/model.onnx``). A model's folder may also hold the model itself, as version 1.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from hedgerow.errors import MachineError
+from hedgerow.registry.manifest import FILE_NAME
 from hedgerow.registry.reference import version_key
+from hedgerow.server import modelconfig
+from hedgerow.server.errors import NotFound, Unusable
+from hedgerow.server.modelconfig import ModelConfig
+
+CONFIG = "config.pbtxt"
+_CURRENT = "current"
+_ONLY = "1"
 
 
-def find_models(repository: Path) -> list[tuple[str, Path]]:
-    """``(name, folder)`` of each model: its ``current``, else its newest version, else a folder without versions.
+@dataclass(frozen=True)
+class Version:
+    """One version: the folder in which its files lie."""
 
-    A repository that is itself one model's folder is served under its own name.
+    name: str
+    folder: Path
 
-    Raises:
-        MachineError: there is none.
+    def fingerprint(self) -> tuple[object, ...]:
+        """Changes when a file of it does. Blocks."""
+        files = sorted(path for path in self.folder.rglob("*") if path.is_file())
+        stats = [(path, path.stat()) for path in files]
+        return tuple((str(path), stat.st_ino, stat.st_size, stat.st_mtime_ns) for path, stat in stats)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A model in the folder: its versions, oldest first; its configuration, None where it has none.
+
+    ``current``: the version that a link of that name points at.
     """
-    if _is_model(repository):
-        return [(repository.resolve().name, repository)]
-    found: list[tuple[str, Path]] = []
-    for folder in sorted(path for path in repository.iterdir() if path.is_dir()):
-        versions = [path for path in folder.iterdir() if path.is_dir() and _is_model(path)]
-        if _is_model(folder / "current"):
-            found.append((folder.name, folder / "current"))
-        elif versions:
-            found.append((folder.name, max(versions, key=lambda path: _order(path.name))))
-        elif _is_model(folder):
-            found.append((folder.name, folder))
-    if not found:
-        raise MachineError(
-            "no model here",
-            where=str(repository),
-            next_step="name a folder that holds NAME/VERSION/model.onnx or NAME/VERSION/genai_config.json",
-        )
-    return found
+
+    name: str
+    folder: Path
+    versions: tuple[Version, ...]
+    config: ModelConfig | None = None
+    current: str | None = None
+
+    def wanted(self) -> tuple[Version, ...]:
+        """The versions that its policy serves, the one for requests that name none at the end.
+
+        Without a configuration that is what ``current`` points at, else the newest.
+
+        Raises:
+            Unusable: the policy names none that is there.
+        """
+        if self.config is None and self.current is not None:
+            return tuple(each for each in self.versions if each.name == self.current)
+        policy = modelconfig.LATEST if self.config is None else self.config.version_policy
+        found = self.versions
+        if policy.latest is not None:
+            found = self.versions[-policy.latest.num_versions :]
+        elif policy.specific is not None:
+            named = {str(number) for number in policy.specific.versions}
+            found = tuple(each for each in self.versions if each.name in named)
+            missing = named - {each.name for each in found}
+            if missing:
+                raise Unusable("load_failed", f"{self.name} has no version {', '.join(sorted(missing))}")
+        return found
+
+
+class Repository:
+    """The models below ``root``; looked at anew whenever it is asked."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def names(self) -> list[str]:
+        """Every model's name.
+
+        Raises:
+            MachineError: there is none.
+        """
+        if _is_model(self.root):
+            return [self.root.resolve().name]
+        found = sorted(path.name for path in self.root.iterdir() if path.is_dir() and _versions(path))
+        if not found:
+            raise MachineError(
+                "no model here",
+                where=str(self.root),
+                next_step="name a folder that holds NAME/VERSION/model.onnx or NAME/VERSION/genai_config.json",
+            )
+        return found
+
+    def entry(self, name: str) -> Entry:
+        """The model ``name``.
+
+        Raises:
+            NotFound: there is none.
+            Unusable: its configuration cannot be obeyed.
+        """
+        # A repository that is itself one model's folder is served under its own name.
+        folder = self.root if _is_model(self.root) and name == self.root.resolve().name else self.root / name
+        if not name or name in {".", ".."} or "/" in name or "\0" in name or not folder.is_dir():
+            raise NotFound(f"model '{name}' is not in the repository")
+        versions = _versions(folder)
+        if not versions:
+            raise NotFound(f"model '{name}' has no version in the repository")
+        link = folder / _CURRENT
+        current = link.resolve().name if link.is_symlink() and _is_model(link) else None
+        return Entry(name, folder, versions, _config(name, folder), current)
+
+
+def model_folder(version: Path) -> Path:
+    """Where a version's files lie: Triton has ONNX models of several files in a folder ``model.onnx``."""
+    nested = version / "model.onnx"
+    return nested if nested.is_dir() else version
+
+
+def _versions(folder: Path) -> tuple[Version, ...]:
+    if _is_model(folder):
+        return (Version(_ONLY, model_folder(folder)),)
+    found = [path for path in folder.iterdir() if path.is_dir() and path.name != _CURRENT and _is_model(path)]
+    return tuple(Version(path.name, model_folder(path)) for path in sorted(found, key=lambda path: _order(path.name)))
 
 
 def _is_model(folder: Path) -> bool:
-    return (folder / "genai_config.json").is_file() or len(list(folder.glob("*.onnx"))) == 1
+    if (folder / "genai_config.json").is_file() or (folder / FILE_NAME).is_file():
+        return True
+    return (folder / "model.onnx").is_dir() or len(list(folder.glob("*.onnx"))) == 1
+
+
+def _config(name: str, folder: Path) -> ModelConfig | None:
+    try:
+        text = (folder / CONFIG).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise Unusable("load_failed", f"{name}/{CONFIG} cannot be read: {error}") from error
+    try:
+        config = modelconfig.parse(text)
+    except ValueError as error:
+        raise Unusable("load_failed", f"{name}/{CONFIG}: {error}") from error
+    if config.name not in {"", name}:
+        raise Unusable("load_failed", f"{name}/{CONFIG} is of '{config.name}'; the folder's name is the model's")
+    return config
 
 
 def _order(name: str) -> tuple[int, object]:
-    """Semantic versions above plain numbers (Triton's), numbers above names."""
+    """Semantic versions and plain numbers (Triton's) by their precedence, above names."""
     try:
-        return (2, version_key(name))
+        return (1, version_key(name))
     except ValueError:
-        return (1, int(name)) if name.isdigit() else (0, name)
+        return (0, name)

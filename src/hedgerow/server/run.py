@@ -31,11 +31,11 @@ from hedgerow.server.access import ByProfile
 from hedgerow.server.config import Address, Limits, ServerConfig, Tls, credential
 from hedgerow.server.connection import BoundedProtocol
 from hedgerow.server.dataplane import DataPlane
-from hedgerow.server.errors import ServingError
+from hedgerow.server.errors import ServingError, Unusable
 from hedgerow.server.observe import Observer
-from hedgerow.server.protocols import control, health, oip, openai
+from hedgerow.server.protocols import control, health, oip, oip_repository, openai
 from hedgerow.server.protocols.http import json_response
-from hedgerow.server.repository import find_models
+from hedgerow.server.repository import Repository
 from hedgerow.server.restarts import Restarts
 from hedgerow.server.sockets import listen, listen_unix
 from hedgerow.server.tls import PeerProtocol, ServerTls
@@ -126,7 +126,7 @@ def serve_folder(repository: Path, http: Address, limits: Limits, *, grpc: Addre
     Raises:
         UsageError, MachineError: nothing is served: no model, a model that cannot be loaded, a port that is taken.
     """
-    models = find_models(repository)
+    names = Repository(repository).names()
 
     def service() -> Service:
         plane = DataPlane(repository, limits=limits)
@@ -134,18 +134,16 @@ def serve_folder(repository: Path, http: Address, limits: Limits, *, grpc: Addre
             plane,
             host=socket.gethostname(),
             serial="",
-            model=models[0][0],
+            model=names[0],
             models_dir=repository,
             activation_dir=repository,
         )
 
         async def load() -> None:
-            for name, folder in models:
-                try:
-                    await plane.open_folder(name, folder)
-                except ServingError as error:
-                    raise MachineError(f"{name} cannot be served: {error.text}", where=str(folder)) from error
-                log.info("%s serves %s", name, folder)
+            try:
+                await plane.open_repository()
+            except Unusable as error:
+                raise MachineError(error.text, where=str(error.where or repository)) from error
 
         app = _application(_public_routes(plane, observer, limits))
         listeners = [Listener(listen(http), app)]
@@ -203,7 +201,12 @@ def _server_tls(config: Tls | None) -> ServerTls | None:
 
 def _public_routes(plane: DataPlane, observer: Observer, limits: Limits) -> list[Route]:
     """What all doors serve; the control routes are not among them."""
-    return [*health.routes(plane, observer), *openai.routes(plane, limits), *oip.routes(plane, limits)]
+    return [
+        *health.routes(plane, observer),
+        *openai.routes(plane, limits),
+        *oip_repository.routes(plane),
+        *oip.routes(plane, limits),
+    ]
 
 
 def _application(routes: list[Route]) -> Starlette:

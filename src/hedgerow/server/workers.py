@@ -33,6 +33,7 @@ _THREADS = 256
 # How much the newest run counts for what one is expected to take.
 _NEWEST = 0.2
 _LONGEST_WAIT_S = 60
+_NANO = 1e9
 
 
 @dataclass(eq=False)
@@ -189,6 +190,8 @@ class _Lane:
     def _done(self, results: Sequence[Arrays | Exception], calls: Sequence[_Call], started: float) -> None:
         self.running -= 1
         took = self._loop.time() - started
+        waits = [int((started - call.ticket.arrived) * _NANO) for call in calls]
+        calls[0].model.statistics.ran(sum(call.ticket.rows for call in calls), waits, int(took * _NANO))
         self._run_s = took if not self._run_s else (1 - _NEWEST) * self._run_s + _NEWEST * took
         for call, result in zip(calls, results, strict=True):
             call.held.close()

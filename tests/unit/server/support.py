@@ -257,6 +257,7 @@ class InProcess:
     async def _serve(self, prepare: Callable[[DataPlane], None], folder: Path, limits: Limits) -> None:
         plane = self.plane = DataPlane(folder, limits=limits)
         prepare(plane)
+        plane._opened = True
         observer = Observer(plane, host=HOST, serial="", model="assistant", models_dir=folder, activation_dir=folder)
         listener = run.Listener(
             run.listen(Address("127.0.0.1", 0)), run._application(run._public_routes(plane, observer, limits))

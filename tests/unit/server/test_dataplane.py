@@ -87,14 +87,16 @@ def test_a_first_model_comes_by_activation(folder) -> None:
 def test_a_folder_serves_all_and_is_ready_when_all_are(folder) -> None:
     async def work(plane: DataPlane) -> None:
         assert not plane.ready()
-        await plane.open_folder("assistant", folder / "assistant" / "1.0.0")
-        await plane.open_folder("other", folder / "other" / "2.0.0")
-        assert plane.ready()
-        (folder / "other" / "1.0.0" / "model.onnx").write_bytes(b"junk")
-        with pytest.raises(Unusable):
-            await plane.open_folder("third", folder / "other" / "1.0.0")
+        await plane.load("other")
         assert not plane.ready()
-        assert plane.ready("other")
+        await plane.open_repository()
+        assert plane.ready()
+        support.write_add(folder / "third" / "1", 3.0)
+        (folder / "third" / "1" / "model.onnx").write_bytes(b"junk")
+        with pytest.raises(Unusable, match="third cannot be served: 1: "):
+            await plane.load("third")
+        assert plane.ready()
+        assert not plane.ready("third")
 
     with_plane(work, folder)
 

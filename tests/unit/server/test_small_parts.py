@@ -18,7 +18,6 @@ from hedgerow.identity.profiles import Peer, Profile
 from hedgerow.server import access, config, observe, sockets, systemd
 from hedgerow.server.config import Address
 from hedgerow.server.observe import Observer
-from hedgerow.server.repository import find_models
 from hedgerow.server.restarts import Restarts
 from hedgerow.server.statistics import WINDOW_S, Sample, Window, percentile
 
@@ -207,37 +206,6 @@ def test_without_a_folder_nothing_is_known(tmp_path) -> None:
     restarts.begin()
     assert restarts.count is None
     restarts.end()
-
-
-# ── repositories ────────────────────────────────────────────────────────────
-
-
-def test_which_version_of_each_model_is_served(tmp_path) -> None:
-    for place in (
-        "numbers/2",
-        "numbers/10",
-        "semantic/1.9.0",
-        "semantic/1.10.0",
-        "linked/1.0.0",
-        "linked/2.0.0",
-        "flat",
-    ):
-        support.write_add(tmp_path / place, 1.0)
-    (tmp_path / "linked" / "current").symlink_to("1.0.0")
-    (tmp_path / "notes").mkdir()
-    found = {name: folder.relative_to(tmp_path).as_posix() for name, folder in find_models(tmp_path)}
-    assert found == {
-        "flat": "flat",
-        "linked": "linked/current",
-        "numbers": "numbers/10",
-        "semantic": "semantic/1.10.0",
-    }
-    assert find_models(tmp_path / "flat") == [("flat", tmp_path / "flat")]
-
-
-def test_a_repository_without_models(tmp_path) -> None:
-    with pytest.raises(MachineError, match="no model here"):
-        find_models(tmp_path)
 
 
 # ── statistics ──────────────────────────────────────────────────────────────

@@ -25,7 +25,15 @@ if TYPE_CHECKING:
     from hedgerow.server.dataplane import DataPlane
 
 PROTOCOL = "oip"
-EXTENSIONS = ("binary_tensor_data", "classification", "model_configuration")
+EXTENSIONS = (
+    "binary_tensor_data",
+    "classification",
+    "model_configuration",
+    "model_repository",
+    "model_repository(unload_dependents)",
+    "schedule_policy",
+    "statistics",
+)
 
 
 def routes(plane: DataPlane, limits: Limits) -> list[Route]:
