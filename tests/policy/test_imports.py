@@ -105,6 +105,17 @@ def loaded(sources: dict[str, str], start: str) -> Iterator[tuple[str, str]]:
             queue += [name, name.rpartition(".")[0]]
 
 
+# Backends of what a device need not have, imported when a model asks for them, and the runtime of each. Nothing else
+# may load them.
+_BACKENDS = "hedgerow.server.backends"
+_OPTIONAL = {
+    f"{_BACKENDS}.hailo": "hailo_platform",
+    f"{_BACKENDS}.hailo_device": "hailo_platform",
+    f"{_BACKENDS}.litert": "ai_edge_litert",
+    f"{_BACKENDS}.llamacpp": "llama_cpp",
+}
+
+
 def closure(sources: dict[str, str], allowed: set[str]) -> list[str]:
     """Packages that a device does not install but would import."""
     found = set()
@@ -113,6 +124,8 @@ def closure(sources: dict[str, str], allowed: set[str]) -> list[str]:
             continue
         for module, name in loaded(sources, start):
             top = name.partition(".")[0]
+            if start in _OPTIONAL and _OPTIONAL.get(module) == top:
+                continue
             if top not in allowed and top not in sys.stdlib_module_names and top != "hedgerow":
                 found.add(f"{start} loads {module}, which imports {top}: not in the device extra")
     return sorted(found)

@@ -4,8 +4,8 @@ Which of the two a HEF is, its folder says: ``hailo_llm.json`` beside it (may be
 HEF carries no mark that could be read without the device.
 
 Used of the library: ``VDevice``, ``InferModel`` (VStreams are not implemented on a Hailo-10H) and ``genai.LLM``. Held
-to the library's source (5.x) and to a test double of that subset; no board has run it yet. What only a board can tell is
-marked "not verified".
+to the library's source (5.x) and to a test double of that subset; no board has run it yet. What only a board can tell
+is marked "not verified".
 """
 
 from __future__ import annotations

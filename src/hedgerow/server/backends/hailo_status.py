@@ -1,8 +1,8 @@
 """What HailoRT's status codes mean here, in words that say what to do. No IO, no import of ``hailo_platform``.
 
-Source of the numbers: ``hailort.h`` of HailoRT 5.2; of the exceptions: ``pyhailort.py`` of 5.x, which has classes
-of its own for some codes and puts the others into its message ("libhailort failed with error: 74 (HAILO_…)"). Some calls let
-the bindings' own exception through, whose argument is the number.
+Source of the numbers: ``hailort.h`` of HailoRT 5.2; of the exceptions: ``pyhailort.py`` of 5.x. That has classes of
+its own for some codes and puts the others into its message ("libhailort failed with error: 74 (HAILO_…)"). Some calls
+let the bindings' own exception through, whose argument is the number.
 """
 
 from __future__ import annotations
