@@ -338,7 +338,7 @@ class DataPlane:
         with self._request(request.model, protocol) as record, self._hold(request.model, request.version) as model:
             record.served_by(model)
             if not hasattr(model.backend, "infer"):
-                raise BadRequest(f"model '{request.model}' takes conversations: POST /v1/chat/completions")
+                raise BadRequest(f"model '{request.model}' takes text: POST /v2/models/{request.model}/generate")
             backend = cast("TensorBackend", model.backend)
             outputs = [each.name for each in request.outputs]
             _check(backend, request.inputs, outputs)
@@ -367,6 +367,8 @@ class DataPlane:
             record.served_by(model)
             if not hasattr(model.backend, "begin"):
                 raise BadRequest(f"model '{name}' takes tensors: POST /v2/models/{name}/infer", field="model")
+            if request.adapter is not None and request.adapter not in getattr(model.backend, "adapters", ()):
+                raise NotFound(f"model '{name}' has no adapter '{request.adapter}'", field="model")
             timeout_s = self._limits.timeout_s(request.timeout_s)
             pieces = self._scheduler.generate(model, dataclasses.replace(request, timeout_s=timeout_s))
             async with contextlib.aclosing(pieces):

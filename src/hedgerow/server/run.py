@@ -33,7 +33,7 @@ from hedgerow.server.connection import BoundedProtocol
 from hedgerow.server.dataplane import DataPlane
 from hedgerow.server.errors import ServingError, Unusable
 from hedgerow.server.observe import Observer
-from hedgerow.server.protocols import control, health, oip, oip_repository, openai
+from hedgerow.server.protocols import control, health, oip, oip_generate, oip_repository, openai
 from hedgerow.server.protocols.http import json_response
 from hedgerow.server.repository import Repository
 from hedgerow.server.restarts import Restarts
@@ -205,6 +205,7 @@ def _public_routes(plane: DataPlane, observer: Observer, limits: Limits) -> list
         *health.routes(plane, observer),
         *openai.routes(plane, limits),
         *oip_repository.routes(plane),
+        *oip_generate.routes(plane, limits),
         *oip.routes(plane, limits),
     ]
 

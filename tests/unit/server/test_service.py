@@ -252,6 +252,22 @@ def test_models_are_listed(client) -> None:
     assert client.get("/v1/models/nobody").json()["error"]["code"] == "model_not_found"
 
 
+def test_an_adapter_is_a_model_of_its_own(serve) -> None:
+    script = Script(["x"])
+    script.adapters = ("formal",)
+    client = serve(script)
+    listed = {model["id"]: model.get("parent") for model in client.get("/v1/models").json()["data"]}
+    assert listed == {"add": None, "assistant": None, "assistant:formal": "assistant"}
+    assert client.get("/v1/models/assistant:formal").json()["parent"] == "assistant"
+    for model, adapter in (("assistant:formal", "formal"), ("assistant", None)):
+        answer = client.post(CHAT, json={"model": model, "messages": HELLO}).json()
+        assert (answer["model"], script.begun[-1].adapter) == (model, adapter)
+    for model in ("assistant:none", "add:formal", "nobody:formal", ":formal"):
+        refused = client.post(CHAT, json={"model": model, "messages": HELLO})
+        assert refused.status_code in {400, 404}
+        assert client.get(f"/v1/models/{model}").json()["error"]["code"] == "model_not_found"
+
+
 def test_a_runtime_that_breaks_before_and_within_an_answer(serve) -> None:
     early = serve(Script(["a"], fails_at=0)).post(CHAT, json={"model": "assistant", "messages": HELLO, "stream": True})
     assert (early.status_code, early.json()["error"]["type"]) == (500, "server_error")
@@ -664,7 +680,7 @@ def test_large_json_is_refused_where_binary_would_do(serve) -> None:
 
 def test_conversations_and_tensors_are_told_apart(client) -> None:
     response = client.post("/v2/models/assistant/infer", json={"inputs": [ROW]})
-    assert (response.status_code, "POST /v1/chat/completions" in response.json()["error"]) == (400, True)
+    assert (response.status_code, "POST /v2/models/assistant/generate" in response.json()["error"]) == (400, True)
 
 
 # ── bounds ──────────────────────────────────────────────────────────────────
