@@ -9,12 +9,15 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
+import onnx
+import onnxruntime as ort
 import onnxruntime_genai as og
 import pytest
 import server_support as support
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from hedgerow.server import backends, tensors
 from hedgerow.server.backends import TextRequest
@@ -263,6 +266,86 @@ def test_the_engine_computes_without_pythons_lock_and_the_generator_does_not(eng
     backend = backends.load(tiny_text["last"], threads=1)
     assert not counts_while_it_computes(backend, "_generator", "generate_next_token")
     backend.close()
+
+
+# ── adapters ────────────────────────────────────────────────────────────────
+
+
+def add_lora(folder: Path, *adapters: str) -> Path:
+    """Give the graph's head a LoRA input of rank two, zero where no adapter is active, and write random adapters."""
+    model = onnx.load(folder / "model.onnx", load_external_data=False)
+    head = next(node for node in model.graph.node if "logits" in node.output)
+    hidden = json.loads((folder / "genai_config.json").read_text())["model"]["decoder"]["hidden_size"]
+    vocabulary = model.graph.output[0].type.tensor_type.shape.dim[-1].dim_value
+    head.output[0] = "logits_alone"
+    shapes = {"lora_a": (hidden, 2), "lora_b": (2, vocabulary)}
+    for name, shape in shapes.items():
+        model.graph.initializer.append(numpy_helper.from_array(np.zeros(shape, np.float32), name))
+        model.graph.input.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
+    model.graph.node.extend(
+        [
+            helper.make_node("MatMul", [head.input[0], "lora_a"], ["low"]),
+            helper.make_node("MatMul", ["low", "lora_b"], ["delta"]),
+            helper.make_node("Add", ["logits_alone", "delta"], ["logits"]),
+        ]
+    )
+    onnx.save(model, folder / "model.onnx")
+    (folder / "adapters").mkdir()
+    for seed, name in enumerate(adapters):
+        random = np.random.default_rng(seed)
+        form = ort.AdapterFormat()
+        form.set_adapter_version(1)
+        form.set_model_version(1)
+        values = {each: 30 * random.standard_normal(shape).astype(np.float32) for each, shape in shapes.items()}
+        form.set_parameters({each: ort.OrtValue.ortvalue_from_numpy(value) for each, value in values.items()})
+        form.export_adapter(str(folder / "adapters" / f"{name}.onnx_adapter"))
+    return folder
+
+
+@pytest.fixture(params=["all", "last"])
+def adapted(request, tiny_text, tmp_path):
+    folder = shutil.copytree(tiny_text[request.param], tmp_path / request.param)
+    backend = backends.load(add_lora(folder, "formal", "terse"), threads=1)
+    yield backend
+    backend.close()
+
+
+def test_an_adapter_changes_what_is_said_and_none_leaves_it_as_it_was(adapted, tiny_text) -> None:
+    plain = backends.load(tiny_text["last"], threads=1)
+    base = say(plain)[0]
+    plain.close()
+    assert adapted.adapters == ("formal", "terse")
+    said = [say(adapted, adapter=adapter)[0] for adapter in (None, "formal", "terse", "formal", None)]
+    assert said[0] == said[4] == base
+    assert said[1] == said[3]
+    assert len(set(said)) == 3
+
+
+def test_generations_with_and_without_an_adapter_do_not_mix(adapted) -> None:
+    alone = {adapter: say(adapted, adapter=adapter)[0] for adapter in (None, "formal", "terse")}
+    running = {
+        adapter: adapted.begin(TextRequest(messages=HELLO, max_tokens=24, temperature=0.0, adapter=adapter))
+        for adapter in alone
+    }
+    said = dict.fromkeys(alone, "")
+    for decoding in running.values():
+        while not decoding.read():
+            pass
+    for _ in range(25):
+        for adapter, decoding in running.items():
+            said[adapter] += decoding.step() or ""
+    for decoding in running.values():
+        decoding.close()
+    assert said == alone
+
+
+def test_a_file_that_is_no_adapter_is_named(tiny_text, tmp_path) -> None:
+    folder = shutil.copytree(tiny_text["last"], tmp_path / "last")
+    (folder / "adapters").mkdir()
+    (folder / "adapters" / "broken.onnx_adapter").write_bytes(b"junk")
+    with pytest.raises(Unusable, match=r"broken\.onnx_adapter is no adapter of this model") as caught:
+        backends.load(folder, threads=1)
+    assert caught.value.code == "load_failed"
 
 
 # ── tensors ─────────────────────────────────────────────────────────────────

@@ -41,9 +41,9 @@ class TensorSpec:
 class TextRequest:
     """What to generate. Exactly one of ``messages`` (a conversation) and ``prompt`` (raw text) is set.
 
-    ``temperature`` 0 is greedy. ``stop``: texts that end the answer and are not part of it. ``priority`` 1 is the most
-    urgent, 0 the usual one; ``timeout_s`` is when the answer must have ended, waiting included. Both are the
-    scheduler's; a backend need not look at them.
+    ``temperature`` 0 is greedy. ``stop``: texts that end the answer and are not part of it. ``adapter`` is one of the
+    backend's ``adapters``, None the model as it is. ``priority`` 1 is the most urgent, 0 the usual one; ``timeout_s``
+    is when the answer must have ended, waiting included. Both are the scheduler's; a backend need not look at them.
     """
 
     messages: Sequence[Mapping[str, str]] | None = None
@@ -53,6 +53,7 @@ class TextRequest:
     top_p: float = 1.0
     seed: int | None = None
     stop: tuple[str, ...] = field(default=())
+    adapter: str | None = None
     priority: int = 0
     timeout_s: float | None = None
 
@@ -91,7 +92,11 @@ class Decoding(Protocol):
 
 
 class TextBackend(Protocol):
-    """A conversation in, tokens out. One that can have no more than so many at once says so in ``generations``."""
+    """A conversation in, tokens out.
+
+    One that can have no more than so many at once says so in ``generations``; one that has adapters names them in
+    ``adapters``.
+    """
 
     platform: str
 

@@ -4,7 +4,8 @@ The package has two ways to generate, and each request takes the better one that
 
 - ``Engine`` computes without Python's lock, so that health probes and other connections are answered meanwhile. It
   wants logits of every position, and holds them all while it reads the prompt; it takes no seed on a processor.
-- ``Generator`` holds the lock, so it reads the prompt in parts. It takes every graph, any prompt, and a seed.
+- ``Generator`` holds the lock, so it reads the prompt in parts. It takes every graph, any prompt, a seed, and a LoRA
+  adapter: each file ``adapters/NAME.onnx_adapter`` beside the model is one. All of them share the model's weights.
 
 Figures: docs/decisions/0005-server-stack.md.
 """
@@ -13,13 +14,14 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import onnxruntime_genai as og
 
 from hedgerow.server.backends import Decoding, TextRequest
 from hedgerow.server.backends.genai_decoding import EngineDecoding, GeneratorDecoding, Sampling
-from hedgerow.server.errors import BadRequest, ServingError
+from hedgerow.server.errors import BadRequest, ServingError, Unusable
 
 log = logging.getLogger("hedgerow.server.genai")
 
@@ -49,6 +51,8 @@ class GenaiBackend:
         self._context = int(described["context_length"])
         self._vocabulary = int(described["vocab_size"])
         self._ends = frozenset(int(token) for token in self._tokenizer.eos_token_ids)
+        self._adapters = og.Adapters(self._model)
+        self.adapters = tuple(self._load_adapters(folder / "adapters"))
         self.engine = self._try_engine()
 
     def begin(self, request: TextRequest) -> Decoding:
@@ -61,13 +65,24 @@ class GenaiBackend:
         sampling = Sampling.of(request, self._vocabulary)
         length = min(request.max_tokens, room)
         stream = self._tokenizer.create_stream()
-        if self.engine and self._suits_engine(len(prompt), sampling):
+        if self.engine and request.adapter is None and self._suits_engine(len(prompt), sampling):
             return EngineDecoding(self._model, stream, prompt, length, sampling)
-        return GeneratorDecoding(self._model, stream, prompt, length, sampling, ends=self._ends)
+        adapter = None if request.adapter is None else (self._adapters, request.adapter)
+        return GeneratorDecoding(self._model, stream, prompt, length, sampling, ends=self._ends, adapter=adapter)
 
     def close(self) -> None:
+        # The model last: all others point into it.
+        del self._adapters
         del self._tokenizer
         del self._model
+
+    def _load_adapters(self, folder: Path) -> Iterator[str]:
+        for path in sorted(folder.glob("*.onnx_adapter")):
+            try:
+                self._adapters.load(str(path), path.stem)
+            except RuntimeError as error:
+                raise Unusable("load_failed", f"{path.name} is no adapter of this model: {error}") from error
+            yield path.stem
 
     def _prompt(self, request: TextRequest) -> list[int]:
         if request.messages is None:

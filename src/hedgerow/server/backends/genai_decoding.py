@@ -118,6 +118,7 @@ class GeneratorDecoding:
         sampling: Sampling | None,
         *,
         ends: frozenset[int],
+        adapter: tuple[og.Adapters, str] | None = None,
     ) -> None:
         self.prompt_tokens = len(prompt)
         self.truncated = False
@@ -135,6 +136,8 @@ class GeneratorDecoding:
         parameters = og.GeneratorParams(model)
         parameters.set_search_options(**options)
         self._generator = og.Generator(model, parameters)
+        if adapter is not None:
+            self._generator.set_active_adapter(*adapter)
 
     def read(self) -> bool:
         part, self._unread = self._unread[:_PART], self._unread[_PART:]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request
@@ -9,7 +10,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from hedgerow.server.errors import ServingError
+from hedgerow.server.errors import NotFound, ServingError
 from hedgerow.server.protocols import openai_answers as answers
 from hedgerow.server.protocols.http import (
     EventStream,
@@ -33,11 +34,16 @@ _METHODS = {"chat/completions": "POST", "completions": "POST", "models": "GET"}
 
 def routes(plane: DataPlane, limits: Limits) -> list[Route]:
     async def models(_: Request) -> Response:
-        listed = [_model(plane.served(name)) for name in plane.names if plane.ready(name)]
-        return json_response({"object": "list", "data": listed})
+        listed = [_models(plane.served(name)) for name in plane.names if plane.ready(name)]
+        return json_response({"object": "list", "data": [each for model in listed for each in model]})
 
     async def one_model(request: Request) -> Response:
-        return json_response(_model(plane.served(request.path_params["model"])))
+        asked = request.path_params["model"]
+        name, _ = _parted(plane, asked)
+        for model in _models(plane.served(name)):
+            if model["id"] == asked:
+                return json_response(model)
+        raise NotFound(f"model '{asked}' is not served here")
 
     async def chat(request: Request) -> Response:
         asked = decode(await body(request, limit=limits.body_bytes), ChatRequest)
@@ -48,7 +54,9 @@ def routes(plane: DataPlane, limits: Limits) -> list[Route]:
         return await answer(request, answers.COMPLETION, asked)
 
     async def answer(request: Request, kind: answers.Kind, asked: ChatRequest | CompletionRequest) -> Response:
-        pieces = plane.generate(asked.model, asked.text_request(limits, timeout_s(request)), protocol=PROTOCOL)
+        name, adapter = _parted(plane, asked.model)
+        wanted = dataclasses.replace(asked.text_request(limits, timeout_s(request)), adapter=adapter)
+        pieces = plane.generate(name, wanted, protocol=PROTOCOL)
         if not asked.stream:
             return json_response(await unless_gone(request, answers.whole(kind, asked.model, pieces)))
         # The first piece is awaited before the answer begins: until then an error still has a status code.
@@ -101,5 +109,14 @@ class _Streamed(Response):
         await self._stream(scope, receive, send)
 
 
-def _model(served: Served) -> dict[str, Any]:
-    return {"id": served.name, "object": "model", "created": int(served.since.timestamp()), "owned_by": "hedgerow"}
+def _parted(plane: DataPlane, model: str) -> tuple[str, str | None]:
+    """A model's name and the adapter behind it, if any: ``assistant:formal``."""
+    name, _, adapter = model.rpartition(":")
+    return (model, None) if model in plane.names or not name else (name, adapter)
+
+
+def _models(served: Served) -> list[dict[str, Any]]:
+    """The model, and each of its adapters as a model of its own."""
+    base = {"id": served.name, "object": "model", "created": int(served.since.timestamp()), "owned_by": "hedgerow"}
+    adapters = getattr(served.backend, "adapters", ())
+    return [base, *({**base, "id": f"{served.name}:{adapter}", "parent": served.name} for adapter in adapters)]
