@@ -13,6 +13,7 @@ from hedgerow.errors import MachineError
 from hedgerow.registry.manifest import FILE_NAME
 from hedgerow.registry.reference import version_key
 from hedgerow.server import modelconfig
+from hedgerow.server.backends import kind_of
 from hedgerow.server.errors import NotFound, Unusable
 from hedgerow.server.modelconfig import ModelConfig
 
@@ -90,7 +91,8 @@ class Repository:
             raise MachineError(
                 "no model here",
                 where=str(self.root),
-                next_step="name a folder that holds NAME/VERSION/model.onnx or NAME/VERSION/genai_config.json",
+                next_step="name a folder that holds NAME/VERSION/model.onnx or NAME/VERSION/genai_config.json "
+                "(or there one .hef, .tflite or .gguf)",
             )
         return found
 
@@ -127,9 +129,7 @@ def _versions(folder: Path) -> tuple[Version, ...]:
 
 
 def _is_model(folder: Path) -> bool:
-    if (folder / "genai_config.json").is_file() or (folder / FILE_NAME).is_file():
-        return True
-    return (folder / "model.onnx").is_dir() or len(list(folder.glob("*.onnx"))) == 1
+    return (folder / FILE_NAME).is_file() or (folder / "model.onnx").is_dir() or kind_of(folder) is not None
 
 
 def _config(name: str, folder: Path) -> ModelConfig | None:

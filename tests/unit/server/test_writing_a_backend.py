@@ -16,6 +16,7 @@ from hedgerow.server import backends
 from hedgerow.server.config import Limits
 from hedgerow.server.errors import Unusable
 from hedgerow.server.models import Slot
+from hedgerow.server.repository import Repository
 
 PAGE = Path(__file__).parents[3] / "docs" / "writing-a-backend.md"
 LINES = 60
@@ -81,6 +82,15 @@ def test_what_it_cannot_load_is_said(folder, matrix, says: str) -> None:
     with pytest.raises(Unusable, match=says) as caught:
         backends.load(folder)
     assert caught.value.code == "load_failed"
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_repository_finds_it_beside_all_other_kinds(folder) -> None:
+    root = folder.parents[1]
+    for place in ("seen/1/net.hef", "small/1/net.tflite", "large/1/net.gguf", "two/1/a.gguf", "two/1/b.gguf"):
+        (root / place).parent.mkdir(parents=True, exist_ok=True)
+        (root / place).touch()
+    assert Repository(root).names() == ["double", "large", "seen", "small"]
 
 
 def test_without_it_the_folder_is_no_model(folder) -> None:
