@@ -42,7 +42,8 @@ def home(tmp_path: Path) -> Path:
 @pytest.fixture
 def port(home: Path, tmp_path: Path):
     number = support.free_port()
-    process = support.Process(tmp_path, "--repository", str(home), "--http", f"127.0.0.1:{number}")
+    address = f"127.0.0.1:{number}"
+    process = support.Process(tmp_path, "--repository", str(home), "--http", address, "--grpc", "none")
     try:
         process.until(lambda: support.answers(number) == 200, "ready")
         yield number

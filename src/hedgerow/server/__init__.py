@@ -10,9 +10,10 @@
 | `drain` | no new requests for a while, always bounded |
 | `workers` | a bounded pool for tensor models |
 | `tensors`, `inference`, `classification` | tensors as JSON and as bytes; a request for them; best classes |
-| `modelconfig` | a model's configuration |
+| `repository`, `library` | a folder of models and their versions; loading and unloading them by name |
+| `modelconfig`, `textproto`, `configuring` | a model's configuration, its text form, holding the model to it |
 | `protocols/` | Open Inference Protocol v2, OpenAI chat, health, control: HTTP in and out, no behaviour |
 | `access`, `tls` | who may call which route; mutual TLS |
-| `recording`, `statistics`, `metrics`, `observe`, `restarts` | what it reports of itself |
-| `run`, `sockets`, `connection`, `intake`, `systemd`, `repository` | one process: sockets, signals, bounds, readiness |
+| `recording`, `statistics`, `modelstatistics`, `metrics`, `observe`, `restarts` | what it reports of itself |
+| `run`, `sockets`, `connection`, `intake`, `systemd` | one process: sockets, signals, bounds, readiness |
 """
