@@ -21,6 +21,7 @@ _ROWS: Final[tuple[tuple[str, frozenset[Right]], ...]] = (
     ("/health/ready", _EITHER),
     ("/health/report", frozenset({Right.OBSERVE})),
     ("/metrics", frozenset({Right.OBSERVE})),
+    ("/openapi.json", _EITHER),
     ("/v2/health", _EITHER),
     ("/v2/repository", frozenset({Right.CONTROL})),
     ("/v2", frozenset({Right.INFER})),

@@ -35,6 +35,7 @@ from hedgerow.server.errors import ServingError, Unusable
 from hedgerow.server.observe import Observer
 from hedgerow.server.protocols import control, health, oip, oip_generate, oip_repository, openai
 from hedgerow.server.protocols.http import json_response
+from hedgerow.server.protocols.openapi import published
 from hedgerow.server.repository import Repository
 from hedgerow.server.restarts import Restarts
 from hedgerow.server.sockets import listen, listen_unix
@@ -201,13 +202,14 @@ def _server_tls(config: Tls | None) -> ServerTls | None:
 
 def _public_routes(plane: DataPlane, observer: Observer, limits: Limits) -> list[Route]:
     """What all doors serve; the control routes are not among them."""
-    return [
+    routes = [
         *health.routes(plane, observer),
         *openai.routes(plane, limits),
         *oip_repository.routes(plane),
         *oip_generate.routes(plane, limits),
         *oip.routes(plane, limits),
     ]
+    return [published(routes), *routes]
 
 
 def _application(routes: list[Route]) -> Starlette:

@@ -25,9 +25,11 @@ from hedgerow.identity.profiles import CLIENT_PROFILES, DeviceNames, Profile
 ADD = "/v2/models/assistant/infer"
 PROFILES = [*CLIENT_PROFILES, Profile.DEVICE, Profile.GATEWAY]
 ROUTES = ["/health/live", "/health/ready", "/health/report", "/metrics", "/v2", "/v2/health/ready", "/v1/models",
-          "/v2/models/assistant", "/v2/repository/index", "/control/v1/status", "/anything"]  # fmt: skip
-OBSERVE = {"/health/live", "/health/ready", "/health/report", "/metrics", "/v2/health/ready"}
-INFER = {"/health/live", "/health/ready", "/v2", "/v2/health/ready", "/v1/models", "/v2/models/assistant"}
+          "/v2/models/assistant", "/v2/repository/index", "/openapi.json", "/control/v1/status",
+          "/anything"]  # fmt: skip
+OBSERVE = {"/health/live", "/health/ready", "/health/report", "/metrics", "/v2/health/ready", "/openapi.json"}
+INFER = {"/health/live", "/health/ready", "/v2", "/v2/health/ready", "/v1/models", "/v2/models/assistant",
+         "/openapi.json"}  # fmt: skip
 MAY = {
     Profile.CLIENT: INFER,
     Profile.MONITOR: OBSERVE,

@@ -50,7 +50,7 @@ class InputTensor(Struct, frozen=True, forbid_unknown_fields=True):
     shape: list[int]
     datatype: str
     parameters: InputParameters = InputParameters()
-    data: msgspec.Raw = msgspec.Raw()
+    data: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)  # a value could not be shown in the schema
 
 
 class OutputParameters(Struct, frozen=True, forbid_unknown_fields=True):
