@@ -85,7 +85,7 @@ class Library:
             MachineError: there is none.
             Unusable: one cannot be loaded; names it.
         """
-        for name in self._repository.names():
+        for name in self._repository.required():
             await self.load(name)
 
     async def unload(self, name: str) -> None:
@@ -139,7 +139,7 @@ class Library:
         fresh: list[Served] = []
         try:
             for version in entry.wanted():
-                fingerprint = await asyncio.to_thread(version.fingerprint)
+                fingerprint = await asyncio.to_thread(_fingerprint, version)
                 kept = next((each for each in slot.all if each.fingerprint == fingerprint), None)
                 if kept is not None and kept.config == entry.config:
                     models.append(kept)
@@ -175,3 +175,10 @@ class Library:
                 text = f"{entry.name} cannot be served: {error.text}"
                 raise Unusable(error.code, text, where=version.folder) from error
         return loaded.model
+
+
+def _fingerprint(version: Version) -> tuple[object, ...]:
+    try:
+        return version.fingerprint()
+    except OSError as error:  # somebody is writing there
+        raise Unusable("load_failed", f"{version.folder} cannot be read: {error.strerror}") from error

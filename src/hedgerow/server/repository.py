@@ -58,7 +58,10 @@ class Entry:
             Unusable: the policy names none that is there.
         """
         if self.config is None and self.current is not None:
-            return tuple(each for each in self.versions if each.name == self.current)
+            found = tuple(each for each in self.versions if each.name == self.current)
+            if not found:
+                raise Unusable("load_failed", f"{self.name}/{_CURRENT} points out of the model's folder")
+            return found
         policy = modelconfig.LATEST if self.config is None else self.config.version_policy
         found = self.versions
         if policy.latest is not None:
@@ -79,14 +82,18 @@ class Repository:
         self.root = root
 
     def names(self) -> list[str]:
-        """Every model's name.
+        """Every model's name."""
+        if _is_model(self.root):
+            return [self.root.resolve().name]
+        return sorted(path.name for path in _folders(self.root) if _versions(path))
+
+    def required(self) -> list[str]:
+        """The same.
 
         Raises:
             MachineError: there is none.
         """
-        if _is_model(self.root):
-            return [self.root.resolve().name]
-        found = sorted(path.name for path in self.root.iterdir() if path.is_dir() and _versions(path))
+        found = self.names()
         if not found:
             raise MachineError(
                 "no model here",
@@ -124,8 +131,16 @@ def model_folder(version: Path) -> Path:
 def _versions(folder: Path) -> tuple[Version, ...]:
     if _is_model(folder):
         return (Version(_ONLY, model_folder(folder)),)
-    found = [path for path in folder.iterdir() if path.is_dir() and path.name != _CURRENT and _is_model(path)]
+    found = [path for path in _folders(folder) if path.name != _CURRENT and _is_model(path)]
     return tuple(Version(path.name, model_folder(path)) for path in sorted(found, key=lambda path: _order(path.name)))
+
+
+def _folders(folder: Path) -> list[Path]:
+    """The folders in it; none where it is gone or may not be read."""
+    try:
+        return [path for path in folder.iterdir() if path.is_dir()]
+    except OSError:
+        return []
 
 
 def _is_model(folder: Path) -> bool:

@@ -127,7 +127,7 @@ def serve_folder(repository: Path, http: Address, limits: Limits, *, grpc: Addre
     Raises:
         UsageError, MachineError: nothing is served: no model, a model that cannot be loaded, a port that is taken.
     """
-    names = Repository(repository).names()
+    names = Repository(repository).required()
 
     def service() -> Service:
         plane = DataPlane(repository, limits=limits)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import shutil
 
 import numpy as np
 import pytest
@@ -155,6 +156,18 @@ def test_what_is_unloaded_is_gone_and_can_come_back(root) -> None:
         await plane.load("add")
         assert await added(plane) == 2.0
         assert [(each.version, each.state) for each in await plane.index()] == [("1", "UNAVAILABLE"), ("2", "READY")]
+
+    with_plane(work, root)
+
+
+def test_a_model_whose_folder_is_gone_is_served_on(root) -> None:
+    async def work(plane: DataPlane) -> None:
+        await plane.open_repository()
+        shutil.rmtree(root / "add")
+        with pytest.raises(NotFound, match="model 'add' is not in the repository"):
+            await plane.load("add")
+        assert await added(plane) == 2.0
+        assert [(each.version, each.state) for each in await plane.index() if each.version] == [("2", "READY")]
 
     with_plane(work, root)
 

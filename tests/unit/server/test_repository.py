@@ -97,4 +97,12 @@ def test_a_fingerprint_changes_with_a_file(root) -> None:
 
 def test_a_repository_without_models(tmp_path) -> None:
     with pytest.raises(MachineError, match="no model here"):
-        Repository(tmp_path).names()
+        Repository(tmp_path).required()
+    assert Repository(tmp_path).names() == Repository(tmp_path / "gone").names() == []
+
+
+def test_a_current_that_points_elsewhere(root) -> None:
+    (root / "linked" / "current").unlink()
+    (root / "linked" / "current").symlink_to(root / "flat")
+    with pytest.raises(Unusable, match="linked/current points out of the model's folder"):
+        wanted(root, "linked")
