@@ -776,6 +776,7 @@ def test_a_server_that_is_drained_says_so(serve) -> None:
     client = serve()
     client.server.plane.stopping = True
     assert client.get("/health/live").status_code == 200
+    assert [model["id"] for model in client.get("/v1/models").json()["data"]] == ["add", "assistant"]
     assert client.get("/health/ready").status_code == client.get("/v2/health/ready").status_code == 503
     for path, asked in ((CHAT, {"model": "assistant", "messages": HELLO}), (INFER, {"inputs": [ROW]})):
         refused = client.post(path, json=asked)

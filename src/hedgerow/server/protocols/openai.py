@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
@@ -34,8 +35,12 @@ _METHODS = {"chat/completions": "POST", "completions": "POST", "models": "GET"}
 
 def routes(plane: DataPlane, limits: Limits) -> list[Route]:
     async def models(_: Request) -> Response:
-        listed = [_models(plane.served(name)) for name in plane.names if plane.ready(name)]
-        return json_response({"object": "list", "data": [each for model in listed for each in model]})
+        listed: list[dict[str, Any]] = []
+        for name in plane.names:
+            # Also while the server is drained: what is served does not change by that.
+            with contextlib.suppress(NotFound):
+                listed += _models(plane.served(name))
+        return json_response({"object": "list", "data": listed})
 
     async def one_model(request: Request) -> Response:
         asked = request.path_params["model"]
