@@ -63,7 +63,7 @@ def routes(plane: DataPlane, limits: Limits) -> list[Route]:
         name, version = which(request)
         asked = decode(await body(request, limit=limits.body_bytes), Generate)
         how = _merged(asked)
-        wanted = _text_request(asked, how, limits, timeout_s(request))
+        wanted = text_request(asked.text_input, how, limits, timeout_s(request))
         return asked, how, plane.generate(name, wanted, protocol=PROTOCOL, version=version)
 
     async def whole(request: Request) -> Response:
@@ -106,7 +106,12 @@ def _merged(asked: Generate) -> Sampling:
     return structs.replace(Sampling(), **said)
 
 
-def _text_request(asked: Generate, how: Sampling, limits: Limits, within_s: float | None) -> TextRequest:
+def text_request(text: str, how: Sampling, limits: Limits, within_s: float | None) -> TextRequest:
+    """What to generate behind ``text``.
+
+    Raises:
+        BadRequest: a value that this server does not allow.
+    """
     wanted = how.max_tokens or min(_DEFAULT_TOKENS, limits.max_tokens)
     if wanted > limits.max_tokens:
         raise BadRequest(f"max_tokens is {wanted}; this server allows {limits.max_tokens}", field="max_tokens")
@@ -114,7 +119,7 @@ def _text_request(asked: Generate, how: Sampling, limits: Limits, within_s: floa
     if not all(stop):
         raise BadRequest("stop holds an empty text", field="stop")
     return TextRequest(
-        prompt=asked.text_input,
+        prompt=text,
         max_tokens=wanted,
         temperature=1.0 if how.temperature is None else how.temperature,
         top_p=1.0 if how.top_p is None else how.top_p,

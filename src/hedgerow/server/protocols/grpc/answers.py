@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from google.protobuf import json_format
@@ -11,6 +11,8 @@ from hedgerow.server.protocols.grpc import contents, messages
 
 if TYPE_CHECKING:
     from hedgerow.server.inference import InferResponse, ModelMetadata
+    from hedgerow.server.models import Served
+    from hedgerow.server.modelstatistics import Duration
 
 
 def inferred(response: InferResponse, *, typed: bool) -> messages.ModelInferResponse:
@@ -44,6 +46,36 @@ def config(shown: Mapping[str, Any], tensors: ModelMetadata | None = None) -> me
             for spec in specs:
                 side.add(name=spec.name, data_type=_type(spec.datatype), dims=spec.shape)
     return messages.ModelConfigResponse(config=found)
+
+
+def statistics(models: Sequence[Served]) -> messages.ModelStatisticsResponse:
+    """What the models have done since they were loaded; what is not measured apart is left out, which reads as 0."""
+    return messages.ModelStatisticsResponse(model_stats=[_statistics(model) for model in models])
+
+
+def _statistics(model: Served) -> messages.ModelStatistics:
+    figures = model.statistics
+    return messages.ModelStatistics(
+        name=model.name,
+        version=model.version,
+        last_inference=figures.last_inference,
+        inference_count=figures.rows,
+        execution_count=figures.executions,
+        inference_stats=messages.InferStatistics(
+            success=_duration(figures.success),
+            fail=_duration(figures.fail),
+            queue=_duration(figures.queue),
+            compute_infer=_duration(figures.compute),
+        ),
+        batch_stats=[
+            messages.InferBatchStatistics(batch_size=batch.batch_size, compute_infer=_duration(batch.compute))
+            for batch in sorted(figures.batches.values(), key=lambda each: each.batch_size)
+        ],
+    )
+
+
+def _duration(value: Duration) -> messages.StatisticDuration:
+    return messages.StatisticDuration(count=value.count, ns=value.ns)
 
 
 def _type(datatype: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 from hedgerow.server.errors import BadRequest
@@ -49,7 +50,7 @@ def timeout_s(request: messages.ModelInferRequest, *, remaining_s: float | None)
     return min(limits, default=None)
 
 
-def refuse_others(parameters: Parameters, known: set[str], *, where: str) -> None:
+def refuse_others(parameters: Iterable[str], known: set[str], *, where: str) -> None:
     """Refuse what is not among ``known``.
 
     Raises:

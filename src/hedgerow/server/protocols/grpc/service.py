@@ -18,6 +18,7 @@ from hedgerow.server.errors import BadRequest, NotFound, ServingError
 from hedgerow.server.protocols import oip
 from hedgerow.server.protocols.grpc import answers, messages, status, texts
 from hedgerow.server.protocols.grpc.infer import Inference
+from hedgerow.server.protocols.grpc.requests import refuse_others
 from hedgerow.server.protocols.grpc.stream import InferStream
 
 if TYPE_CHECKING:
@@ -39,8 +40,12 @@ TWINS: Final = {
     "ModelReady": "/v2/models",
     "ModelMetadata": "/v2/models",
     "ModelConfig": "/v2/models",
+    "ModelStatistics": "/v2/models",
     "ModelInfer": "/v2/models",
     "ModelStreamInfer": "/v2/models",
+    "RepositoryIndex": "/v2/repository",
+    "RepositoryModelLoad": "/v2/repository",
+    "RepositoryModelUnload": "/v2/repository",
 }
 """Call → the path whose rights it asks for."""
 
@@ -64,7 +69,11 @@ class Service:
             "ModelReady": self._model_ready,
             "ModelMetadata": self._model_metadata,
             "ModelConfig": self._model_config,
+            "ModelStatistics": self._model_statistics,
             "ModelInfer": self._infer,
+            "RepositoryIndex": self._index,
+            "RepositoryModelLoad": self._load,
+            "RepositoryModelUnload": self._unload,
         }
         handlers = {name: self._unary(name, call) for name, call in calls.items()}
         # Messages are parsed by us: what cannot be is the caller's fault, and no unexpected exception.
@@ -131,6 +140,40 @@ class Service:
         model = self._plane.metadata(name, version)
         return texts.described(model) if self._inference.takes_text(name, version) else model
 
+    async def _model_statistics(
+        self, request: messages.ModelStatisticsRequest, _context: Context
+    ) -> messages.ModelStatisticsResponse:
+        return answers.statistics(self._plane.statistics(request.name or None, request.version or None))
+
+    # ── the repository ──────────────────────────────────────────────────────
+
+    async def _index(
+        self, request: messages.RepositoryIndexRequest, _context: Context
+    ) -> messages.RepositoryIndexResponse:
+        _only_repository(request.repository_name)
+        found = [each for each in await self._plane.index() if each.state == "READY" or not request.ready]
+        entry = messages.RepositoryIndexResponse.ModelIndex
+        return messages.RepositoryIndexResponse(
+            models=[entry(name=each.name, version=each.version, state=each.state, reason=each.reason) for each in found]
+        )
+
+    async def _load(
+        self, request: messages.RepositoryModelLoadRequest, _context: Context
+    ) -> messages.RepositoryModelLoadResponse:
+        _only_repository(request.repository_name)
+        refuse_others(request.parameters, set(), where="the load")
+        await self._plane.load(request.model_name)
+        return messages.RepositoryModelLoadResponse()
+
+    async def _unload(
+        self, request: messages.RepositoryModelUnloadRequest, _context: Context
+    ) -> messages.RepositoryModelUnloadResponse:
+        _only_repository(request.repository_name)
+        # Models here depend on none, so either value says the same.
+        refuse_others(request.parameters, {"unload_dependents"}, where="the unload")
+        await self._plane.unload(request.model_name)
+        return messages.RepositoryModelUnloadResponse()
+
     # ── inference ───────────────────────────────────────────────────────────
 
     async def _infer(self, request: messages.ModelInferRequest, context: Context) -> messages.ModelInferResponse:
@@ -160,6 +203,11 @@ class Service:
         await InferStream(answered, in_order).serve(requests(), context.write)
         if failure is not None:
             await context.abort(status.code_of(failure), failure.text)
+
+
+def _only_repository(name: str) -> None:
+    if name:
+        raise BadRequest(f"repository '{name}' is not known; there is one, without a name", field="repository_name")
 
 
 def _parsed(kind: type[M], data: bytes) -> M:

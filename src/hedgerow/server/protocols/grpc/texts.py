@@ -7,16 +7,17 @@ repeats the input, so true alone). Sampling parameters may be the request's para
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import numpy as np
-from msgspec import Meta, Struct
 
 from hedgerow.server.backends import TensorSpec, TextRequest
 from hedgerow.server.errors import BadRequest
 from hedgerow.server.inference import InferResponse, ModelMetadata
+from hedgerow.server.protocols import oip_generate
 from hedgerow.server.protocols.grpc import contents, requests
 
 if TYPE_CHECKING:
@@ -34,16 +35,6 @@ _INPUTS: Final = {
     "exclude_input_in_output": "BOOL",
 }
 _OTHERS: Final = {"timeout", "priority", requests.EMPTY_FINAL}
-
-
-class Sampling(Struct, frozen=True, forbid_unknown_fields=True):
-    """How to generate; ``stop`` texts end the answer and are not part of it."""
-
-    max_tokens: Annotated[int, Meta(ge=1)] = 256
-    temperature: Annotated[float, Meta(ge=0, le=2)] = 1.0
-    top_p: Annotated[float, Meta(gt=0, le=1)] = 1.0
-    seed: int | None = None
-    stop: str | list[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -86,25 +77,12 @@ def read(request: messages.ModelInferRequest, limits: Limits, *, remaining_s: fl
         raise BadRequest(
             "exclude_input_in_output is false; an answer never repeats the input", field="exclude_input_in_output"
         )
-    sampling = _sampling(request, _text(given, "sampling_parameters"))
-    if sampling.max_tokens > limits.max_tokens:
-        raise BadRequest(
-            f"max_tokens is {sampling.max_tokens}; this server allows {limits.max_tokens}", field="max_tokens"
-        )
-    stop = (sampling.stop,) if isinstance(sampling.stop, str) else tuple(sampling.stop or ())
-    if not all(stop):
-        raise BadRequest("stop holds an empty text", field="stop")
-    wanted = TextRequest(
-        prompt=_text(given, "text_input"),
-        max_tokens=sampling.max_tokens,
-        temperature=sampling.temperature,
-        top_p=sampling.top_p,
-        seed=sampling.seed,
-        stop=stop,
-        priority=requests.priority(request),
-        timeout_s=requests.timeout_s(request, remaining_s=remaining_s),
+    how = _sampling(request, _text(given, "sampling_parameters"))
+    wanted = oip_generate.text_request(
+        _text(given, "text_input"), how, limits, requests.timeout_s(request, remaining_s=remaining_s)
     )
-    return Asked(wanted, _flag(given, "stream"))
+    wanted = dataclasses.replace(wanted, priority=requests.priority(request))
+    return Asked(wanted, how.stream is not False and _flag(given, "stream"))
 
 
 def answer(model: str, version: str, pieces: list[Piece], *, identity: str) -> InferResponse:
@@ -113,14 +91,14 @@ def answer(model: str, version: str, pieces: list[Piece], *, identity: str) -> I
     return InferResponse(model, version, {OUTPUT: text}, identity or None)
 
 
-def _sampling(request: messages.ModelInferRequest, as_json: str) -> Sampling:
+def _sampling(request: messages.ModelInferRequest, as_json: str) -> oip_generate.Sampling:
     parameters = {name: requests.value(each) for name, each in request.parameters.items() if name not in _OTHERS}
     try:
         listed = msgspec.json.decode(as_json or "{}", type=dict[str, Any])
         for name in listed.keys() & parameters.keys():
             raise BadRequest(f"'{name}' is a parameter and in sampling_parameters; give one", field=name)
         # Callers of Triton's backends write numbers as text here, too.
-        return msgspec.convert(listed | parameters, Sampling, strict=False)
+        return msgspec.convert(listed | parameters, oip_generate.Sampling, strict=False)
     except msgspec.DecodeError as error:
         raise BadRequest(f"sampling parameters: {error}", field="sampling_parameters") from error
 
