@@ -5,10 +5,10 @@
 | `config` | what `/etc/hedgerow/server.yml` may say |
 | `dataplane` | all behaviour: models, inference, generation, swap |
 | `models`, `loading`, `golden` | one loaded model and its slot; loading it; golden inputs, answered before a switch |
-| `backends/` | ONNX Runtime, onnxruntime-genai; one small interface |
-| `scheduler`, `stop` | several generations sharing one model, a token each in turn; stop texts |
+| `backends/` | one small interface; ONNX Runtime, onnxruntime-genai, HailoRT, LiteRT, llama.cpp, other packages' own |
+| `scheduler`, `stop` | generations: a lane a model, a token each in turn; stop texts |
 | `drain` | no new requests for a while, always bounded |
-| `workers` | a bounded pool for tensor models |
+| `workers`, `batching` | tensors: a lane a model; which requests run together |
 | `tensors`, `inference`, `classification` | tensors as JSON and as bytes; a request for them; best classes |
 | `repository`, `library` | a folder of models and their versions; loading and unloading them by name |
 | `modelconfig`, `textproto`, `configuring` | a model's configuration, its text form, holding the model to it |
