@@ -15,6 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import grpc
+import msgspec
 import numpy as np
 import pytest
 import server_support as support
@@ -126,7 +127,8 @@ class InProcess:
 
     def close(self) -> None:
         self.client.close()
-        self.call(self._stop.set)
+        if self._thread.is_alive():
+            self.call(self._stop.set)
         self._thread.join(support.PATIENCE_S)
         assert not self._thread.is_alive()
 
@@ -296,6 +298,20 @@ def test_a_stream_that_runs_ends_before_the_server_does(serving) -> None:
         if result.get_response().parameters["triton_final_response"].bool_param:
             break
     server.client.stop_stream(cancel_requests=True)
+
+
+def test_a_stream_that_is_kept_open_holds_no_stop_up(serving) -> None:
+    server = serving(support.Script(["a"]), msgspec.structs.replace(LIMITS, drain_s=3600.0))
+    got: queue.Queue[Any] = queue.Queue()
+    server.client.start_stream(lambda result, error: got.put((result, error)))
+    server.client.async_stream_infer("assistant", text())
+    assert got.get(timeout=support.PATIENCE_S)[1] is None
+    server.call(server._stop.set)
+    while (error := got.get(timeout=support.PATIENCE_S)[1]) is None:
+        pass
+    assert error.status() == "StatusCode.UNAVAILABLE"
+    server._thread.join(support.PATIENCE_S)
+    assert not server._thread.is_alive()
 
 
 # ── mutual TLS ──────────────────────────────────────────────────────────────

@@ -58,8 +58,8 @@ class GrpcPort:
                 ("grpc.keepalive_timeout_ms", _KEEPALIVE_ANSWER_MS),
             ],
         )
-        service = Service(plane, limits, guard=None if guard is None else guard.check)
-        self._server.add_generic_rpc_handlers((service.handler(),))
+        self._service = Service(plane, limits, guard=None if guard is None else guard.check)
+        self._server.add_generic_rpc_handlers((self._service.handler(),))
         self.port = self._bind(address, tls)
 
     def __str__(self) -> str:
@@ -71,6 +71,7 @@ class GrpcPort:
 
     async def stop(self) -> None:
         """Take no more calls; those that run may take ``drain_s`` seconds."""
+        self._service.stop()
         await self._server.stop(self._limits.drain_s)
 
     def _bind(self, address: Address, tls: ServerTls | None) -> int:

@@ -59,6 +59,14 @@ class Service:
         self._plane = plane
         self._inference = Inference(plane, limits)
         self._guard = guard
+        self._streams: set[InferStream] = set()
+        self._stopping = False
+
+    def stop(self) -> None:
+        """Let streams take no more requests: one that a caller keeps open must not hold the server up."""
+        self._stopping = True
+        for stream in self._streams:
+            stream.close()
 
     def handler(self) -> grpc.GenericRpcHandler:
         """What a server is given to serve."""
@@ -200,7 +208,14 @@ class Service:
         def answered(request: messages.ModelInferRequest) -> AsyncIterator[messages.ModelInferResponse]:
             return self._inference.many(request, context.time_remaining())
 
-        await InferStream(answered, in_order).serve(requests(), context.write)
+        stream = InferStream(answered, in_order)
+        self._streams.add(stream)
+        try:
+            await stream.serve(requests(), context.write)
+        finally:
+            self._streams.discard(stream)
+        if self._stopping:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "the server is stopping")
         if failure is not None:
             await context.abort(status.code_of(failure), failure.text)
 

@@ -35,6 +35,8 @@ class InferStream:
         self._in_order = in_order
         self._ready: asyncio.Queue[messages.ModelStreamInferResponse | None] = asyncio.Queue(_BUFFERED)
         self._slots = asyncio.Semaphore(_AT_ONCE)
+        self._reading: asyncio.Task[None] | None = None
+        self._closed = False
 
     async def serve(
         self,
@@ -47,18 +49,28 @@ class InferStream:
             while (answer := await self._ready.get()) is not None:
                 await write(answer)
 
+    def close(self) -> None:
+        """Take no more requests; those that were taken are answered."""
+        self._closed = True
+        if self._reading is not None:
+            self._reading.cancel()
+
     async def _take(self, requests: AsyncIterator[messages.ModelInferRequest]) -> None:
+        async with asyncio.TaskGroup() as running:
+            if not self._closed:
+                self._reading = running.create_task(self._read(requests, running))
+        await self._ready.put(None)
+
+    async def _read(self, requests: AsyncIterator[messages.ModelInferRequest], running: asyncio.TaskGroup) -> None:
         turn = asyncio.Event()
         turn.set()
-        async with asyncio.TaskGroup() as running:
-            async for request in requests:
-                await self._slots.acquire()
-                if self._in_order(request):
-                    before, turn = turn, asyncio.Event()
-                    running.create_task(self._one(request, before, turn))
-                else:
-                    running.create_task(self._one(request))
-        await self._ready.put(None)
+        async for request in requests:
+            await self._slots.acquire()
+            if self._in_order(request):
+                before, turn = turn, asyncio.Event()
+                running.create_task(self._one(request, before, turn))
+            else:
+                running.create_task(self._one(request))
 
     async def _one(
         self,
