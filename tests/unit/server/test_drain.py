@@ -142,6 +142,11 @@ def test_a_drained_server_is_excused(question, command) -> None:
     assert (look.answer, look.text) == (Answer.EXCUSED, "the server is drained")
 
 
+def test_a_full_queue_is_an_excuse(question, monkeypatch) -> None:
+    monkeypatch.setattr(question._door, "post", lambda *_: (429, b"{}"))
+    assert question.look().answer is Answer.EXCUSED
+
+
 def test_a_command_that_works_is_an_excuse(question, tmp_path: Path) -> None:
     with filelock.exclusive(tmp_path / "lock", wait_s=0, work="testing"):
         assert question.look().answer is Answer.EXCUSED

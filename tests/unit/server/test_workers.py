@@ -281,7 +281,7 @@ def test_stopping_ends_what_waits() -> None:
         calls = [ask(workers, model, value) for value in range(3)]
         await support.until(lambda: workers.running == 1)
         closing = asyncio.create_task(asyncio.to_thread(workers.close))
-        await support.until(lambda: calls[2].done())
+        await support.until(calls[2].done)
         backend.gate.release()
         await closing
         answers = await asyncio.gather(*calls, return_exceptions=True)
