@@ -16,9 +16,10 @@ import contextlib
 import functools
 import itertools
 import math
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
 from hedgerow.server.batching import NONE, NORMAL, Batching, Ticket, decide, join, key_of, split
@@ -33,7 +34,6 @@ _THREADS = 256
 # How much the newest run counts for what one is expected to take.
 _NEWEST = 0.2
 _LONGEST_WAIT_S = 60
-_NANO = 1e9
 
 
 @dataclass(eq=False)
@@ -44,6 +44,9 @@ class _Call:
     outputs: Sequence[str]
     future: asyncio.Future[Arrays]
     held: contextlib.ExitStack
+    # For statistics: the loop's clock has milliseconds.
+    arrived_ns: int = field(default_factory=time.perf_counter_ns)
+    started_ns: int = 0
 
 
 class Workers:
@@ -176,6 +179,7 @@ class _Lane:
             self.running += 1
             self._on_batch(calls[0].model, sum(call.ticket.rows for call in calls))
             started = self._loop.time()
+            calls[0].started_ns = time.perf_counter_ns()
             done = self._loop.run_in_executor(self._pool, _run, calls)
             done.add_done_callback(functools.partial(self._ran, calls, started))
 
@@ -185,13 +189,12 @@ class _Lane:
         if future.cancelled():  # the pool was shut down before it began
             self._done([Overloaded("the server is stopping")] * len(calls), calls, started)
         else:
+            _count(calls)
             self._done(future.result(), calls, started)
 
     def _done(self, results: Sequence[Arrays | Exception], calls: Sequence[_Call], started: float) -> None:
         self.running -= 1
         took = self._loop.time() - started
-        waits = [int((started - call.ticket.arrived) * _NANO) for call in calls]
-        calls[0].model.statistics.ran(sum(call.ticket.rows for call in calls), waits, int(took * _NANO))
         self._run_s = took if not self._run_s else (1 - _NEWEST) * self._run_s + _NEWEST * took
         for call, result in zip(calls, results, strict=True):
             call.held.close()
@@ -202,6 +205,14 @@ class _Lane:
             else:
                 call.future.set_result(result)
         self._start()
+
+
+def _count(calls: Sequence[_Call]) -> None:
+    """A run has ended just now."""
+    first = calls[0]
+    waits_ns = [first.started_ns - call.arrived_ns for call in calls]
+    took_ns = time.perf_counter_ns() - first.started_ns
+    first.model.statistics.ran(sum(call.ticket.rows for call in calls), waits_ns, took_ns)
 
 
 def _run(calls: Sequence[_Call]) -> Sequence[Arrays | Exception]:
