@@ -11,17 +11,20 @@ is marked "not verified".
 from __future__ import annotations
 
 import contextlib
+import importlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import hailo_platform
 import numpy as np
 
 from hedgerow.server.backends import Backend, Decoding, TensorSpec, TextRequest, hailo_status, the_one
 from hedgerow.server.backends.hailo_device import NPU
 from hedgerow.server.backends.serial import SerialDecoding
 from hedgerow.server.errors import BadRequest, ServingError, Unusable
+
+# By its name: among our own sources is an emulated board's stand-in of the same name, which mypy would look into.
+hailo_platform: Any = importlib.import_module("hailo_platform")
 
 if TYPE_CHECKING:
     from hedgerow.server.backends import Arrays

@@ -10,15 +10,17 @@ waiting for each other; that memory comes back on ``release`` (one report says i
 
 from __future__ import annotations
 
+import importlib
 import os
 import threading
 from typing import Any
 
-import hailo_platform
-
 from hedgerow.server.backends import hailo_status
 from hedgerow.server.backends.serial import Lease
 from hedgerow.server.errors import Unusable
+
+# By its name: among our own sources is an emulated board's stand-in of the same name, which mypy would look into.
+hailo_platform: Any = importlib.import_module("hailo_platform")
 
 # As hailo-ollama reads it.
 _GROUP = os.environ.get("HAILO_OLLAMA_VDEVICE_GROUP_ID", "SHARED")
