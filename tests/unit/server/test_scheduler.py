@@ -59,10 +59,15 @@ def test_how_answers_end(scheduler, script, request_, answer) -> None:
 
 def test_two_take_turns_and_a_long_prompt_does_not_stop_the_other(scheduler) -> None:
     script = Script(["x"] * 4, prompt_parts=3, gate=threading.Semaphore(0))
+    together, begin = threading.Event(), script.begin
+    # Neither gets ahead while the other is still on its way.
+    script.begin = lambda request: begin(request) if together.wait(support.PATIENCE_S) else None
 
     async def both() -> None:
         model = served(script)
         work = [asyncio.create_task(everything(scheduler, model)) for _ in range(2)]
+        await support.until(lambda: scheduler.active + scheduler.queue_depth == 2)
+        together.set()
         await support.until(lambda: len(script.log) >= 6)  # until both prompts are read
         script.gate.release(20)
         await asyncio.gather(*work)
