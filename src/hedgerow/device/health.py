@@ -22,6 +22,7 @@ from typing import Any, Final, Literal
 from msgspec import Struct
 
 from hedgerow import json_schema as schemas
+from hedgerow.device.processor import ProcessorState
 
 SCHEMA: Final = 1
 
@@ -177,6 +178,7 @@ class HealthReport(Struct, frozen=True):
     serving: Serving
     pending: Pending | None
     agent: AgentState | None = None
+    processor: ProcessorState | None = None
 
 
 class Observation(Struct, frozen=True):
@@ -184,7 +186,7 @@ class Observation(Struct, frozen=True):
 
     ``hardware`` has the keys of ``hedgerow.device.hardware.read`` (any may be missing). ``model_error`` says why the
     model that should be served is not. ``agent`` is None where none has run since boot; ``watchdog`` is what it finds
-    wrong with the model.
+    wrong with the model. ``processor`` is the server's own word, for it takes the server's work out.
     """
 
     host: str
@@ -200,6 +202,7 @@ class Observation(Struct, frozen=True):
     certificate_ends: datetime | None = None
     agent: AgentState | None = None
     watchdog: str | None = None
+    processor: ProcessorState | None = None
 
 
 def build(observed: Observation, now: datetime, first_seen: dict[Code, datetime] | None = None) -> HealthReport:
@@ -231,6 +234,7 @@ def build(observed: Observation, now: datetime, first_seen: dict[Code, datetime]
         serving=observed.serving,
         pending=None if observed.confirm_deadline is None else Pending(observed.confirm_deadline),
         agent=observed.agent,
+        processor=observed.processor,
     )
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from hedgerow import __version__
-from hedgerow.device import hardware, heartbeat
+from hedgerow.device import hardware, heartbeat, processor
 from hedgerow.device.health import AgentState, Code, HealthReport, ModelState, Observation, build
 from hedgerow.server.errors import NotFound
 
@@ -83,6 +83,7 @@ class Observer:
             certificate_ends=self._certificate_ends(),
             agent=None if beat is None else AgentState(beat.at, beat.last_answer, beat.failures),
             watchdog=None if beat is None else beat.failing,
+            processor=processor.read(),
         )
         return build(observed, datetime.now(UTC), self._first_seen)
 
