@@ -10,8 +10,8 @@ from collections.abc import Callable
 import msgspec
 
 from hedgerow.errors import NetworkError
-from hedgerow.rollout import decide, events
-from hedgerow.rollout.events import Outcome
+from hedgerow.rollout import decide, events, way_back
+from hedgerow.rollout.events import FAILED, Outcome
 from hedgerow.rollout.gate.verdicts import Verdict
 from hedgerow.rollout.hostline import Clock, Device, HostLine
 from hedgerow.rollout.journal import Journal, timestamp
@@ -29,7 +29,10 @@ _AFTER_VERDICT = {
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):
-    """What a step did. ``go`` False: the host's turn is over. ``failed``: it must be undone."""
+    """What a step did. ``go`` False: the host's turn is over. ``failed``: it must be undone.
+
+    Of ``undo``, ``go`` says that the host is to be tried again, once nobody waits any more.
+    """
 
     msg: str
     go: bool = True
@@ -51,48 +54,52 @@ class HostReturns:
 
     def revert(self, reason: str) -> Step:
         """Bring the host back to the version before, whatever state its activation was left in."""
-        back = self._bring_back(reason)
-        verdict = self._journal.read().hosts[self.host].verdict
-        outcome = back.outcome or outcome_after(verdict)
-        return self._finish(outcome, f"{reason}; {back.text}{_deadline(back)}", changed=back.changed)
+        state = self._journal.read()
+        own = outcome_after(state.hosts[self.host].verdict)
+        patient = not way_back.others_wait(state, self.host, fails=own in FAILED)
+        back = self._bring_back(reason, patient=patient)
+        note = _deadline(back) + _later(back, patient=patient)
+        return self._finish(back.outcome or own, f"{reason}; {back.text}{note}", changed=back.changed)
 
     def undo(self) -> Step:
         """Bring the host back because the rollout was stopped or rolled back, if it is one of those."""
         state = self._journal.read()
         known = state.hosts[self.host]
+        patient = not way_back.others_wait(state, self.host)
         if known.outcome is Outcome.LOST:
-            return self.resolve()
+            return self.resolve(patient=patient)
         if self.host not in decide.to_undo(state):
             return Step(go=False, msg="stays as it is")
         reason = known.fell or state.stopped or "the rollout was stopped"
         confirmed = known.outcome is Outcome.CONFIRMED
-        back = self._bring_back(reason)
+        back = self._bring_back(reason, patient=patient)
         own = Outcome.UNDONE if known.fell is None else Outcome.REVERTED
         if not confirmed:
             own = Outcome.UNDONE if known.verdict in {None, Verdict.PASS} else outcome_after(known.verdict)
         note = "; it keeps the release until it is reached" if confirmed and back.outcome is Outcome.LOST else ""
-        text = f"{reason}; {back.text}{note or _deadline(back)}"
+        text = f"{reason}; {back.text}{note or _deadline(back)}{_later(back, patient=patient)}"
         self._record(events.HostUndone, outcome=back.outcome or own, reason=text)
-        return Step(go=False, changed=back.changed, msg=f"{back.outcome or own}: {text}")
+        again = back.outcome is Outcome.LOST and not patient
+        return Step(go=again, changed=back.changed, msg=f"{back.outcome or own}: {text}")
 
-    def resolve(self) -> Step:
-        """Say what became of a lost host, and bring it back if nobody did."""
+    def resolve(self, *, patient: bool = True) -> Step:
+        """Say what became of a lost host, and bring it back if nobody did. Not ``patient``: in one try."""
         known = self._journal.read().hosts[self.host]
-        back = self._bring_back("it was lost in a rollout")
+        back = self._bring_back("it was lost in a rollout", patient=patient)
         if back.outcome is Outcome.LOST:
-            return Step(go=False, msg=f"still lost: {back.text}")
+            return Step(go=not patient, msg=f"still lost: {back.text}{_later(back, patient=patient)}")
         how = "was brought back now" if back.changed else "had gone back by itself"
         outcome = back.outcome or Outcome.REVERTED
         text = f"{known.reason}; then it returned and {how if back.outcome is None else 'stays'}: {back.text}"
         self._record(events.HostResolved, outcome=outcome, reason=text)
         return Step(go=False, changed=back.changed, msg=f"{outcome}: {text}")
 
-    def _bring_back(self, reason: str) -> Return:
+    def _bring_back(self, reason: str, *, patient: bool = True) -> Return:
         before = self._journal.read().hosts[self.host].before
         tries = iter(range(1, self._policy.retry.attempts + 1))
 
         def again(error: NetworkError) -> bool:
-            wait_s = self._again(next(tries), error)
+            wait_s = self._again(next(tries), error) if patient else None
             if wait_s is not None:
                 self._clock.sleep(wait_s)
             return wait_s is not None
@@ -121,3 +128,7 @@ def outcome_after(verdict: str | None) -> Outcome:
 
 def _deadline(back: Return) -> str:
     return "; its own deadline will take it back" if back.outcome is Outcome.LOST else ""
+
+
+def _later(back: Return, *, patient: bool) -> str:
+    return "; tried once, and again when the others are back" if back.outcome is Outcome.LOST and not patient else ""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,7 +20,7 @@ import msgspec
 import pytest
 
 from hedgerow.errors import NetworkError
-from hedgerow.rollout import decide, requests, store
+from hedgerow.rollout import decide, requests, store, way_back
 from hedgerow.rollout.events import GOOD, HostActivated, Outcome, Request, RequestKind, State
 from hedgerow.rollout.gate.samples import Answer, Kind, Look
 from hedgerow.rollout.hostline import Clock
@@ -202,16 +202,20 @@ class Conductor:
             if await_wave(journal, wave, patrol, attend, lambda _: None, self.clock).over:
                 break
             self.wave(journal, wave, attend)
-        for host in decide.to_undo(journal.read()):
-            self.steps(journal, host, attend).undo()
+        self.bring_back(journal, way_back.order(journal.read()), attend)
         return store.close(journal, pid=os.getpid())
+
+    def bring_back(self, journal: Journal, hosts: Iterable[str], attend: Callable[[], object]) -> None:
+        silent = [host for host in hosts if self.steps(journal, host, attend).undo().go]
+        for host in silent:
+            self.steps(journal, host, attend).undo()
 
     def settle(self) -> State:
         journal = store.reopen(self.rollouts, None, pid=os.getpid(), now=self.clock.now())
         attend = self.attend(journal)
         attend()
-        for host in dict.fromkeys([*decide.to_undo(journal.read()), *decide.unsettled(journal.read())]):
-            self.steps(journal, host, attend).undo()
+        state = journal.read()
+        self.bring_back(journal, dict.fromkeys([*decide.to_undo(state), *decide.unsettled(state)]), attend)
         return store.close(journal, pid=os.getpid())
 
     def wave(self, journal: Journal, wave: list[str], attend: Callable[[], object]) -> None:
@@ -360,8 +364,9 @@ class Run:
             self.ended = True
             if not self.scenario.lost:
                 return state
+        if self.scenario.lost:
             # It is switched on again; what became of it is asked then.
-            self.world.now += 200_000
+            self.world.now = max(self.world.now, 200_000)
         return self.conductor.settle()
 
 

@@ -66,6 +66,7 @@ class Machine:
         self._switched: dict[str, float] = {}
         self._gates: dict[str, Done] = {}
         self._failed: dict[str, str] = {}
+        self._again: list[str] = []
         self._gone: dict[str, float] = {}
         self._confirmed_bad: dict[str, float] = {}
         self.served: dict[str, Served] = {}

@@ -15,7 +15,7 @@ from __future__ import annotations
 import itertools
 import math
 
-from hedgerow.rollout import decide, events
+from hedgerow.rollout import decide, events, way_back
 from hedgerow.rollout.decide import Finish, Go, Stop, Wait, WaitCode
 from hedgerow.rollout.events import Request, RequestKind
 from hedgerow.rollout.simulate.machine import FORKS, START
@@ -42,7 +42,7 @@ class Run(Turns):
                 break
             self._batch(number, hosts)
         self._note_stop()
-        self._do(decide.to_undo(self.state), self._undo)
+        self._all_back(way_back.order(self.state))
         self._settle_lost()
         ended = self._now
         self._record(events.Closed(at=self._at()))
@@ -86,8 +86,7 @@ class Run(Turns):
         fell = self._patrol(until)
         if fell and self.state.stopped is None:
             # The play brings them back one after the other, before it goes on waiting.
-            for host in list(self.state.fallen):
-                self._do([host], self._undo)
+            self._all_back(list(self.state.fallen), together=False)
         elif not fell:
             self._now = until
             promised.pop(wait.code, None)
