@@ -16,7 +16,7 @@ from typing import Any
 from ansible.plugins.action import ActionBase
 
 from hedgerow.errors import HedgerowError
-from hedgerow.rollout import evidence, holds, notify, store
+from hedgerow.rollout import evidence, holds, store
 from hedgerow.rollout.journal import Journal
 from hedgerow.rollout.messenger import Messenger
 from hedgerow.rollout.prepare import plain
@@ -33,8 +33,7 @@ class ActionModule(ActionBase):
         result: dict[str, Any] = super().run(tmp, task_vars)
         journal = Journal.shared(Path(plain(self._task.args["folder"])), pid=os.getppid())
         try:
-            with Messenger(journal, self._display.display) as messenger:
-                messenger.tell(notify.ending(journal.read()))
+            Messenger(journal, self._display.display).tell_end()
             # Before the end is journaled: cut off in between, it is done when the same command goes on.
             rollouts, name = journal.folder.parent, journal.folder.name
             kept_out = holds.quarantine_failed(rollouts, name, journal.read(), datetime.now(UTC))

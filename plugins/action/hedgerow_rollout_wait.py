@@ -66,17 +66,17 @@ class ActionModule(ActionBase):
         look_at = _looker(variables)
         survey(journal, look_at, registry(str(plain(variables["fleet"]))), self._display.display)
         patrol = Patrol(plan.release, look_at, falls_after=plan.policy.soak.passes)
-        with Messenger(journal, self._display.display) as messenger:
+        messenger = Messenger(journal, self._display.display)
 
-            def attend() -> None:
-                requests.take(journal, approvers)
-                messenger.collect()
+        def attend() -> None:
+            requests.take(journal, approvers)
+            messenger.collect()
 
-            def say(line: str) -> None:
-                self._display.display(line)
-                messenger.tell("waiting")
+        def say(line: str) -> None:
+            self._display.display(line)
+            messenger.tell("waiting")
 
-            return await_wave(journal, plain(variables["ansible_play_batch"]), patrol, attend, say)
+        return await_wave(journal, plain(variables["ansible_play_batch"]), patrol, attend, say)
 
 
 def _looker(variables: dict[str, Any]) -> Callable[[str], Callable[[], Look]]:

@@ -248,12 +248,24 @@ class Superseded(_Event, frozen=True, kw_only=True, tag="superseded"):
     by: str
 
 
+class Telling(_Event, frozen=True, kw_only=True, tag="telling"):
+    """Somebody is about to be told, beside the rollout's work. ``message`` is its key; ``through``: the channels."""
+
+    about: str
+    through: list[str]
+    message: str
+
+
 class Notified(_Event, frozen=True, kw_only=True, tag="notified"):
     """Somebody was told. ``failed`` says why the message did not get there."""
 
     about: str
     through: str
     failed: str | None = None
+    message: str = ""
+    """The key of its ``Telling``."""
+    known: bool = True
+    """False: the rollout ended before the channel had answered; the message is still on its way."""
 
 
 class Closed(_Event, frozen=True, kw_only=True, tag="closed"):
@@ -280,6 +292,7 @@ Event = (
     | Stopped
     | RolledBack
     | Superseded
+    | Telling
     | Notified
     | Closed
 )

@@ -167,6 +167,10 @@ def line(event: events.Event) -> str:  # noqa: C901, PLR0911, PLR0912 - one line
             return f"rolled back: {event.reason}"
         case events.Superseded():
             return f"superseded by {event.by}"
+        case events.Telling():
+            return f"telling about {event.about} through {', '.join(event.through)}"
+        case events.Notified(known=False):
+            return f"told about {event.about} through {event.through}, which had not answered when the rollout ended"
         case events.Notified():
             failed = "" if event.failed is None else f", which failed: {event.failed}"
             return f"told about {event.about} through {event.through}{failed}"

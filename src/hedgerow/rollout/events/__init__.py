@@ -39,6 +39,7 @@ from hedgerow.rollout.records import (
     Stopped,
     Superseded,
     Surveyed,
+    Telling,
     Waiting,
     WaveOpened,
 )
@@ -74,6 +75,7 @@ __all__ = [
     "Stopped",
     "Superseded",
     "Surveyed",
+    "Telling",
     "Waiting",
     "WaveOpened",
     "begin",

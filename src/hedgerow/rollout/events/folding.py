@@ -33,6 +33,7 @@ from hedgerow.rollout.records import (
     Stopped,
     Superseded,
     Surveyed,
+    Telling,
     Waiting,
     WaveOpened,
 )
@@ -180,7 +181,7 @@ def _surveyed(state: State, event: Surveyed) -> None:  # noqa: ARG001 - the sign
     state.surveyed = True
 
 
-def _notified(state: State, event: Notified) -> None:
+def _notified(state: State, event: Telling | Notified) -> None:
     """Kept for the archive; nothing follows from it."""
 
 
@@ -203,6 +204,7 @@ CHANGES: Final[dict[type[Any], Callable[[State, Any], None]]] = {
     Stopped: _stopped,
     RolledBack: _rolled_back,
     Superseded: _superseded,
+    Telling: _notified,
     Notified: _notified,
     Closed: _closed,
 }
