@@ -223,7 +223,9 @@ class HostSteps(HostReturns):
 
     def _measure(self) -> None:
         """Measure the host with the version before, for the gate to compare with."""
-        baseline.save(self._journal.folder, self.host, self._session().baseline())
+        session = self._session()
+        baseline.save(self._journal.folder, self.host, session.baseline())
+        baseline.save_controls(self._journal.folder, self.host, session.controls_measured)
 
     def _silent(self, error: NetworkError | DeviceError, *, started: bool) -> Step:
         """It gave no report: left as it is before its turn, brought back where that was cut off."""
@@ -261,17 +263,19 @@ class HostSteps(HostReturns):
             stop=self.interrupted,
             before=before,
             controls=self._controls(),
+            controls_before=baseline.load_controls(self._journal.folder, self.host),
             queries=None if rules is None else Queries(rules, self._labels),
             start_s=known.load_s,
         )
 
-    def _controls(self) -> list[Watcher]:
-        """Hosts without the release, where a criterion compares with them."""
+    def _controls(self) -> dict[str, Watcher]:
+        """Hosts without the release, where answers are compared; those first that were asked before the activation."""
         if self._peers is None or not self._policy.gate.needs_controls:
-            return []
+            return {}
         state = self._journal.read()
-        names = choose_controls(state.plan, state, self.host, self._policy.gate.controls)
-        return [self._peers(name) for name in names]
+        asked = baseline.load_controls(self._journal.folder, self.host)
+        names = choose_controls(state.plan, state, self.host, self._policy.gate.controls, asked)
+        return {name: self._peers(name) for name in names}
 
     def _judged(self, verdict: str, reason: str, seen: Evidence) -> Step:
         self._record(events.HostJudged, verdict=verdict, reason=reason, **msgspec.structs.asdict(seen))

@@ -49,6 +49,9 @@ class Look(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     errors: int | None = None
     window_s: float | None = None
     restarts: int | None = None
+    cpu_s: float | None = None
+    """Seconds of all cores since the board's start, and of these what ran for others than the server."""
+    cpu_others_s: float | None = None
     throttled: bool = False
     """Slowed down or short of voltage now, or once since the look before."""
     queries: dict[str, float] = {}

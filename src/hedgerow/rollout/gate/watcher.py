@@ -65,6 +65,8 @@ class HttpsWatcher:
             errors=report.serving.errors,
             window_s=report.serving.window_s,
             restarts=report.serving.restarts,
+            cpu_s=None if report.processor is None else report.processor.total_s,
+            cpu_others_s=None if report.processor is None else report.processor.others_s,
             throttled=self._throttled(report),
         )
 
