@@ -5,13 +5,14 @@ made, a lock taken, a connection opened. Python's audit hooks announce each befo
 crash points of its own.
 
 One process imports everything once and forks for every order, which is why hundreds of kills are cheap. It speaks JSON
-lines: ``{"program", "argv", "kill_at", "boottime_offset_s"}`` in, ``{"code", "stdout", "stderr",
+lines: ``{"program", "argv", "kill_at", "boottime_offset_s", "stdin"}`` in, ``{"code", "stdout", "stderr",
 "steps"}`` out; ``code`` is -9 for a process that was killed.
 """
 
 from __future__ import annotations
 
 import importlib
+import io
 import json
 import os
 import signal
@@ -35,6 +36,7 @@ STEPS = {
 WARM = (
     "hedgerow.device.activation",
     "hedgerow.device.cli",
+    "hedgerow.server.config",
     "hedgerow.registry.fetch",
     "hedgerow.registry.publish",
     "hedgerow.registry.source",
@@ -81,6 +83,7 @@ def child(order: dict, steps_fd: int) -> None:
         original = time.clock_gettime
         time.clock_gettime = lambda clock: original(clock) + (offset if clock == time.CLOCK_BOOTTIME else 0)
     sys.argv = [order["program"], *order["argv"]]
+    sys.stdin = io.TextIOWrapper(io.BytesIO(order.get("stdin", "").encode()))
     sys.addaudithook(hook)
     try:
         PROGRAMS[order["program"]]()

@@ -32,7 +32,7 @@ def serve(config: Path | None, repository: Path | None, http: str) -> None:
     if (config is None) == (repository is None):
         raise UsageError("give exactly one of --config and --repository", next_step="hedgerow serve --help")
     if config is not None:
-        run.serve_device(configs.load(config))
+        run.serve_device(*configs.read(config))
         return
     address = configs.Address.parse(http)
     if not address.is_loopback:

@@ -162,7 +162,11 @@ class AgentState(Struct, frozen=True):
 
 
 class HealthReport(Struct, frozen=True):
-    """The whole report; times are UTC."""
+    """The whole report; times are UTC.
+
+    ``runtime`` and ``configuration`` are the versions that the server was started with; of a server that is down, those
+    that it would be started with. ``configuration`` None: not known.
+    """
 
     schema: Literal[1]
     host: str
@@ -179,6 +183,7 @@ class HealthReport(Struct, frozen=True):
     pending: Pending | None
     agent: AgentState | None = None
     processor: ProcessorState | None = None
+    configuration: str | None = None
 
 
 class Observation(Struct, frozen=True):
@@ -202,6 +207,7 @@ class Observation(Struct, frozen=True):
     certificate_ends: datetime | None = None
     agent: AgentState | None = None
     watchdog: str | None = None
+    configuration: str | None = None
     processor: ProcessorState | None = None
 
 
@@ -235,6 +241,7 @@ def build(observed: Observation, now: datetime, first_seen: dict[Code, datetime]
         pending=None if observed.confirm_deadline is None else Pending(observed.confirm_deadline),
         agent=observed.agent,
         processor=observed.processor,
+        configuration=observed.configuration,
     )
 
 

@@ -72,8 +72,8 @@ class Service:
     limits: Limits
 
 
-def serve_device(config: ServerConfig) -> None:
-    """Serve as ``/etc/hedgerow/server.yml`` says, until SIGTERM.
+def serve_device(config: ServerConfig, version: str | None = None) -> None:
+    """Serve as ``/etc/hedgerow/server.yml`` says, until SIGTERM. ``version`` is the configuration's, to be told.
 
     Raises:
         UsageError, MachineError: before anything is served.
@@ -96,6 +96,7 @@ def serve_device(config: ServerConfig) -> None:
             certificate_ends=lambda: None if tls is None else tls.expires,
             restarts=lambda: None if restarts is None else restarts.count,
             heartbeat_file=config.heartbeat,
+            configuration=version,
         )
         listeners = _device_listeners(config, plane, observer, tls)
         if restarts is not None:  # not before: a second server that finds the ports taken must not count
@@ -157,7 +158,7 @@ def _device_listeners(
         listeners.append(Listener(listen(config.https.listen), guarded, tls))
     if config.control_socket is not None:
         # The applications' routes, too: so the device's agent asks what they ask, without a network.
-        routes = [*_public_routes(plane, observer, config.limits), *control.routes(plane, config.model)]
+        routes = [*_public_routes(plane, observer, config.limits), *control.routes(plane, config.model, observer)]
         listeners.append(Listener(listen_unix(config.control_socket), _application(routes), path=config.control_socket))
     return listeners
 
