@@ -3,8 +3,8 @@
     - name: Gate it on its health report and on a question of its own
       hedgerow_rollout: {step: gate, folder: "{{ rollout.folder }}"}
 
-``step`` is ``preflight``, ``stage``, ``drain``, ``activate``, ``gate``, ``drill``, ``confirm``, ``revert`` (with
-``reason``), ``undrain``, ``undo`` or ``outcome``. What each does, and what it promises, stands in
+``step`` is ``stage_ahead``, ``preflight``, ``stage``, ``drain``, ``activate``, ``gate``, ``drill``, ``confirm``,
+``revert`` (with ``reason``), ``undrain``, ``undo`` or ``outcome``. What each does, and what it promises, stands in
 ``hedgerow.rollout.steps``; here is only how a host is reached: ``hedgerow-device``
 over Ansible's connection (a command, no module is copied), the server over mutual TLS.
 
@@ -40,6 +40,7 @@ from hedgerow.rollout.remote import NO_TERMINAL, Completed, command_line
 from hedgerow.rollout.steps import HostSteps, Step
 
 _STEPS = (
+    "stage_ahead",
     "preflight",
     "stage",
     "drain",

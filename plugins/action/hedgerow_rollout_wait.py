@@ -5,6 +5,8 @@
       run_once: true
       register: turn
 
+With ``until: staging`` until devices may fetch the release ahead of their turns.
+
 Asks ``hedgerow.rollout.decide`` once a second and journals what operators ask meanwhile
 (``hedgerow rollout pause|resume|approve|abort|rollback|supersede``). Hosts that were confirmed are looked
 at all the while; one that got worse counts as failed, and may end the rollout. Prints a
@@ -38,14 +40,14 @@ from hedgerow.rollout.journal import Journal
 from hedgerow.rollout.messenger import Messenger
 from hedgerow.rollout.prepare import plain
 from hedgerow.rollout.survey import registry, survey
-from hedgerow.rollout.waiting import Patrol, Turn, await_wave
+from hedgerow.rollout.waiting import Patrol, Turn, await_staging, await_wave
 
 
 class ActionModule(ActionBase):
     """``hedgerow_rollout_wait``."""
 
     _requires_connection = False
-    _VALID_ARGS = frozenset({"folder"})
+    _VALID_ARGS = frozenset({"folder", "until"})
 
     def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         variables = task_vars or {}
@@ -76,7 +78,8 @@ class ActionModule(ActionBase):
             self._display.display(line)
             messenger.tell("waiting")
 
-        return await_wave(journal, plain(variables["ansible_play_batch"]), patrol, attend, say)
+        await_it = {"wave": await_wave, "staging": await_staging}[self._task.args.get("until", "wave")]
+        return await_it(journal, plain(variables["ansible_play_batch"]), patrol, attend, say)
 
 
 def _looker(variables: dict[str, Any]) -> Callable[[str], Callable[[], Look]]:

@@ -94,14 +94,34 @@ def plan(
 @policy_option
 @limit_option
 @click.option("--check", is_flag=True, help="Plan only.")
-def start(*, bundle: str, path: Path, policy_file: Path | None, limit: str | None, check: bool) -> int:
+@click.option("--stage-ahead", is_flag=True, help="Every host fetches it before the first wave starts.")
+def start(
+    *, bundle: str, path: Path, policy_file: Path | None, limit: str | None, check: bool, stage_ahead: bool
+) -> int:
     """Release NAME@VERSION; go on with it if it was cut off.
 
     Exit code 4: it ended with hosts missing; the same command goes on.
     """
     rollouts = store.folder(inventories.load(path).fleet)
     before = store.sizes(rollouts)
-    code = starting.start(path, bundle, policy=policy_file, limit=limit, check=check)
+    ahead: starting.Ahead = "yes" if stage_ahead else "no"
+    code = starting.start(path, bundle, policy=policy_file, limit=limit, check=check, ahead=ahead)
+    return int(starting.exit_code(code, rollouts, before))
+
+
+@rollout.command()
+@click.argument("bundle", metavar="NAME@VERSION")
+@inventory_option
+@policy_option
+@limit_option
+def stage(*, bundle: str, path: Path, policy_file: Path | None, limit: str | None) -> int:
+    """Have every host fetch NAME@VERSION and change nothing that is served; start or resume releases it then.
+
+    It waits for the policy's download windows. Cut off, the same command goes on.
+    """
+    rollouts = store.folder(inventories.load(path).fleet)
+    before = store.sizes(rollouts)
+    code = starting.start(path, bundle, policy=policy_file, limit=limit, check=False, ahead="only")
     return int(starting.exit_code(code, rollouts, before))
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from hedgerow.rollout import cooldown, events
+from hedgerow.rollout import ahead, cooldown, events
 from hedgerow.rollout.events import GOOD, HostState, Outcome, State
 
 COLUMNS = ("wave", "host", "outcome", "before", "activation s", "turn s", "why")
@@ -59,6 +59,9 @@ def summary(state: State, *, running: bool = False) -> list[str]:
         lines.append(f"  stopped: {state.stopped}")
     elif state.phase == "open" and state.waiting is not None:
         lines.append(f"  waiting since {state.waited_at}: {state.waiting[1]}")
+    ready = ahead.staged(state)
+    if ready and state.phase == "open" and state.stopped is None:
+        lines.append(f"  staged ahead of their turn: {ready} of {len(state.plan.hosts)} host(s)")
     lines += _missing(state)
     following = next_step(state, running=running)
     return lines if following is None else [*lines, f"  next: {following}"]
@@ -95,6 +98,8 @@ def next_step(state: State, *, running: bool) -> str | None:
     match state.phase:
         case "complete" | "rolled_back" | "superseded":
             return None
+        case "open" if state.wave == 0 and ahead.staged(state):
+            return "release it: hedgerow rollout resume"
         case "open":
             return "it was cut off; go on with it: hedgerow rollout resume"
     again = "mend what is named above, then run the same command again"

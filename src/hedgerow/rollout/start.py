@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -16,13 +16,24 @@ from hedgerow.errors import ExitCode
 from hedgerow.rollout import store
 from hedgerow.rollout.events import State
 
+Ahead = Literal["no", "yes", "only"]
+"""Whether hosts fetch a release ahead of their turns, or do nothing else."""
+
 
 def arguments(
-    inventory: Path, bundle: str, *, policy: Path | dict[str, Any] | None, limit: str | None, check: bool
+    inventory: Path,
+    bundle: str,
+    *,
+    policy: Path | dict[str, Any] | None,
+    limit: str | None,
+    check: bool,
+    ahead: Ahead = "no",
 ) -> list[str]:
     """The command line of ``ansible-playbook``; values travel as JSON, so that none is taken for an option."""
     given = str(policy.resolve()) if isinstance(policy, Path) else policy
     values = {"bundle": bundle} | ({} if given is None else {"rollout_policy": given})
+    if ahead != "no":
+        values["stage_ahead"] = ahead
     line = ["-i", str(inventory.resolve()), "playbooks/rollout.yml", "-e", json.dumps(values)]
     if limit is not None:
         line += ["--limit", limit]
@@ -31,9 +42,17 @@ def arguments(
     return line
 
 
-def start(inventory: Path, bundle: str, *, policy: Path | dict[str, Any] | None, limit: str | None, check: bool) -> int:
+def start(
+    inventory: Path,
+    bundle: str,
+    *,
+    policy: Path | dict[str, Any] | None,
+    limit: str | None,
+    check: bool,
+    ahead: Ahead = "no",
+) -> int:
     """Run it in view; return its exit code. Ctrl-C reaches it as well, and the same command goes on from there."""
-    return _play(arguments(inventory, bundle, policy=policy, limit=limit, check=check))
+    return _play(arguments(inventory, bundle, policy=policy, limit=limit, check=check, ahead=ahead))
 
 
 def resume(inventory: Path, state: State) -> int:

@@ -33,13 +33,14 @@ from hedgerow.rollout.gate.session import Evidence, GateSession
 from hedgerow.rollout.gate.verdicts import Verdict
 from hedgerow.rollout.gate.watcher import Watcher
 from hedgerow.rollout.hostline import Clock, Device
-from hedgerow.rollout.journal import Journal, timestamp
-from hedgerow.rollout.returns import ENDED, HostReturns, Step, outcome_after
+from hedgerow.rollout.journal import Journal
+from hedgerow.rollout.returns import ENDED, Step, outcome_after
+from hedgerow.rollout.staging import HostStaging
 
 __all__ = ["Clock", "Device", "HostSteps", "Step", "outcome_after"]
 
 
-class HostSteps(HostReturns):
+class HostSteps(HostStaging):
     """The steps of one host's turn. ``attend`` journals what operators have asked meanwhile.
 
     ``peers`` makes a watcher of another host, for a gate that compares with untouched ones; ``labels`` are what its
@@ -89,22 +90,6 @@ class HostSteps(HostReturns):
             baseline = sorted(reason.code for reason in report.troubles)
             self._record(events.HostPrepared, before=report.reference, baseline=baseline)
         return Step(msg=f"serves {report.reference or 'nothing'} and is to serve {self._release.bundle}")
-
-    def stage(self) -> Step:
-        """Have the device fetch and verify the whole release; nothing changes in serving."""
-        if self._journal.read().hosts[self.host].started_at is not None:
-            return Step(msg="staged before the run was cut off")
-        started = self._clock.monotonic()
-        try:
-            answer = self._line.run(["stage", self._release.bundle], timeout_s=self._policy.activate_within_s)
-        except (NetworkError, DeviceError) as error:
-            if isinstance(error, DeviceError):
-                return self._finish(Outcome.REFUSED, f"staging failed: {error.what}")
-            return self._source_gone(error.what)
-        seconds = round(self._clock.monotonic() - started, 3)
-        new_bytes = answer.get("new_bytes")
-        self._record(events.HostStaged, seconds=seconds, new_bytes=new_bytes if isinstance(new_bytes, int) else None)
-        return Step(changed=bool(answer.get("changed")), msg=f"staged in {seconds:.1f} s")
 
     def drain(self) -> Step:
         """Have the server end its requests and take no new ones, where the release's kind changes more than a model.
@@ -237,14 +222,6 @@ class HostSteps(HostReturns):
     def _unseen(self) -> tuple[Outcome, str] | None:
         unseen = preflight.unseen(self._watcher().look())
         return None if unseen is None else (Outcome.REFUSED, unseen)
-
-    def _source_gone(self, what: str) -> Step:
-        tries = self._policy.retry.attempts
-        step = self._finish(Outcome.SKIPPED, f"staging failed in {tries} tries: {what}")
-        if decide.stopped(self._journal.read()) is None:
-            reason = f"{self.host} could not get the release in {tries} tries: {what}"
-            self._journal.record(events.Stopped(at=timestamp(), reason=reason))
-        return step
 
     def _session(self, *, before: Window | None = None) -> GateSession:
         known = self._journal.read().hosts[self.host]

@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import msgspec
 
@@ -126,12 +127,61 @@ def await_wave(  # noqa: PLR0917 - one argument for each thing a wait needs from
     """
     clock = clock or Clock()
     wave = decide.wave_of(journal.read(), hosts)
+    ask = Asking(
+        lambda state: decide.next_wave(state, wave, clock.now()),
+        lambda state, decision: _settled(journal, state, decision, hosts, wave=wave, clock=clock),
+    )
+    return _await(journal, ask, wave, patrol, attend, say, clock)
+
+
+def await_staging(  # noqa: PLR0917 - as await_wave
+    journal: Journal,
+    hosts: Sequence[str],
+    patrol: Patrol,
+    attend: Callable[[], object],
+    say: Callable[[str], None],
+    clock: Clock | None = None,
+) -> Turn:
+    """Return when ``hosts`` may fetch the release ahead of their turns, or nobody may any more. As ``await_wave``."""
+    clock = clock or Clock()
+    wave = journal.read().wave
+
+    def settled(_: State, decision: Decision) -> Turn | None:
+        match decision:
+            case Go():
+                return Turn(over=False, wave=wave, msg=f"{len(hosts)} host(s) fetch")
+            case Finish():
+                return Turn(over=False, wave=wave, msg="they have it already")
+            case Stop():
+                return Turn(over=True, wave=wave, msg=f"stopped: {decision.reason}")
+        return None
+
+    ask = Asking(lambda state: decide.may_stage_ahead(state, hosts, clock.now()), settled)
+    return _await(journal, ask, wave, patrol, attend, say, clock)
+
+
+class Asking(NamedTuple):
+    """What a wait is for: ``decide`` says what may happen, ``settle`` what its end is; None: it goes on."""
+
+    decide: Callable[[State], Decision]
+    settle: Callable[[State, Decision], Turn | None]
+
+
+def _await(  # noqa: PLR0917 - as await_wave
+    journal: Journal,
+    ask: Asking,
+    wave: int,
+    patrol: Patrol,
+    attend: Callable[[], object],
+    say: Callable[[str], None],
+    clock: Clock,
+) -> Turn:
     with patrol.on():
         while True:
             attend()
             state = note_stop(journal, clock)
-            decision = decide.next_wave(state, wave, clock.now())
-            turn = _settled(journal, state, decision, hosts, wave=wave, clock=clock)
+            decision = ask.decide(state)
+            turn = ask.settle(state, decision)
             if turn is not None:
                 return turn
             if isinstance(decision, Wait):

@@ -92,7 +92,11 @@ class Board:
         verb, *rest = arguments
         if verb == "report":
             return Completed(0, json.dumps(self.report()), "")
-        if verb == "stage" and (self.full or self.registry_gone):
+        if "--here" in rest and rest[0] not in self.staged:
+            return Completed(
+                1, "", json.dumps({"error": "DeviceError", "what": "not here", "where": "x", "next": None})
+            )
+        if verb == "stage" and "--here" not in rest and (self.full or self.registry_gone):
             error = "DeviceError" if self.full else "NetworkError"
             said = {"error": error, "what": "disk full" if self.full else "registry gone", "where": "x", "next": None}
             return Completed(1, "", json.dumps(said))

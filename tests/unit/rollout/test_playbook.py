@@ -479,3 +479,37 @@ def test_what_was_taken_back_does_not_come_again_at_once(site: Site, command: Ca
     assert [site.get(name)["calls"] for name in NAMES] == [[]] * 3
     assert site.rollout(cooldown_s=0).returncode == 0
     assert set(site.serves().values()) == {NEW}
+
+
+def test_what_was_staged_ahead_is_not_fetched_again_and_the_run_goes_on_from_there(
+    site: Site, command: Callable[..., int]
+) -> None:
+    staged = site.rollout("-e", "stage_ahead=only")
+    assert staged.returncode == 0, staged.stdout + staged.stderr
+    assert [site.get(name)["calls"] for name in NAMES] == [["stage"]] * 3
+    assert set(site.serves().values()) == {OLD}
+    state = store.read(store.folder(FLEET))[1]
+    assert (state.phase, state.wave, [host.staged_s is not None for host in state.hosts.values()]) == (
+        "open",
+        0,
+        [True] * 3,
+    )
+    assert "staged ahead of their turn: 3 of 3 host(s)" in staged.stdout
+    # The registry is gone by then: nobody needs it any more.
+    for name in NAMES:
+        site.set(name, cut_off=True)
+    assert command("resume") == 0
+    assert set(site.serves().values()) == {NEW}
+    assert len(store.ids(store.folder(FLEET))) == 1
+    assert [site.get(name)["calls"].count("stage") for name in NAMES] == [2] * 3
+
+
+def test_staging_ahead_in_the_same_run_and_a_host_that_cannot(site: Site) -> None:
+    site.set("pi-2", full=True)
+    done = site.rollout("-e", "stage_ahead=true", budgets={"failures": 1})
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert site.serves() == {"pi-1": NEW, "pi-2": OLD, "pi-3": NEW}
+    assert "not staged ahead, its turn tries again" in done.stdout
+    assert site.get("pi-1")["calls"][:3] == ["stage", "report", "stage"]
+    wrong = site.rollout("-e", "stage_ahead=perhaps")
+    assert "ahead is one of only, true, yes, false, no, not 'perhaps'" in wrong.stdout + wrong.stderr

@@ -68,7 +68,7 @@ class FakeDevice:
         changed = getattr(self, f"_{verb}")(*arguments[1:])
         return Completed(0, json.dumps({"changed": changed, "model": self.model(), "previous": None}), "")
 
-    def _stage(self, bundle: str, _json: str) -> bool:
+    def _stage(self, bundle: str, *_: str) -> bool:
         return self.serves != bundle
 
     def _activate(self, bundle: str, _flag: str, _seconds: str, _json: str) -> bool:

@@ -67,6 +67,10 @@ class Turns(Returns):
         return done()
 
     def _stage(self, host: str, done: Done) -> None:
+        closed = decide.may_fetch(self.state, self._moment())
+        if closed is not None:
+            self._finish(host, Outcome.SKIPPED, f"{closed.code}: {closed.reason}")
+            return done()
         began = self._now
         site, size = self._devices[host].site, self._plan.release.size_bytes
         link = self.links.get(site)
@@ -85,7 +89,7 @@ class Turns(Returns):
 
         self._fetching[host] = staged
         link.begin(host, size, self._now)
-        self._foresee(link)
+        return self._foresee(link)
 
     def _foresee(self, link: Link) -> None:
         """Put the link's next completion on the queue; one that was there before becomes stale."""

@@ -69,7 +69,7 @@ def act(state: dict[str, Any], words: list[str]) -> tuple[int, bytes, bytes] | N
     state["calls"].append(verb)
     changed = False
     if verb == "stage":
-        fault = _fault(state)
+        fault = _fault(state, words)
         if fault is not None:
             return 1, b"", json.dumps(fault).encode()
         changed = words[1] not in state.setdefault("staged", [])
@@ -91,8 +91,11 @@ def act(state: dict[str, Any], words: list[str]) -> tuple[int, bytes, bytes] | N
     return 0, json.dumps({"changed": changed, "model": None, "previous": None}).encode(), b""
 
 
-def _fault(state: dict[str, Any]) -> dict[str, Any] | None:
-    """What keeps the device from getting a release."""
+def _fault(state: dict[str, Any], words: list[str]) -> dict[str, Any] | None:
+    """What keeps the device from getting a release; one that only looks needs to have it."""
+    if "--here" in words:
+        there = words[1] in state.get("staged", [])
+        return None if there else {"what": "not whole", "where": "/var/lib/hedgerow/models", "next": None}
     if state.get("full"):
         return {"what": "no space left on the device", "where": "/var/lib/hedgerow/models", "next": "make room"}
     if state.get("cut_off"):
