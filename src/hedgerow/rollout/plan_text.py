@@ -44,7 +44,12 @@ def wave_lines(plan: Plan) -> list[str]:
 def remarks(plan: Plan) -> list[str]:
     """Everything but the waves: what does not go as the policy has it, who is left out, and the rules."""
     lines = [*_idle(plan), *_variants(plan), *_memory(plan), *_sites(plan)]
-    for title, held in (("held", plan.held), ("quarantined", plan.quarantined), ("incompatible", plan.incompatible)):
+    for title, held in (
+        ("held", plan.held),
+        ("quarantined", plan.quarantined),
+        ("incompatible", plan.incompatible),
+        ("went wrong before, in the last wave", plan.carried),
+    ):
         lines += _held(title, held)
     for title, names in (
         ("outside --limit", plan.outside_limit),

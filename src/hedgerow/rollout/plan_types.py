@@ -43,6 +43,10 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     quarantined_until: str | None = None
     quarantined_by: str | None = None
     """The rollout that put it there."""
+    went_wrong: str | None = None
+    """What became of it in the stuck rollout that this one supersedes; None: nothing wrong, or there is none."""
+    went_wrong_in: str | None = None
+    """That rollout."""
     limited: bool = False
     """Outside of the operator's ``--limit``."""
 
@@ -138,6 +142,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Came after the rollout had begun; they are in the last wave."""
     gone: list[str] = []
     """Were in a wave and have left the inventory since."""
+    carried: list[Held] = []
+    """Went wrong in the stuck rollout that this one supersedes, and are in the last wave."""
 
     @property
     def hosts(self) -> list[str]:
@@ -168,5 +174,6 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             "outside_limit": len(self.outside_limit),
             "late": len(self.late),
             "gone": len(self.gone),
+            "carried": len(self.carried),
             "outages": len(self.outages),
         }

@@ -13,10 +13,11 @@ import yaml
 from msgspec.structs import replace
 
 from hedgerow.errors import RefusedError, UsageError
-from hedgerow.rollout import cooldown, holds, late, schedule, serving, store
+from hedgerow.rollout import carried, cooldown, holds, late, schedule, serving, store
 from hedgerow.rollout import plan as plans
 from hedgerow.rollout import policy as policies
 from hedgerow.rollout import release as releases
+from hedgerow.rollout.events import State
 from hedgerow.rollout.journal import Journal
 from hedgerow.rollout.plan import HOLD_LABEL, Plan, Target
 from hedgerow.rollout.policy import Policy
@@ -107,13 +108,24 @@ def plan(fleet: str, *, bundle: str, policy: Any, targets: Iterable[Target], now
         recent = store.since(rollouts, now - timedelta(seconds=made_of.cooldown_s))
         cooldown.refuse(recent, release, made_of.cooldown_s, now)
     _refuse_for_ever(made_of, now)
-    free = holds.merge(targets, holds.standing(holds.read(rollouts), now))
+    free = _kept_out(rollouts, targets, None if going_on else store.taken_over(rollouts, release.bundle), now)
     known = _with_memory(fleet, rollouts, free)
     fresh = plans.make(known, made_of, release)
     if going_on is not None:
         return late.extend(going_on[1].plan, fresh)
     _refuse_nobody(fresh)
     return fresh
+
+
+def _kept_out(
+    rollouts: Path, targets: Iterable[Target], superseded: tuple[str, State] | None, now: datetime
+) -> list[Target]:
+    """``targets`` with what stands against them; of a stuck rollout that this one supersedes, also what is to come."""
+    entries = holds.read(rollouts)
+    if superseded is None:
+        return holds.merge(targets, holds.standing(entries, now))
+    entries += holds.due(entries, *superseded, now)
+    return carried.mark(holds.merge(targets, holds.standing(entries, now)), *superseded)
 
 
 def _refuse_for_ever(policy: Policy, now: datetime) -> None:
