@@ -1,4 +1,4 @@
-"""Run ``hedgerow-device`` or a publisher in a fresh process, and kill it with -9 before its n-th step.
+"""Run ``hedgerow-device``, its watchdog or a publisher in a fresh process, and kill it with -9 before its n-th step.
 
 A step is anything that another process could notice: a file opened for writing, renamed, linked, removed, a folder
 made, a lock taken, a connection opened. Python's audit hooks announce each before it happens, so the product has no
@@ -35,6 +35,7 @@ STEPS = {
 }
 WARM = (
     "hedgerow.device.activation",
+    "hedgerow.device.assembled",
     "hedgerow.device.cli",
     "hedgerow.server.config",
     "hedgerow.registry.fetch",
@@ -47,6 +48,16 @@ def device() -> None:
     importlib.import_module("hedgerow.device.cli").main()
 
 
+def watchdog() -> None:
+    """``Activation.give_up`` as the device's agent calls it: ``CHANGE CONFIG_FILE``. No command does."""
+    change, config_file = sys.argv[1:]
+    module = importlib.import_module
+    config = module("hedgerow.device.config").load(Path(config_file))
+    activation = module("hedgerow.device.assembled").activation_of(config)
+    outcome = activation.give_up(module("hedgerow.device.change").Change.parse(change), reason="it answers wrongly")
+    print(json.dumps({"changed": outcome.changed, "version": outcome.version, "note": outcome.note}))
+
+
 def publisher() -> None:
     """``init``, ``publish BUNDLE`` or ``refresh``, without the inventory that ``hedgerow registry`` would ask."""
     verb, store, signing, *rest = sys.argv[1:]
@@ -55,7 +66,7 @@ def publisher() -> None:
     getattr(registry, verb)(*map(Path, rest))
 
 
-PROGRAMS = {"hedgerow-device": device, "publisher": publisher}
+PROGRAMS = {"hedgerow-device": device, "publisher": publisher, "watchdog": watchdog}
 
 
 def is_step(event: str, arguments: tuple[object, ...]) -> bool:
