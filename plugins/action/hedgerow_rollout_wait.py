@@ -38,9 +38,10 @@ from hedgerow.rollout.gate.judge import Look
 from hedgerow.rollout.gate.watcher import HttpsWatcher
 from hedgerow.rollout.journal import Journal
 from hedgerow.rollout.messenger import Messenger
+from hedgerow.rollout.patrol import Patrol
 from hedgerow.rollout.prepare import plain
 from hedgerow.rollout.survey import registry, survey
-from hedgerow.rollout.waiting import Patrol, Turn, await_staging, await_wave
+from hedgerow.rollout.waiting import Turn, await_staging, await_wave
 
 
 class ActionModule(ActionBase):

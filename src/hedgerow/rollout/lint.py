@@ -6,6 +6,7 @@ nobody can give. A *warning* is a surprise that somebody should have seen before
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
@@ -15,6 +16,7 @@ import msgspec
 
 from hedgerow.rollout import batches, schedule, strata
 from hedgerow.rollout.gate import lint as gate
+from hedgerow.rollout.patrol import LOOKS_PER_S
 from hedgerow.rollout.plan import Target
 from hedgerow.rollout.policy import Policy
 from hedgerow.rollout.policy.budgets import Budgets
@@ -47,7 +49,7 @@ class Fleet(msgspec.Struct, frozen=True):
 
 def findings(policy: Policy, now: datetime, fleet: Fleet | None = None) -> list[Finding]:
     """Everything, errors first. ``now`` is aware; without ``fleet``, only what holds of any."""
-    found = [*_calendar(policy, now), *_deadlines(policy), *_approvals(policy)]
+    found = [*_calendar(policy, now), *_deadlines(policy), *_recheck(policy), *_approvals(policy)]
     found += [Finding(*remark) for remark in gate.remarks(policy)]
     if fleet is not None:
         found += [*_waves(policy, fleet), *_budgets(policy, fleet), *_sites(policy, fleet), *_people(policy, fleet)]
@@ -105,6 +107,17 @@ def _deadlines(policy: Policy) -> Iterator[Finding]:
         )
         at_least = policy.soak.deadline_s + retries_s + 30
         yield Finding("warning", "confirm_within_s", what, f"confirm_within_s: {at_least:.0f}, or more")
+
+
+def _recheck(policy: Policy) -> Iterator[Finding]:
+    looked_at = int(policy.recheck.within_s * LOOKS_PER_S)
+    if policy.recheck.hosts > looked_at:
+        what = (
+            f"within {policy.recheck.within_s:g} s {looked_at} hosts are looked at, not {policy.recheck.hosts}: the "
+            f"controller looks at {LOOKS_PER_S} a second"
+        )
+        at_least = math.ceil(policy.recheck.hosts / LOOKS_PER_S)
+        yield Finding("warning", "recheck", what, f"within_s: {at_least}, or more; or fewer hosts")
 
 
 def _approvals(policy: Policy) -> Iterator[Finding]:

@@ -132,6 +132,15 @@ class Waiting(_Event, frozen=True, kw_only=True, tag="waiting"):
     reason: str
 
 
+class Rechecked(_Event, frozen=True, kw_only=True, tag="rechecked"):
+    """Confirmed hosts were looked at before a wave; ``last`` is the last of them, after whom the next look begins."""
+
+    hosts: int
+    last: str
+    silent: list[str] = []
+    """Who of them did not answer."""
+
+
 class HostPrepared(_Event, frozen=True, kw_only=True, tag="host_prepared"):
     """The preflight passed; nothing is changed yet. ``before`` and ``baseline`` as in ``HostStarted``."""
 
@@ -278,6 +287,7 @@ Event = (
     | Surveyed
     | WaveOpened
     | Waiting
+    | Rechecked
     | HostPrepared
     | HostStarted
     | HostStaged

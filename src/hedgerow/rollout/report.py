@@ -146,6 +146,9 @@ def line(event: events.Event) -> str:  # noqa: C901, PLR0911, PLR0912 - one line
             return f"wave {event.number} begins: {len(event.hosts)} host(s)"
         case events.Waiting():
             return f"waiting: {event.reason}"
+        case events.Rechecked():
+            silent = f", {len(event.silent)} of them silent" if event.silent else ""
+            return f"looked again at {event.hosts} confirmed host(s){silent}"
         case events.HostPrepared():
             return f"{event.host}: fit, serves {event.before or 'nothing'}"
         case events.HostStarted():

@@ -25,11 +25,12 @@ from hedgerow.rollout.events import GOOD, HostActivated, Outcome, Request, Reque
 from hedgerow.rollout.gate.samples import Answer, Kind, Look
 from hedgerow.rollout.hostline import Clock
 from hedgerow.rollout.journal import Journal
+from hedgerow.rollout.patrol import Patrol
 from hedgerow.rollout.plan import Plan, Release
 from hedgerow.rollout.policy import Budgets, Policy, Retry, Rollback, Soak
 from hedgerow.rollout.remote import Completed
 from hedgerow.rollout.steps import HostSteps, Step
-from hedgerow.rollout.waiting import Patrol, await_wave
+from hedgerow.rollout.waiting import await_wave
 
 NEW, OLD, OLDER = "assistant@1.1.0", "assistant@1.0.0", "assistant@0.9.0"
 DEADLINE_S = 60

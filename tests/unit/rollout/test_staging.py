@@ -30,11 +30,12 @@ from hedgerow.rollout.events import (
 from hedgerow.rollout.gate.samples import Look
 from hedgerow.rollout.hostline import Clock
 from hedgerow.rollout.journal import Journal
+from hedgerow.rollout.patrol import Patrol
 from hedgerow.rollout.plan import Placement, Plan, Release
 from hedgerow.rollout.policy import parse
 from hedgerow.rollout.remote import Completed
 from hedgerow.rollout.staging import HostStaging
-from hedgerow.rollout.waiting import Patrol, Turn, await_staging
+from hedgerow.rollout.waiting import Turn, await_staging
 
 NIGHT, NOON = datetime(2026, 11, 21, 2, tzinfo=UTC), datetime(2026, 11, 21, 12, tzinfo=UTC)
 WINDOW = {"windows": {"download": [{"from": "01:00", "to": "05:00"}]}}

@@ -27,6 +27,7 @@ from hedgerow.rollout.records import (
     Opened,
     OperatorAsked,
     Outcome,
+    Rechecked,
     RequestKind,
     Resumed,
     RolledBack,
@@ -78,6 +79,10 @@ def _wave_opened(state: State, event: WaveOpened) -> None:
 
 def _waiting(state: State, event: Waiting) -> None:
     state.waiting, state.waited_at = (event.code, event.reason), event.at
+
+
+def _rechecked(state: State, event: Rechecked) -> None:
+    state.rechecked, state.silent = event.last, event.silent
 
 
 def _prepared(state: State, event: HostPrepared) -> None:
@@ -190,6 +195,7 @@ CHANGES: Final[dict[type[Any], Callable[[State, Any], None]]] = {
     Surveyed: _surveyed,
     WaveOpened: _wave_opened,
     Waiting: _waiting,
+    Rechecked: _rechecked,
     HostPrepared: _prepared,
     HostStarted: _started,
     HostStaged: _staged,

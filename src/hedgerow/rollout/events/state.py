@@ -34,6 +34,10 @@ class State(msgspec.Struct, kw_only=True):
     paused: str | None = None
     no_data: str | None = None
     """Which host could not be judged, until somebody resumes."""
+    rechecked: str | None = None
+    """The last host that was looked at before a wave."""
+    silent: list[str] = []
+    """Confirmed hosts that did not answer when they were last looked at before a wave."""
     approvals: dict[int, list[str]] = {}
     """Wave → who approved it, each once, signed unless the policy asks for no signature."""
     asked: int = 0
