@@ -193,6 +193,9 @@ def _rules(plan: Plan) -> Iterator[str]:
         f"it goes back by itself after {plan.policy.confirm_within_s} s unconfirmed"
     )
     yield f"more than {budgets.failures} failed host(s) stop it; unreachable ones: {unreachable}"
+    windows = plan.policy.windows
+    if windows.activate or windows.download or plan.policy.freeze:
+        yield f"local times by the time zone database {plan.tzdata or 'of an edition that it does not name'}"
 
 
 def _names(names: Sequence[str]) -> str:

@@ -142,6 +142,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Came after the rollout had begun; they are in the last wave."""
     gone: list[str] = []
     """Were in a wave and have left the inventory since."""
+    tzdata: str | None = None
+    """Edition of the time zone database by which its windows and freezes were read; None: it does not say."""
     carried: list[Held] = []
     """Went wrong in the stuck rollout that this one supersedes, and are in the last wave."""
 

@@ -21,6 +21,7 @@ from hedgerow.rollout.events import State
 from hedgerow.rollout.journal import Journal
 from hedgerow.rollout.plan import HOLD_LABEL, Plan, Target
 from hedgerow.rollout.policy import Policy
+from hedgerow.rollout.zones import version as tzdata_version
 
 LOOKED_BACK = 5
 """Rollouts that are read to learn what hosts serve; what an older one left counts as unknown."""
@@ -112,9 +113,9 @@ def plan(fleet: str, *, bundle: str, policy: Any, targets: Iterable[Target], now
     known = _with_memory(fleet, rollouts, free)
     fresh = plans.make(known, made_of, release)
     if going_on is not None:
-        return late.extend(going_on[1].plan, fresh)
+        return replace(late.extend(going_on[1].plan, fresh), tzdata=tzdata_version())
     _refuse_nobody(fresh)
-    return fresh
+    return replace(fresh, tzdata=tzdata_version())
 
 
 def _kept_out(

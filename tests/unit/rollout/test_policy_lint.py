@@ -140,6 +140,13 @@ def test_a_file_of_yaml_as_people_write_it(tmp_path: Path) -> None:
         ("waves: [1, 50%]", "policy.yml", 'add "100%", or a count, which repeats'),
         ("wave: [1]", "policy.yml", "unknown field `wave`"),
         ("windows: {timezone: Europe/Berln}", "policy.yml", "there is no time zone 'Europe/Berln' here"),
+        ("windows: {timezone: Europe}", "policy.yml", "there is no time zone 'Europe' here"),
+        ("windows: {timezone: localtime}", "policy.yml", "time zone 'localtime' is another on each machine"),
+        (
+            "freeze: [{from: 2099-12-24, to: 2099-12-26, timezone: Mars/Olympus}]",
+            "policy.yml",
+            "there is no time zone 'Mars/Olympus' here",
+        ),
         ("approvals: [{before_wave: 9, by: [ada]}]", "approvals", "wave 9 never comes"),
     ],
 )
