@@ -47,7 +47,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     soak: Soak = Soak()
     gate: Gate = Gate()
     activate_within_s: Annotated[int, msgspec.Meta(ge=1)] = 900
-    """Seconds for download, verification and switch together, after which the command on the host is ended."""
+    """Seconds after which a command on the host is ended: as many for fetching and verifying, and for the switch."""
     confirm_within_s: Annotated[int, msgspec.Meta(ge=30)] = 600
     """Seconds after which a device that nobody confirmed goes back by itself."""
     recheck: Recheck = Recheck()

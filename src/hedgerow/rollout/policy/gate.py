@@ -75,9 +75,11 @@ class Condition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     against: Literal["before", "untouched"] = "before"
     """The host itself before its activation, or hosts that do not have the release yet, in the same minutes."""
     minimum_samples: Count | None = None
-    """Answers (before and after, each) under which nothing is said; None: 1 for a limit, 8 for a comparison."""
+    """Answers (before and after, each) under which nothing is said; None: 1 for a limit, 8 for a comparison. Of answers
+    and errors alone; a report gives one figure."""
     even_if_before: bool = False
-    """A limit counts, too, where the host broke it before the release touched it."""
+    """A limit counts, too, where the host broke it before the release touched it. What is counted since the activation
+    (restarts, wrong answers, the start) always does."""
 
     def __post_init__(self) -> None:
         if (self.metric is None) == (self.query is None):
@@ -182,7 +184,7 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """What a host must keep to."""
 
     slo: bool = True
-    """Hold probes and reports to the bundle's ``slo``."""
+    """Hold the answers to the gate's own questions to the bundle's ``slo``."""
     without: list[Literal["errors", "restarts", "memory", "start", "slower"]] = []
     """Built-in criteria that are not to count."""
     criteria: list[Criterion] = []
