@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -46,3 +48,17 @@ def test_what_this_process_does_is_not_others() -> None:
     assert after is not None
     assert after.total_s - before.total_s >= 0.45
     assert after.others_s - before.others_s <= after.total_s - before.total_s - 0.4
+
+
+def test_what_another_process_does_is() -> None:
+    """It is not waited for before the second count: what this process started and has ended is its own."""
+    spin = "import sys, time\nwhile time.process_time() < 0.5: pass\nprint(flush=True)\nsys.stdin.read()"
+    before = processor.read()
+    with subprocess.Popen([sys.executable, "-c", spin], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        after = processor.read()
+        other.communicate()
+    assert before is not None
+    assert after is not None
+    assert after.others_s - before.others_s >= 0.3

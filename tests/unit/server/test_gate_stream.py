@@ -90,6 +90,13 @@ def test_an_answer_comes_in_pieces_and_is_timed_by_them(client: DeviceClient, re
     assert times[0] < times[-1]
 
 
+def test_a_look_tells_what_the_processor_did_for_others(client: DeviceClient) -> None:
+    first, second = HttpsWatcher(client).look(), HttpsWatcher(client).look()
+    assert first.cpu_s is not None
+    assert second.cpu_s is not None
+    assert 0 <= (first.cpu_others_s or 0) <= first.cpu_s <= second.cpu_s
+
+
 def test_the_gates_probe_measures_the_first_token_and_the_speed_after_it(
     client: DeviceClient, release: Release
 ) -> None:
