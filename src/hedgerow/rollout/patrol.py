@@ -107,7 +107,7 @@ class Round:
     def __init__(self, patrol: Patrol, hosts: Mapping[str, HostState]) -> None:
         self.fallen: list[tuple[str, str]] = []
         self.seen: list[str] = []
-        self.silent: list[str] = []
+        self.away: list[str] = []
         self._patrol = patrol
         self._hosts = hosts
         self._due = deque((name, 0.0) for name in hosts)
@@ -139,8 +139,8 @@ class Round:
         self.seen.append(name)
         if reason is not None:
             self.fallen.append((name, reason))
-        elif not look.reached:
-            self.silent.append(name)
+        if not look.reached or look.status == "failing" or look.version is None:
+            self.away.append(name)
 
 
 def sample(hosts: Sequence[str], *, after: str | None, most: int) -> list[str]:

@@ -48,6 +48,8 @@ GOOD = frozenset({Outcome.CONFIRMED, Outcome.ALREADY})
 FAILED = frozenset({Outcome.REFUSED, Outcome.REVERTED, Outcome.KEPT, Outcome.LOST})
 HARMED = FAILED - {Outcome.REFUSED}
 """Failed with the release on it: what makes a stop a breach, so that the others go back, too."""
+AWAY = frozenset({Outcome.LOST, Outcome.KEPT, Outcome.UNREACHABLE})
+"""Left as somebody who may serve no user of its site."""
 UNTOUCHED = frozenset({Outcome.ALREADY, Outcome.REFUSED, Outcome.UNREACHABLE, Outcome.SKIPPED})
 
 
@@ -133,12 +135,17 @@ class Waiting(_Event, frozen=True, kw_only=True, tag="waiting"):
 
 
 class Rechecked(_Event, frozen=True, kw_only=True, tag="rechecked"):
-    """Confirmed hosts were looked at before a wave; ``last`` is the last of them, after whom the next look begins."""
+    """Hosts were looked at before a wave: confirmed ones, and those that may not be available beside the wave's own.
+
+    ``last``: the last of the confirmed ones, after whom the next look begins.
+    """
 
     hosts: int
-    last: str
-    silent: list[str] = []
-    """Who of them did not answer."""
+    last: str | None = None
+    away: list[str] = []
+    """Who of them did not answer, or is failing or without a model: of no use to its site's users."""
+    back: list[str] = []
+    """Who had been so, and is well."""
 
 
 class HostPrepared(_Event, frozen=True, kw_only=True, tag="host_prepared"):

@@ -102,6 +102,14 @@ def next_step(state: State, *, running: bool) -> str | None:
             return "release it: hedgerow rollout resume"
         case "open":
             return "it was cut off; go on with it: hedgerow rollout resume"
+    return _again(state)
+
+
+def _again(state: State) -> str:
+    """What to type after a rollout that ended with hosts missing."""
+    skipped = state.outcomes.get(Outcome.SKIPPED, 0)
+    if state.phase == "partial" and skipped:
+        return f"{skipped} host(s) were passed over and get it with: hedgerow rollout resume"
     again = "mend what is named above, then run the same command again"
     ends = cooldown.ends(state, state.plan.policy.cooldown_s)
     return (
@@ -147,8 +155,8 @@ def line(event: events.Event) -> str:  # noqa: C901, PLR0911, PLR0912 - one line
         case events.Waiting():
             return f"waiting: {event.reason}"
         case events.Rechecked():
-            silent = f", {len(event.silent)} of them silent" if event.silent else ""
-            return f"looked again at {event.hosts} confirmed host(s){silent}"
+            away = f", of which {len(event.away)} serve nobody" if event.away else ""
+            return f"looked again at {event.hosts} host(s){away}"
         case events.HostPrepared():
             return f"{event.host}: fit, serves {event.before or 'nothing'}"
         case events.HostStarted():

@@ -18,9 +18,9 @@ from typing import NamedTuple
 
 import msgspec
 
-from hedgerow.rollout import decide, events
+from hedgerow.rollout import decide, events, spare
 from hedgerow.rollout.decide import Decision, Finish, Go, Stop, Wait
-from hedgerow.rollout.events import HostState, State
+from hedgerow.rollout.events import HostState, Outcome, State
 from hedgerow.rollout.hostline import Clock
 from hedgerow.rollout.journal import Journal, timestamp
 from hedgerow.rollout.patrol import LOOKS_PER_S, Patrol, Round, sample
@@ -61,7 +61,7 @@ def await_wave(  # noqa: PLR0917 - one argument for each thing a wait needs from
     ask = Asking(
         lambda state: decide.next_wave(state, wave, clock.now()),
         lambda state, decision: _settled(journal, state, decision, hosts, wave=wave, clock=clock),
-        lambda state: not state.turns and bool(_unfinished(state, hosts)),
+        lambda state: [] if state.turns else _unfinished(state, hosts),
     )
     return _await(journal, ask, wave, patrol, attend, say, clock)
 
@@ -97,8 +97,8 @@ class Asking(NamedTuple):
 
     decide: Callable[[State], Decision]
     settle: Callable[[State, Decision], Turn | None]
-    looks_first: Callable[[State], bool] = lambda _: False
-    """Whether confirmed hosts are looked at before it may go."""
+    batch: Callable[[State], Sequence[str]] = lambda _: ()
+    """Who is about to start; where anybody is, hosts are looked at before."""
 
 
 def _await(  # noqa: PLR0917 - as await_wave
@@ -119,9 +119,9 @@ def _await(  # noqa: PLR0917 - as await_wave
                 worse = list(state.fallen)
                 return Turn(over=False, wave=wave, msg=f"got worse, to go back: {', '.join(worse)}", undo=worse)
             decision = ask.decide(state)
-            if isinstance(decision, Go) and not looked and ask.looks_first(state):
+            if isinstance(decision, Go) and not looked and (batch := ask.batch(state)):
                 looked = True
-                _recheck(journal, patrol, attend, clock)
+                _recheck(journal, batch, patrol, attend, clock)
                 continue
             turn = ask.settle(state, decision)
             if turn is not None:
@@ -132,15 +132,22 @@ def _await(  # noqa: PLR0917 - as await_wave
                 clock.sleep(INTERVAL_S)
 
 
-def _recheck(journal: Journal, patrol: Patrol, attend: Callable[[], object], clock: Clock) -> None:
-    """Look at confirmed hosts as the policy says, and journal who fell; ends at once when the rollout stops."""
+def _recheck(
+    journal: Journal, batch: Sequence[str], patrol: Patrol, attend: Callable[[], object], clock: Clock
+) -> None:
+    """Look at confirmed hosts as the policy says, and at those that a batch's sites may lack; journal who fell.
+
+    Ends at once when the rollout stops.
+    """
     state = journal.read()
-    rule, hosts = state.plan.policy.recheck, watched(state)
-    names = sample(list(hosts), after=state.rechecked, most=rule.hosts)
+    rule, confirmed = state.plan.policy.recheck, watched(state)
+    lacking = spare.doubtful(state, batch)[: rule.hosts]
+    chosen = sample(list(confirmed), after=state.rechecked, most=rule.hosts - len(lacking))
+    names = list(dict.fromkeys([*lacking, *chosen]))
     if not names:
         return
     began = clock.monotonic()
-    looks = Round(patrol, {name: hosts[name] for name in names})
+    looks = Round(patrol, {name: state.hosts[name] for name in names})
     while True:
         looks.go_on(clock.monotonic(), looks=LOOKS_PER_S // RECHECKS_PER_S)
         if looks.over or clock.monotonic() - began >= rule.within_s or decide.stopped(journal.read()) is not None:
@@ -148,9 +155,11 @@ def _recheck(journal: Journal, patrol: Patrol, attend: Callable[[], object], clo
         clock.sleep(1 / RECHECKS_PER_S)
         attend()
     if looks.seen:
-        at, last = timestamp(clock.now()), max(looks.seen, key=names.index)
-        journal.record(events.Rechecked(at=at, hosts=len(looks.seen), last=last, silent=looks.silent))
-    _note_fallen(journal, looks.fallen, clock)
+        last = max((name for name in looks.seen if name in confirmed), key=names.index, default=None)
+        back = [name for name in looks.seen if name in state.away and name not in looks.away]
+        at = timestamp(clock.now())
+        journal.record(events.Rechecked(at=at, hosts=len(looks.seen), last=last, away=looks.away, back=back))
+    _note_fallen(journal, [(name, why) for name, why in looks.fallen if name in confirmed], clock)
 
 
 def watched(state: State) -> dict[str, HostState]:
@@ -163,7 +172,7 @@ def _settled(
 ) -> Turn | None:
     match decision:
         case Go():
-            todo = _unfinished(state, hosts)
+            todo = _spared(journal, state, _unfinished(state, hosts), clock)
             if todo:
                 journal.record(events.WaveOpened(at=timestamp(clock.now()), number=wave, hosts=todo))
             return Turn(over=False, wave=wave, msg=f"wave {wave} of {len(state.plan.waves)}: {len(todo)} host(s)")
@@ -172,6 +181,15 @@ def _settled(
         case Finish():
             return Turn(over=True, wave=wave, msg="every wave had its turn")
     return None
+
+
+def _spared(journal: Journal, state: State, batch: Sequence[str], clock: Clock) -> list[str]:
+    """Who of a batch has its turn; who cannot be spared by its site at the moment is passed over, in the journal."""
+    passed = spare.passed_over(state, batch)
+    for host, reason in passed.items():
+        at = timestamp(clock.now())
+        journal.record(events.HostFinished(at=at, host=host, outcome=Outcome.SKIPPED, reason=reason))
+    return [host for host in batch if host not in passed]
 
 
 def _unfinished(state: State, hosts: Iterable[str]) -> list[str]:

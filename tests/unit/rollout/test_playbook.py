@@ -513,3 +513,17 @@ def test_staging_ahead_in_the_same_run_and_a_host_that_cannot(site: Site) -> Non
     assert site.get("pi-1")["calls"][:3] == ["stage", "report", "stage"]
     wrong = site.rollout("-e", "stage_ahead=perhaps")
     assert "ahead is one of only, true, yes, false, no, not 'perhaps'" in wrong.stdout + wrong.stderr
+
+
+def test_who_was_passed_over_gets_it_with_resume(site: Site, command: Callable[..., int]) -> None:
+    site.set("pi-2", pending=True)
+    first = site.rollout()
+    assert first.returncode == 2, first.stdout + first.stderr
+    assert "pi-2: skipped: " in first.stdout
+    assert "next: 1 host(s) were passed over and get it with: hedgerow rollout resume" in first.stdout
+    assert site.serves() == dict.fromkeys(NAMES, NEW) | {"pi-2": OLD}
+    site.set("pi-2", pending=False)
+    assert command("resume") == 0
+    assert set(site.serves().values()) == {NEW}
+    with pytest.raises(UsageError, match="there is nothing to go on with"):
+        command("resume")

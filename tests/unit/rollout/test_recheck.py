@@ -96,7 +96,7 @@ def test_who_is_well_is_looked_at_once_and_the_wave_goes(site) -> None:
     assert not there.wait().over
     assert sorted(there.looked) == there.hosts
     [event] = there.happened(Rechecked)
-    assert (event.hosts, event.last, event.silent) == (3, "pi-2", [])
+    assert (event.hosts, event.last, event.away, event.back) == (3, "pi-2", [], [])
     assert [type(event) for event in there.journal.events()[-2:]] == [Rechecked, WaveOpened]
     assert there.now < 2
 
@@ -141,8 +141,8 @@ def test_one_bad_look_is_no_fall_and_a_silent_host_no_word_against_the_release(s
     there.look_at = once
     assert not there.wait().over
     [event] = there.happened(Rechecked)
-    assert event.silent == ["pi-2"]
-    assert there.journal.read().silent == ["pi-2"]
+    assert event.away == ["pi-2"]
+    assert list(there.journal.read().away) == ["pi-2"]
     assert there.happened(HostFell) == []
 
 

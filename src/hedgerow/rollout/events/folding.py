@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from hedgerow.rollout import records
 from hedgerow.rollout.events.host import HostState
 from hedgerow.rollout.records import (
+    AWAY,
     HARMED,
     Closed,
     HostActivated,
@@ -60,6 +61,10 @@ def _settle(state: State, name: str, outcome: Outcome | None, reason: str, at: s
         else:
             group.pop(name, None)
     state.fallen.pop(name, None)
+    if outcome in AWAY:
+        state.away[name] = str(outcome)
+    elif outcome not in {None, Outcome.REFUSED, Outcome.SKIPPED}:
+        state.away.pop(name, None)
     host.outcome, host.reason, host.finished_at = outcome, reason, at
     return host
 
@@ -82,12 +87,16 @@ def _waiting(state: State, event: Waiting) -> None:
 
 
 def _rechecked(state: State, event: Rechecked) -> None:
-    state.rechecked, state.silent = event.last, event.silent
+    state.rechecked = event.last or state.rechecked
+    state.away |= dict.fromkeys(event.away, "silent or failing")
+    for name in event.back:
+        state.away.pop(name, None)
 
 
 def _prepared(state: State, event: HostPrepared) -> None:
     host = state.hosts[event.host]
     host.before, host.baseline = event.before, event.baseline
+    state.away.pop(event.host, None)
 
 
 def _started(state: State, event: HostStarted) -> None:
@@ -182,8 +191,9 @@ def _closed(state: State, event: Closed) -> None:
     state.closed_at = event.at
 
 
-def _surveyed(state: State, event: Surveyed) -> None:  # noqa: ARG001 - the signature of all
+def _surveyed(state: State, event: Surveyed) -> None:
     state.surveyed = True
+    state.away |= dict.fromkeys(event.silent, "silent")
 
 
 def _notified(state: State, event: Telling | Notified) -> None:

@@ -15,9 +15,9 @@ from __future__ import annotations
 import itertools
 import math
 
-from hedgerow.rollout import decide, events, way_back
+from hedgerow.rollout import decide, events, spare, way_back
 from hedgerow.rollout.decide import Finish, Go, Stop, Wait, WaitCode
-from hedgerow.rollout.events import Request, RequestKind
+from hedgerow.rollout.events import Outcome, Request, RequestKind
 from hedgerow.rollout.patrol import AGAIN_S, LOOKERS, LOOKS_PER_S, sample
 from hedgerow.rollout.simulate.machine import FORKS, START
 from hedgerow.rollout.simulate.outcome import Result
@@ -44,6 +44,8 @@ class Run(Turns):
         for number, hosts in batches:
             if not self._await(number):
                 break
+            for host, reason in spare.passed_over(self.state, hosts).items():
+                self._finish(host, Outcome.SKIPPED, reason)
             self._batch(number, hosts)
         self._note_stop()
         self._all_back(way_back.order(self.state))
