@@ -7,7 +7,7 @@ others are back, it is tried as often as the policy allows.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from itertools import chain
 
 import msgspec
 
@@ -26,15 +26,18 @@ def others_wait(state: State, host: str, *, fails: bool = False) -> bool:
 
     ``fails``: it is about to count as failed, so that a stop which this brings is as good as there.
     """
-    return any(each != host for each in _going_back(state, fails=fails))
+    # As ``decide.to_undo`` has them, but without a list of the whole fleet for every host that goes back.
+    undo, ended = _end(state, fails=fails)
+    going = chain(state.holding if undo else (), state.fallen, state.turns if ended else ())
+    return any(each != host for each in going)
 
 
-def _going_back(state: State, *, fails: bool) -> Iterable[str]:
-    if not fails or decide.stopped(state) is not None:
-        return decide.to_undo(state)
+def _end(state: State, *, fails: bool) -> tuple[bool, bool]:
+    """Whether what was done is taken back, and whether nobody starts any more, after one more failure if ``fails``."""
+    stop = decide.stopped(state)
+    if stop is not None:
+        return stop.undo, True
     policy = state.plan.policy
-    then = msgspec.structs.replace(state.tally(), failed=state.tally().failed + 1)
-    if budgets.spent(then, policy.budgets) is None:
-        return decide.to_undo(state)
-    # Hosts in their turn while another is brought back have failed as well, or were cut off half-way.
-    return [*(state.holding if policy.rollback.on_stop == "all" else ()), *state.turns]
+    then = msgspec.structs.replace(state.tally(), failed=state.tally().failed + fails)
+    ended = budgets.spent(then, policy.budgets) is not None
+    return ended and policy.rollback.on_stop == "all", ended

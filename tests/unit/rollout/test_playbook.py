@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -23,7 +24,7 @@ from hedgerow import inventory as inventories
 from hedgerow.commands.rollout import rollout as rollout_group
 from hedgerow.errors import RefusedError, UsageError
 from hedgerow.rollout import store
-from hedgerow.rollout.events import HostStarted, Outcome, State, WaveOpened
+from hedgerow.rollout.events import HostStarted, Notified, Outcome, State, WaveOpened
 
 ROOT = Path(__file__).parents[3]
 PLUGINS = Path(__file__).parent / "connection_plugins"
@@ -527,3 +528,20 @@ def test_who_was_passed_over_gets_it_with_resume(site: Site, command: Callable[.
     assert set(site.serves().values()) == {NEW}
     with pytest.raises(UsageError, match="there is nothing to go on with"):
         command("resume")
+
+
+def test_a_webhook_that_hangs_holds_up_neither_a_stop_nor_the_way_back(site: Site, command: Callable[..., int]) -> None:
+    """A listener that accepts nothing: a connection to it is made by the kernel, and never answered."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        hook = {"webhook": f"http://127.0.0.1:{silent.getsockname()[1]}/", "timeout_s": 60}
+        approvals = [{"before_wave": 2, "by": ["ada"], "unsigned": True}]
+        running = Background(site, waves=[1, 2], approvals=approvals, notify=[hook])
+        running.until(lambda state: state.waiting is not None)
+        assert command("abort", "--reason", "smoke") == 0
+        asked = time.monotonic()
+        assert running.end().returncode == 2
+        assert time.monotonic() - asked < 40
+        assert set(site.serves().values()) == {OLD}
+    journal = store.Journal(next(store.folder(FLEET).glob("*/journal.jsonl")).parent)
+    told = [(event.about, event.known) for event in journal.events() if isinstance(event, Notified)]
+    assert told == [("waiting", False), ("stopped", False)]

@@ -86,8 +86,7 @@ class Run(Turns):
     def _recheck(self) -> None:
         """Look at confirmed hosts before a wave, as ``waiting`` does; who falls goes back where the budget bears it."""
         rule = self._plan.policy.recheck
-        holding = [host for host in self.state.holding if host not in self.state.fallen]
-        names = sample(holding, after=self.state.rechecked, most=rule.hosts)
+        names = sample(list(self.state.holding), after=self.state.rechecked, most=rule.hosts)
         if not names:
             return
         shows = self._flaw.kind in SHOWN_BY_A_LOOK
