@@ -24,7 +24,7 @@ from hedgerow import inventory as inventories
 from hedgerow.commands.rollout import rollout as rollout_group
 from hedgerow.errors import RefusedError, UsageError
 from hedgerow.rollout import store
-from hedgerow.rollout.events import HostStarted, Notified, Outcome, State, WaveOpened
+from hedgerow.rollout.events import HostRetried, HostStarted, HostUndone, Notified, Outcome, State, WaveOpened
 
 ROOT = Path(__file__).parents[3]
 PLUGINS = Path(__file__).parent / "connection_plugins"
@@ -545,3 +545,20 @@ def test_a_webhook_that_hangs_holds_up_neither_a_stop_nor_the_way_back(site: Sit
     journal = store.Journal(next(store.folder(FLEET).glob("*/journal.jsonl")).parent)
     told = [(event.about, event.known) for event in journal.events() if isinstance(event, Notified)]
     assert told == [("waiting", False), ("stopped", False)]
+
+
+def test_a_silent_host_is_waited_for_when_the_others_are_back(site: Site) -> None:
+    plan = site.rollout("--check", waves=[2, 1]).stdout
+    [lost] = re.findall(r"wave 2 .*: (pi-\d)$", plan, re.MULTILINE)
+    site.set(lost, dies=True)
+    done = site.rollout(waves=[2, 1], retry={"attempts": 2, "backoff_s": 0.1})
+    assert done.returncode == 2, done.stdout + done.stderr
+    journal = store.Journal(next(store.folder(FLEET).glob("*/journal.jsonl")).parent)
+    happened = journal.events()
+    undone = [number for number, event in enumerate(happened) if isinstance(event, HostUndone)]
+    retried = [number for number, event in enumerate(happened) if isinstance(event, HostRetried)]
+    assert {happened[number].host for number in undone} == set(NAMES) - {lost}
+    assert {happened[number].host for number in retried} == {lost}
+    assert max(retried) > max(undone)
+    assert f"{lost}: lost: activation failed" in done.stdout
+    assert "tried once, and again when the others are back" in done.stdout
