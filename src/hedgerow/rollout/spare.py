@@ -5,15 +5,17 @@ keeps a release it failed with, that did not answer or was failing when it was
 last looked at, or that fell and is not back, may serve nobody: it counts against
 ``sites.min_available`` as a host in its turn does. Who cannot be spared is passed
 over, and has its turn when the rollout is gone on with; other sites do not wait
-for that. Who was refused, or went back, serves the version before.
+for that. While nobody has the release yet, a batch that would be passed over whole
+stops the rollout: no later wave takes the canary's place. Who was refused, or went
+back, serves the version before.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from hedgerow.rollout.decide import WaitCode
-from hedgerow.rollout.events import Outcome, State
+from hedgerow.rollout.events import GOOD, Outcome, State
 
 NAMED = 5
 """Hosts that a reason names."""
@@ -38,6 +40,13 @@ def passed_over(state: State, batch: Sequence[str]) -> dict[str, str]:
             )
             found |= dict.fromkeys(names[may:], reason)
     return found
+
+
+def nobody_first(state: State, batch: Sequence[str], passed: Mapping[str, str]) -> str | None:
+    """Why the rollout stops rather than begin with a later wave: nobody has the release, and nobody here may get it."""
+    if not passed or len(passed) < len(batch) or any(state.outcomes.get(each) for each in GOOD):
+        return None
+    return f"no host may be the first: {next(iter(passed.values()))}"
 
 
 def doubtful(state: State, batch: Sequence[str]) -> list[str]:

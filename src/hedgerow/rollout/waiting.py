@@ -13,7 +13,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -172,7 +172,13 @@ def _settled(
 ) -> Turn | None:
     match decision:
         case Go():
-            todo = _spared(journal, state, _unfinished(state, hosts), clock)
+            batch = _unfinished(state, hosts)
+            passed = spare.passed_over(state, batch)
+            halt = spare.nobody_first(state, batch, passed)
+            if halt is not None:
+                journal.record(events.Stopped(at=timestamp(clock.now()), reason=halt))
+                return Turn(over=True, wave=wave, msg=f"stopped: {halt}")
+            todo = _pass_over(journal, batch, passed, clock)
             if todo:
                 journal.record(events.WaveOpened(at=timestamp(clock.now()), number=wave, hosts=todo))
             return Turn(over=False, wave=wave, msg=f"wave {wave} of {len(state.plan.waves)}: {len(todo)} host(s)")
@@ -183,9 +189,8 @@ def _settled(
     return None
 
 
-def _spared(journal: Journal, state: State, batch: Sequence[str], clock: Clock) -> list[str]:
-    """Who of a batch has its turn; who cannot be spared by its site at the moment is passed over, in the journal."""
-    passed = spare.passed_over(state, batch)
+def _pass_over(journal: Journal, batch: Sequence[str], passed: Mapping[str, str], clock: Clock) -> list[str]:
+    """Who of a batch has its turn; that the others were passed over is journaled."""
     for host, reason in passed.items():
         at = timestamp(clock.now())
         journal.record(events.HostFinished(at=at, host=host, outcome=Outcome.SKIPPED, reason=reason))

@@ -138,6 +138,17 @@ def test_many_that_are_missing_are_named_in_part(state) -> None:
     assert "3 may not be: o1 (unreachable), o2 (unreachable), o3 (unreachable)" in reason
 
 
+def test_no_later_wave_takes_the_place_of_a_first_one_that_nobody_may_be_in(state) -> None:
+    off = state(Surveyed(at="t", known=5, silent=["b1"]))
+    passed = spare.passed_over(off, ["b2"])
+    halt = spare.nobody_first(off, ["b2"], passed)
+    assert (halt or "").startswith("no host may be the first: site_budget: of 2 host(s) of barn 1 are to be available")
+    assert spare.nobody_first(off, ["b2", "o1"], passed) is None
+    assert spare.nobody_first(off, ["o1"], {}) is None
+    tried = state(Surveyed(at="t", known=5, silent=["b1"]), *ended("o1", Outcome.CONFIRMED))
+    assert spare.nobody_first(tried, ["b2"], spare.passed_over(tried, ["b2"])) is None
+
+
 # -- where it is asked ----------------------------------------------------------------------
 
 
@@ -188,6 +199,19 @@ def test_before_a_batch_who_cannot_be_spared_is_passed_over_and_the_others_go(wa
     assert journal.read().stopped is None
     # Asked again, as after a kill between the two lines, it says the same.
     assert waits("o2", "o3", "o4", "b1").events()[-1].hosts == ["o2", "o3", "b1"]
+
+
+def test_a_rollout_whose_first_host_its_site_needs_stops_before_it_begins(folder: Path, release: Release) -> None:
+    lease.take(folder.parent, folder.name, pid=os.getpid(), by="ada", since="now")
+    journal = Journal(folder)
+    journal.append(Opened(at="t", plan=planned(release), by="ada"))
+    journal.append(Surveyed(at="t", known=4, silent=["b1"]))
+    patrol = Patrol(release, lambda _: lambda: Look(at=0, reached=False), falls_after=3)
+    turn = await_wave(journal, ["b2"], patrol, lambda: None, lambda _: None)
+    assert turn.over
+    state = journal.read()
+    assert (state.undo, state.hosts["b2"].outcome) == (False, None)
+    assert "b1 (silent)" in str(state.stopped)
 
 
 def test_a_run_that_goes_on_takes_them_when_the_site_is_whole_again(waits) -> None:

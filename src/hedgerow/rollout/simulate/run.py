@@ -44,7 +44,12 @@ class Run(Turns):
         for number, hosts in batches:
             if not self._await(number):
                 break
-            for host, reason in spare.passed_over(self.state, hosts).items():
+            passed = spare.passed_over(self.state, hosts)
+            halt = spare.nobody_first(self.state, hosts, passed)
+            if halt is not None:
+                self._record(events.Stopped(at=self._at(), reason=halt))
+                break
+            for host, reason in passed.items():
                 self._finish(host, Outcome.SKIPPED, reason)
             self._batch(number, hosts)
         self._note_stop()
