@@ -8,9 +8,10 @@
       delegate_to: localhost
       delegate_facts: true
 
-``policy`` is a mapping or the path of a YAML file. The plan covers the group ``pis``;
-hosts outside the play (``--limit``) and held ones are listed. ``ahead`` (``yes``, or ``only``): who has the
-release still to fetch gets it ahead of all turns; with ``only`` nobody has a turn in this run. Sets ``rollout`` on
+Instead of ``bundle``, ``change`` is ``runtime`` (this tree's) or ``configuration`` (the inventory's); ``model``
+names what hosts serve where no rollout knows. ``policy`` is a mapping or the path of a YAML file. The plan covers the
+group ``pis``; hosts outside the play (``--limit``) and held ones are listed. ``ahead`` (``yes``, or ``only``): who has
+the release still to fetch gets it ahead of all turns; with ``only`` nobody has a turn in this run. Sets ``rollout`` on
 localhost: ``hosts`` in order, ``todo`` (those of them whose turn, or its end, is to come),
 ``serial`` (how many of these at one time), ``ahead`` and ``ahead_serial`` (the same of who is staged
 ahead), ``only_ahead``, ``folder`` (of the journal).
@@ -31,7 +32,7 @@ from ansible.plugins.action import ActionBase
 
 from hedgerow.errors import HedgerowError
 from hedgerow.rollout import ahead as staging
-from hedgerow.rollout import decide, prepare, store
+from hedgerow.rollout import configuration, decide, prepare, store
 from hedgerow.rollout.plan import Target
 from hedgerow.rollout.plan_text import describe
 from hedgerow.rollout.prepare import plain
@@ -45,16 +46,17 @@ class ActionModule(ActionBase):
 
     _supports_check_mode = True
     _requires_connection = False
-    _VALID_ARGS = frozenset({"bundle", "policy", "ahead"})
+    _VALID_ARGS = frozenset({"bundle", "change", "model", "policy", "ahead"})
 
     def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         variables = task_vars or {}
         result: dict[str, Any] = super().run(tmp, variables)
         args = plain(self._task.args)
         ahead = _ahead(args.get("ahead", False))
-        fleet, targets = _targets(variables)
+        fleet, targets, hosts = _targets(variables)
         try:
-            plan = prepare.plan(fleet, bundle=args.get("bundle") or "", policy=args.get("policy"), targets=targets)
+            wish = prepare.Wish(args.get("bundle"), args.get("change"), args.get("model"), hosts)
+            plan = prepare.plan(fleet, policy=args.get("policy"), targets=targets, wish=wish)
             for line in describe(plan):
                 self._display.display(line)
             if self._task.check_mode:
@@ -74,14 +76,14 @@ class ActionModule(ActionBase):
         )
 
 
-def _targets(variables: dict[str, Any]) -> tuple[str, list[Target]]:
-    """The fleet's name and every host of the group ``pis``."""
+def _targets(variables: dict[str, Any]) -> tuple[str, list[Target], dict[str, Any]]:
+    """The fleet's name and every host of the group ``pis``, as a target and as the variables that a plan looks at."""
     hosts = {name: variables["hostvars"][name] for name in variables["groups"]["pis"]}
-    keys = ("fleet", *prepare.FACTS)
+    keys = {"fleet", *prepare.FACTS, *configuration.FACTS}
     facts = plain({name: {key: host.get(key) for key in keys} for name, host in hosts.items()})
     inside = plain(variables["ansible_play_hosts_all"])
     targets = [prepare.target(name, fact, limited=name not in inside) for name, fact in facts.items()]
-    return str(next(iter(facts.values()))["fleet"]), targets
+    return str(next(iter(facts.values()))["fleet"]), targets, facts
 
 
 def _ahead(said: Any) -> bool | str:

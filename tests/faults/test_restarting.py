@@ -275,6 +275,10 @@ def test_a_configuration_is_staged_from_standard_input(command, device):
     pattern = (device.config.configuration_dir / OLD_CONFIGURATION / "server.yml").stat()
     assert (file.read_text(), file.stat().st_mode, file.stat().st_gid) == (text, pattern.st_mode, pattern.st_gid)
     assert command("stage", f"configuration:{version}", stdin=text).json["changed"] is False
+    assert command("stage", f"configuration:{version}", "--here").code == 0
+    file.write_text("was edited by hand\n")
+    assert command("stage", f"configuration:{version}", "--here").code == 1
+    assert command("stage", f"configuration:{version}", stdin=text).json["changed"] is True
     assert command("activate", f"configuration:{version}").code == 0
 
 

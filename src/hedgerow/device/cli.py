@@ -14,11 +14,12 @@ from hedgerow.cli import run
 from hedgerow.device import cli_agent, staging
 from hedgerow.device import config as configs
 from hedgerow.device.activation import Outcome
-from hedgerow.device.assembled import activation_of, identity
+from hedgerow.device.assembled import activation_of, identity, slot_home
 from hedgerow.device.change import RESTARTING, Change, Kind
 from hedgerow.device.cli_options import config_option, json_option, show
 from hedgerow.device.config import DeviceConfig
 from hedgerow.device.control import ControlSocket
+from hedgerow.device.restarting import is_whole
 from hedgerow.errors import DeviceError, ExitCode, HedgerowError, PublisherError, UsageError
 from hedgerow.registry import bundle as bundles
 from hedgerow.registry.reference import Reference
@@ -46,7 +47,7 @@ for command in (cli_agent.watch, cli_agent.events, cli_agent.drain, cli_agent.un
 @cli.command()
 @click.argument("change")
 @click.option("--registry-url", help="Another registry than the configured one.")
-@click.option("--here", is_flag=True, help="Fetch nothing: fail unless every byte of a model is on this device.")
+@click.option("--here", is_flag=True, help="Fetch nothing: fail unless every byte of it is on this device.")
 @config_option
 @json_option
 def stage(*, change: str, registry_url: str | None, here: bool, path: Path, as_json: bool) -> None:
@@ -56,10 +57,10 @@ def stage(*, change: str, registry_url: str | None, here: bool, path: Path, as_j
     """
     config = configs.load(path)
     wanted = Change.parse(change)
-    if here and not (wanted.kind == "model" and _is_whole(config, wanted)):
+    if here and not _is_whole(config, wanted):
         raise DeviceError(
             f"not every byte of {wanted} is on this device",
-            where=str(config.models_dir),
+            where=str(slot_home(config, wanted)),
             next_step=f"fetch it: hedgerow-device stage {wanted}",
         )
     new_bytes = 0 if here else _stage(config, wanted, registry_url)
@@ -160,13 +161,15 @@ def exporter(*, path: Path) -> None:
     serve(configs.load(path))
 
 
-def _is_whole(config: DeviceConfig, model: Change) -> bool:
+def _is_whole(config: DeviceConfig, change: Change) -> bool:
     """Whether the version is on this device, every byte of it.
 
     Then it was vouched for when it came, and no registry is needed: a version never changes.
     """
+    if change.kind != "model":
+        return is_whole(slot_home(config, change), change)
     try:
-        bundles.verify_files(config.models_dir / model.name / model.version)
+        bundles.verify_files(config.models_dir / change.name / change.version)
     except (UsageError, PublisherError):
         return False
     return True

@@ -124,15 +124,12 @@ class RestartingSlot:
         raise NotImplementedError
 
     def _require_back(self, back: str | None) -> None:
-        if back is None or not self._is_whole(back):
+        if back is None or not is_whole(self.home, Change.of(self.kind, back)):
             raise RefusedError(
                 f"the {self.kind} in service, {back or 'which has no version'}, could not be gone back to",
                 where=str(self.home),
                 next_step="playbooks/site.yml for this host puts it in order",
             )
-
-    def _is_whole(self, version: str) -> bool:
-        raise NotImplementedError
 
 
 class ConfigurationSlot(RestartingSlot):
@@ -146,7 +143,7 @@ class ConfigurationSlot(RestartingSlot):
 
     def prove(self, version: str, back: str | None) -> float | None:
         path = self.home / version / FILE
-        if not self._is_whole(version):
+        if not is_whole(self.home, Change.of(self.kind, version)):
             raise UsageError(
                 f"configuration:{version} is not whole on this device",
                 where=str(path),
@@ -165,11 +162,15 @@ class ConfigurationSlot(RestartingSlot):
     def _of(self, status: Status) -> str | None:
         return status.configuration
 
-    def _is_whole(self, version: str) -> bool:
-        try:
-            return configuration_version((self.home / version / FILE).read_bytes()) == version
-        except OSError:
-            return False
+
+def is_whole(home: Path, change: Change) -> bool:
+    """Whether a version of the runtime or of the configuration is there, as it came."""
+    if change.kind == "runtime":
+        return (home / change.version / MARKER).is_file()
+    try:
+        return configuration_version((home / change.version / FILE).read_bytes()) == change.version
+    except OSError:
+        return False
 
 
 def validate(data: bytes, device: dict[str, str], *, where: str) -> None:
@@ -202,7 +203,7 @@ class RuntimeSlot(RestartingSlot):
         self._configuration = configuration
 
     def prove(self, version: str, back: str | None) -> float | None:
-        if not self._is_whole(version):
+        if not is_whole(self.home, Change.of(self.kind, version)):
             raise UsageError(
                 f"runtime:{version} is not on this device",
                 where=str(self.home / version),
@@ -222,9 +223,6 @@ class RuntimeSlot(RestartingSlot):
 
     def _of(self, status: Status) -> str | None:
         return status.runtime
-
-    def _is_whole(self, version: str) -> bool:
-        return (self.home / version / MARKER).is_file()
 
 
 def _prove(command: Sequence[str]) -> None:

@@ -129,6 +129,9 @@ class Report(msgspec.Struct, frozen=True):
     """On the device's clock; comparable with ours where ``clock_synced``."""
     clock_synced: bool | None = None
     agent: ReportedAgent | None = None
+    runtime: str | None = None
+    """Versions that the server was started with; None: it does not say."""
+    configuration: str | None = None
     processor: ReportedProcessor | None = None
 
     @property

@@ -64,7 +64,7 @@ class Patrol:
     def failing(self, look: Look, host: HostState) -> str | None:
         """Why a look is one at a failing host; None: it is not."""
         baseline = frozenset(host.baseline)
-        expected = Expectation(version=self._release.bundle, sha256=self._release.sha256, baseline=baseline)
+        expected = Expectation(version=self._release.serves, sha256=self._release.serves_sha256, baseline=baseline)
         verdict = judge.judge_look(look, expected)
         # A final failure with another version in service is somebody's doing, not the release's.
         failing = verdict.verdict is Verdict.FAIL and look.version == expected.version

@@ -55,7 +55,7 @@ def make(targets: Iterable[Target], policy: Policy, release: Release) -> Plan:
         carried = []  # Somebody has to be the first.
     waves = _waves(of, free, [each.name for each in carried], policy, seed)
     known = {stratum: number for number, stratum in enumerate(sorted(set(of.values())))}
-    placements = {name: _placement(free[name], chosen.get(name), known[of[name]]) for name in of}
+    placements = {name: _placement(free[name], chosen.get(name), known[of[name]], release.kind) for name in of}
     last = policy.waves[-1]
     most = last if carried and isinstance(last, int) else None
     parts = [
@@ -130,7 +130,9 @@ def _variants(targets: Iterable[Target], of: Sequence[Variant]) -> tuple[dict[st
     return chosen, misfits
 
 
-def _placement(target: Target, variant: Variant | None, stratum: int) -> Placement:
+def _placement(target: Target, variant: Variant | None, stratum: int, kind: Kind) -> Placement:
+    if kind != "model":
+        return Placement(stratum=stratum, site=target.site)
     if variant is None:
         return Placement(stratum=stratum, site=target.site, memory_unknown="what the release needs")
     memory = variants.memory(variant, board_mb=target.memory_mb, old_mb=target.serves_mb, storage=target.storage)

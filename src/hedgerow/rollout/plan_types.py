@@ -68,9 +68,9 @@ class Release(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """What is rolled out, as the registry vouches for it."""
 
     bundle: str
-    """``name@version``"""
+    """``name@version`` of a model; ``runtime:VERSION``, ``configuration:VERSION``."""
     sha256: str
-    """Hash of the bundle's manifest: what hosts must end up serving."""
+    """Hash of the bundle's manifest: what hosts must end up serving. Of other kinds: of what makes their version."""
     size_bytes: int
     """Bytes that a host fetches at most."""
     probe: GoldenText | GoldenTensors
@@ -83,6 +83,11 @@ class Release(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """What the publisher expects on a board."""
 
     kind: Kind = "model"
+    model: str | None = None
+    """Of a runtime or a configuration: ``name@version`` that hosts serve before and after; the questions are its."""
+    model_sha256: str | None = None
+    versions: dict[str, str] = {}
+    """Host → its own version, where each has one; without an entry it is the bundle's."""
     variants: list[Variant] = []
     """Builds of it, of which every host gets the best-fitting one; empty in plans of older controllers."""
 
@@ -92,9 +97,19 @@ class Release(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         return self.probes or [self.probe]
 
     @property
+    def serves(self) -> str:
+        """``name@version`` of the model that a host serves once it has the release."""
+        return self.model or self.bundle
+
+    @property
+    def serves_sha256(self) -> str:
+        """Hash of that model's manifest."""
+        return self.model_sha256 or self.sha256
+
+    @property
     def name(self) -> str:
-        """The bundle's name, which is the model's name on the server."""
-        return self.bundle.partition("@")[0]
+        """The model's name on the server."""
+        return self.serves.partition("@")[0]
 
 
 class Held(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -6,16 +6,24 @@ Each writes the journal. ``undo`` has the rules of going back; here is when it i
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
 
 import msgspec
 
-from hedgerow.errors import NetworkError
-from hedgerow.rollout import decide, events, way_back
+from hedgerow.errors import DeviceError, NetworkError
+from hedgerow.rollout import decide, events, kinds, way_back
 from hedgerow.rollout.events import FAILED, Outcome
 from hedgerow.rollout.gate.verdicts import Verdict
 from hedgerow.rollout.hostline import Clock, Device, HostLine
 from hedgerow.rollout.journal import Journal, timestamp
-from hedgerow.rollout.undo import Return, bring_back
+from hedgerow.rollout.undo import Return, Way, bring_back
+
+DRAIN_S = 60
+"""Within which requests that run must have ended: a long answer of a language model, and a margin."""
+MOST_DRAINED_S = 3600
+"""The server's own bound of a drain (``hedgerow.server.drain``)."""
+LISTEN_S = 30
 
 ENDED = "stopped"
 """Verdict of a gate that the rollout's stop has ended."""
@@ -104,8 +112,48 @@ class HostReturns:
                 self._clock.sleep(wait_s)
             return wait_s is not None
 
-        within = self._policy.activate_within_s
-        return bring_back(self._line, self._release.bundle, before, reason, timeout_s=within, again=again)
+        way = Way(
+            release=self._wanted,
+            before=before,
+            had=lambda report: kinds.had(report, self._release),
+            command=kinds.revert(self._release, reason),
+            drain=self._drain_to_go_back,
+        )
+        back = bring_back(self._line, way, timeout_s=self._policy.activate_within_s, again=again)
+        if back.outcome is not None:
+            self._undrain()
+        return back
+
+    @property
+    def _wanted(self) -> str:
+        """What this host is to have of the release, as ``hedgerow-device`` names it."""
+        return kinds.wanted(self._release, self.host)
+
+    def _drain(self) -> dict[str, Any]:
+        """Have the server take no new requests, and end by itself what it has. Raises as ``HostLine.run``.
+
+        The device takes requests again by itself after the longest activation, whatever becomes of this process.
+        """
+        within_s = min(self._policy.activate_within_s + DRAIN_S, MOST_DRAINED_S)
+        return self._line.run_once(
+            ["drain", "--within", str(within_s), "--wait", str(DRAIN_S)], timeout_s=DRAIN_S + LISTEN_S
+        )
+
+    def _drain_to_go_back(self) -> None:
+        """The same before a restart that has to be: a server that is down or busy does not hold it up."""
+        if decide.drains(self._release.kind):
+            with suppress(NetworkError, DeviceError):
+                self._drain()
+
+    def _undrain(self) -> Step:
+        """Have the server take requests again. Never fails: the device has a limit, too."""
+        if not decide.drains(self._release.kind):
+            return Step(msg="stays in service")
+        try:
+            answer = self._line.run(["undrain"])
+        except (NetworkError, DeviceError) as error:
+            return Step(msg=f"its drain ends by its own limit; it could not be told: {error.what}")
+        return Step(changed=bool(answer.get("changed")), msg="takes requests")
 
     def _again(self, attempt: int, error: NetworkError) -> float | None:
         wait_s = self._policy.retry.wait_s(attempt)

@@ -11,16 +11,42 @@
 
 from __future__ import annotations
 
+from typing import Any, Protocol
+
 from hedgerow.errors import DeviceError, NetworkError
 from hedgerow.rollout import decide, events
 from hedgerow.rollout.decide import Finish, Go
 from hedgerow.rollout.events import Outcome
-from hedgerow.rollout.journal import timestamp
+from hedgerow.rollout.hostline import Clock, Device
+from hedgerow.rollout.journal import Journal, timestamp
 from hedgerow.rollout.returns import HostReturns, Step
+
+
+class Deliver(Protocol):
+    """Brings a runtime or a configuration to the host, beside what is in service."""
+
+    def __call__(self, change: str, *, timeout_s: int) -> dict[str, Any]:
+        """Have ``change`` (``runtime:VERSION``) there, proven; an answer like ``hedgerow-device stage``'s.
+
+        Raises:
+            NetworkError: The host could not be reached, or the line broke.
+            DeviceError: It is not what was planned, or does not stand its proof.
+        """
 
 
 class HostStaging(HostReturns):
     """The steps that fetch."""
+
+    def __init__(
+        self,
+        host: str,
+        journal: Journal,
+        device: Device,
+        clock: Clock | None = None,
+        deliver: Deliver | None = None,
+    ) -> None:
+        super().__init__(host, journal, device, clock)
+        self._deliver = deliver
 
     def stage(self) -> Step:
         """In the host's turn, have the device fetch and verify the whole release."""
@@ -57,17 +83,22 @@ class HostStaging(HostReturns):
 
     def _is_there(self) -> bool:
         """Whether a device that has fetched the release still has all of it; asks no registry."""
-        if decide.drains(self._release.kind):
-            return False  # what is no model is not fetched from the registry, so that nothing is saved
         try:
-            self._line.run(["stage", self._release.bundle, "--here"], timeout_s=self._policy.activate_within_s)
+            self._line.run(["stage", self._wanted, "--here"], timeout_s=self._policy.activate_within_s)
         except (NetworkError, DeviceError):
             return False
         return True
 
     def _fetch(self) -> Step:
         started = self._clock.monotonic()
-        answer = self._line.run(["stage", self._release.bundle], timeout_s=self._policy.activate_within_s)
+        within_s = self._policy.activate_within_s
+        if self._release.kind == "model":
+            answer = self._line.run(["stage", self._wanted], timeout_s=within_s)
+        elif self._deliver is not None:
+            deliver = self._deliver
+            answer = self._line.repeat(lambda: deliver(self._wanted, timeout_s=within_s))
+        else:
+            raise DeviceError(f"nobody brings {self._wanted} to this host", next_step="playbooks/rollout.yml does")
         seconds = round(self._clock.monotonic() - started, 3)
         new_bytes = answer.get("new_bytes")
         self._record(events.HostStaged, seconds=seconds, new_bytes=new_bytes if isinstance(new_bytes, int) else None)

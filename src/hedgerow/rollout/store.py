@@ -180,7 +180,7 @@ def _refuse_forgetting(state: State, plan: Plan, name: str) -> None:
 
 
 def _fresh_name(rollouts: Path, plan: Plan, now: datetime) -> str:
-    stem = f"{now:%Y%m%dT%H%M%SZ}-{plan.release.bundle.replace('@', '-')}"
+    stem = f"{now:%Y%m%dT%H%M%SZ}-{plan.release.bundle.replace('@', '-').replace(':', '-')}"
     name, number = stem, 1
     while (rollouts / name).exists():
         number += 1

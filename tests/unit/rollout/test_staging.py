@@ -237,7 +237,7 @@ def test_a_turn_whose_window_has_shut_since_it_began_fetches_nothing(site) -> No
     assert there.journal.read().hosts["a"].outcome is Outcome.SKIPPED
 
 
-def test_a_release_that_is_no_model_is_staged_in_the_turn_as_ever(site, release: Release) -> None:
+def test_a_release_that_is_no_model_is_brought_and_staged_once(site, release: Release) -> None:
     site_ = site()
     plan = site_.journal.read().plan
     other = msgspec.structs.replace(plan, release=msgspec.structs.replace(release, kind="runtime"))
@@ -245,6 +245,14 @@ def test_a_release_that_is_no_model_is_staged_in_the_turn_as_ever(site, release:
     lease.take(folder.parent, folder.name, pid=os.getpid(), by="ada", since="now")
     site_.journal = Journal(folder)
     site_.journal.append(Opened(at="t", plan=other, by="ada"))
-    site_.journal.append(HostStaged(at="t", host="a", seconds=1.0))
-    assert site_.steps("a").stage().changed
-    assert not any("--here" in call for call in site_.calls)
+    brought: list[str] = []
+
+    def deliver(change: str, *, timeout_s: int) -> dict[str, object]:
+        brought.append(change)
+        site_.whole.add("a")
+        return {"changed": True, "new_bytes": 7}
+
+    steps = HostStaging("a", site_.journal, partial(site_.device, "a"), site_.clock(), deliver)
+    assert steps.stage_ahead().changed
+    assert not steps.stage().changed
+    assert (brought, site_.calls) == ([release.bundle], [f"a: stage {release.bundle} --here --json"])

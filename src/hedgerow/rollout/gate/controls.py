@@ -12,6 +12,7 @@ from typing import Protocol
 
 import msgspec
 
+from hedgerow.rollout import kinds
 from hedgerow.rollout.events import State
 from hedgerow.rollout.gate.errand import Result
 from hedgerow.rollout.gate.samples import Kind, Window
@@ -101,7 +102,7 @@ class Controls:
     def _see(self, name: str) -> bool:
         """Take a look at one; whether it was there to be looked at."""
         look = self._run(self._left[name].look)
-        if look.version == self._release.bundle:
+        if kinds.has(look, self._release, name):
             del self._left[name]
         elif look.status is None:
             return False

@@ -62,6 +62,11 @@ def _other_model(look: Look, expected: Expectation) -> str | None:
         return f"it serves {look.version}, not {expected.version}: it has gone back by itself, or was changed"
     if look.sha256 != expected.sha256:
         return f"its {look.version} has manifest {look.sha256}, the release has {expected.sha256}"
+    runs_with = {f"runtime:{look.runtime}", f"configuration:{look.configuration}"}
+    if expected.started_with is not None and expected.started_with not in runs_with:
+        kind = expected.started_with.partition(":")[0]
+        found = look.runtime if kind == "runtime" else look.configuration
+        return f"it runs with {kind} {found}, not {expected.started_with}: it has gone back by itself, or was changed"
     return None
 
 

@@ -59,6 +59,8 @@ class HttpsWatcher:
             status=report.status,
             version=report.reference,
             sha256=None if report.model is None else report.model.sha256,
+            runtime=report.runtime,
+            configuration=report.configuration,
             reasons=frozenset(reason.code for reason in report.troubles),
             metrics=metrics(report, self._now()),
             requests=report.serving.requests,
