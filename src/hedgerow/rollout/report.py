@@ -122,6 +122,7 @@ def document(rollout: str, state: State) -> dict[str, Any]:
     return {
         "id": rollout,
         "bundle": state.plan.release.bundle,
+        "kind": state.plan.release.kind,
         "phase": state.phase,
         "opened_at": state.opened_at,
         "closed_at": state.closed_at,

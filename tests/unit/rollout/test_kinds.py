@@ -8,11 +8,13 @@ from typing import Any
 import msgspec
 import pytest
 import yaml
+from click.testing import CliRunner
 
+from hedgerow.commands import rollout_simulate
 from hedgerow.device.change import configuration_version
 from hedgerow.errors import DeviceError, RefusedError, UsageError
 from hedgerow.paths import repository_root
-from hedgerow.rollout import configuration, delivery, kinds, plan_text, prepare, release_restarting, start
+from hedgerow.rollout import configuration, delivery, kinds, plan_text, prepare, release_restarting, report, start
 from hedgerow.rollout import plan as plans
 from hedgerow.rollout.delivery import Delivery
 from hedgerow.rollout.events import Closed, HostActivated, HostFinished, HostStarted, Opened, Outcome, State, replay
@@ -173,3 +175,34 @@ def test_a_runtime_that_is_there_is_not_brought_again() -> None:
     line = Line()
     assert Delivery("a", line, variables(1))("runtime:1", timeout_s=9)["changed"] is True
     assert line.asked == [("stage", "runtime:1", "--json")]
+
+
+# -- told and simulated -----------------------------------------------------------
+
+
+def simulated(*arguments: str) -> dict[str, Any]:
+    done = CliRunner().invoke(
+        rollout_simulate.simulate,
+        [*arguments, "--hosts", "24", "--json"],
+        standalone_mode=False,
+        catch_exceptions=False,
+    )
+    found: dict[str, Any] = msgspec.json.decode(done.output)
+    return found
+
+
+@pytest.mark.parametrize("kind", kinds.RESTARTING)
+def test_a_simulation_knows_that_it_restarts(kind: str) -> None:
+    of_model, of_kind = simulated("--size-mb", "70"), simulated(kind)
+    assert (of_model["kind"], of_kind["kind"]) == ("model", kind)
+    assert of_kind["runs"][0]["counts"] == of_model["runs"][0]["counts"]
+    if kind == "runtime":  # as many bytes, so that what is left is the restarts
+        assert of_kind["runs"][0]["duration_s"] > of_model["runs"][0]["duration_s"] + 12
+
+
+def test_a_report_for_machines_has_the_kind(release: Release) -> None:
+    state = past(release, kind="runtime", a=Outcome.CONFIRMED)
+    assert {key: report.document("x", state)[key] for key in ("bundle", "kind")} == {
+        "bundle": "runtime:1",
+        "kind": "runtime",
+    }

@@ -27,7 +27,7 @@ class Returns(Machine):
                 self._unserve(host)
                 then(None)
 
-            return self._later(self._model.revert_s, back)
+            return self._later(self._model.revert_s + self._restart_s, back)
         retry = self._plan.policy.retry
         tries = retry.attempts if patient else 1
         waits = [wait for attempt in range(1, tries) if (wait := retry.wait_s(attempt)) is not None]

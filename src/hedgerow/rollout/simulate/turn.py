@@ -118,7 +118,7 @@ class Turns(Returns):
             return done()
         device, known = self._devices[host], self.state.hosts[host]
         self._record(events.HostStarted(at=self._at(), host=host, before=known.before))
-        took = self._model.activate_s * math.exp(self._draw.gauss(0, self._model.activate_spread))
+        took = (self._model.activate_s + self._restart_s) * math.exp(self._draw.gauss(0, self._model.activate_spread))
 
         def switched() -> None:
             if device.lost:
