@@ -31,6 +31,7 @@ DECISIONS: dict[str, tuple[str, ...]] = {
         f"{UNIT}/test_strata.py",
         f"{UNIT}/test_wave_entries.py",
         f"{UNIT}/test_site_batches.py",
+        f"{UNIT}/test_spare.py",
     ),
     "freezes and windows hold in local time, with hard ends": (f"{UNIT}/test_schedule.py",),
     "the gate judges with stated statistics, never passes without data, and knows the environment": (f"{UNIT}/gate",),
@@ -42,6 +43,12 @@ DECISIONS: dict[str, tuple[str, ...]] = {
     "the playbook does what is decided: real ansible-playbook, devices in memory": (f"{UNIT}/test_playbook.py",),
     "evidence is sealed, and what was changed in it is named": (f"{UNIT}/test_evidence.py",),
     "whom the policy names is told, without a secret in any journal": (f"{UNIT}/test_notify.py",),
+    "a silent host or a channel that hangs holds up nobody's way back": (
+        f"{UNIT}/test_way_back.py",
+        f"{UNIT}/test_messenger.py",
+    ),
+    "waves that do not wait see a slow leak, too": (f"{UNIT}/test_recheck.py",),
+    "downloads run ahead, inside of their windows, and are verified and not repeated": (f"{UNIT}/test_staging.py",),
     "simulated rollouts forget nobody and keep their budgets": (f"{UNIT}/simulate",),
 }
 CRASHES = {"killed at every write and call, then resumed: the same final state": (f"{UNIT}/test_engine_killed.py",)}

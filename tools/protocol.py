@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Write what is generated from open_inference.proto; with --check, say what is stale and exit 1.
 
-Both results are committed: a device has protobuf, no compiler and no build step (docs/decisions/0025-grpc.md).
+Both results are committed: a device has protobuf, no compiler and no build step (docs/decisions/0028-grpc.md).
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
     - name: Gate it on its health report and on a question of its own
       hedgerow_rollout: {step: gate, folder: "{{ rollout.folder }}"}
 
-``step`` is ``preflight``, ``stage``, ``drain``, ``activate``, ``gate``, ``drill``, ``confirm``, ``revert`` (with
-``reason``), ``undrain``, ``undo`` or ``outcome``. What each does, and what it promises, stands in
+``step`` is ``stage_ahead``, ``preflight``, ``stage``, ``drain``, ``activate``, ``gate``, ``drill``, ``confirm``,
+``revert`` (with ``reason``), ``undrain``, ``undo`` or ``outcome``. What each does, and what it promises, stands in
 ``hedgerow.rollout.steps``; here is only how a host is reached: ``hedgerow-device``
 over Ansible's connection (a command, no module is copied), the server over mutual TLS.
 
@@ -18,28 +18,33 @@ task that is delegated to it.
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ansible.errors import AnsibleActionFail, AnsibleConnectionFailure
+from ansible.errors import AnsibleActionFail, AnsibleConnectionFailure, AnsibleError
 from ansible.plugins.action import ActionBase
 
-from hedgerow.errors import HedgerowError, NetworkError
+from hedgerow import remote_script
+from hedgerow.errors import DeviceError, HedgerowError, NetworkError
 from hedgerow.fleet import access
 from hedgerow.fleet.endpoint import DeviceClient
 from hedgerow.identity.profiles import Profile
-from hedgerow.rollout import requests
+from hedgerow.rollout import configuration, requests
+from hedgerow.rollout.delivery import Delivery
 from hedgerow.rollout.events import GOOD, Outcome, State
 from hedgerow.rollout.gate.watcher import HttpsWatcher
 from hedgerow.rollout.journal import Journal
 from hedgerow.rollout.prepare import plain
-from hedgerow.rollout.remote import NO_TERMINAL, Completed, command_line
+from hedgerow.rollout.remote import CONFIRMED_PROGRAM, NO_TERMINAL, PROGRAM, Completed, command_line
 from hedgerow.rollout.steps import HostSteps, Step
+from hedgerow.runtime.target import Target
 
 _STEPS = (
+    "stage_ahead",
     "preflight",
     "stage",
     "drain",
@@ -58,6 +63,7 @@ class ActionModule(ActionBase):
     """``hedgerow_rollout``."""
 
     _VALID_ARGS = frozenset({"step", "folder", "reason", "wanted", "host"})
+    _program = PROGRAM
 
     def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         variables = task_vars or {}
@@ -78,14 +84,16 @@ class ActionModule(ActionBase):
                     of = variables if named == variables["inventory_hostname"] else variables["hostvars"][named]
                     return HttpsWatcher(open_clients.enter_context(_client(of)))
 
+                self._program = PROGRAM if journal.read().plan.release.kind == "model" else CONFIRMED_PROGRAM
                 steps = HostSteps(
                     host,
                     journal,
-                    self._device,
+                    self.device,
                     watcher,
                     attend=partial(requests.take, journal, approvers),
                     peers=watcher,
                     labels=_labels(variables),
+                    deliver=_delivery(host, self, variables),
                 )
                 step = self._take(steps, name)
         except HedgerowError as error:
@@ -100,12 +108,51 @@ class ActionModule(ActionBase):
         step: Step = getattr(steps, name)()
         return step
 
-    def _device(self, arguments: Sequence[str], *, timeout_s: int) -> Completed:
+    # -- hedgerow.rollout.delivery.Line ---------------------------------------
+
+    def device(self, arguments: Sequence[str], *, timeout_s: int, stdin: bytes = NO_TERMINAL) -> Completed:
+        return self._command(command_line(arguments, timeout_s=timeout_s, program=self._program), stdin)
+
+    def target(self) -> Target:
+        asked = "import platform; print(*platform.python_version_tuple()[:2], platform.machine())"
+        done = self._command(f"/usr/bin/python3 -c {shlex.quote(asked)}", NO_TERMINAL)
+        words = done.stdout.split()[-3:]
+        if done.code != 0 or len(words) != 3:  # noqa: PLR2004 - as many as were asked for
+            raise DeviceError("it does not tell its Python", where=done.stderr.strip()[-200:])
+        return Target(f"{words[0]}.{words[1]}", words[2])
+
+    def put(self, local: str) -> str:
+        shell = self._connection._shell  # noqa: SLF001 - as Ansible's own plugins copy
         try:
-            done = self._low_level_execute_command(command_line(arguments, timeout_s=timeout_s), in_data=NO_TERMINAL)
+            # Removed by the installation, or by Ansible with the task's other temporary files.
+            remote: str = self._transfer_file(local, shell.join_path(self._make_tmp_path(), "runtime.tar"))
+        except AnsibleConnectionFailure as error:
+            raise NetworkError(f"cannot be reached: {error}") from error
+        except AnsibleError as error:
+            raise DeviceError(f"the runtime could not be copied to it: {error}") from error
+        return remote
+
+    def remote(self, module: str, function: str, **arguments: Any) -> dict[str, Any]:
+        host = str(self._task.args.get("host") or self._play_context.remote_addr)
+        try:
+            answer: dict[str, Any] = remote_script.run(
+                self._low_level_execute_command, module, function, host=host, **arguments
+            )
+        except AnsibleConnectionFailure as error:
+            raise NetworkError(f"cannot be reached: {error}") from error
+        return answer
+
+    def _command(self, command: str, stdin: bytes) -> Completed:
+        try:
+            done = self._low_level_execute_command(command, in_data=stdin)
         except AnsibleConnectionFailure as error:
             raise NetworkError(f"cannot be reached: {error}") from error
         return Completed(code=int(done["rc"]), stdout=str(done["stdout"]), stderr=str(done["stderr"]))
+
+
+def _delivery(host: str, line: ActionModule, variables: dict[str, Any]) -> Delivery:
+    keys = (*configuration.FACTS, "inference_runtime_smoke_imports")
+    return Delivery(host, line, plain({key: variables.get(key) for key in keys}))
 
 
 def _client(variables: dict[str, Any]) -> DeviceClient:

@@ -7,8 +7,8 @@
       delegate_facts: true
 
 Instead of ``folder``, ``rollout`` (an id, or ``newest``) takes up a rollout that has ended or was cut off.
-It then holds the fleet's lease. Hosts that were lost are named, too: they may be back. Journals what
-operators have asked. Sets ``rollout_undo`` on localhost: ``hosts``, ``folder``. Check mode
+It then holds the fleet's lease, and names hosts that were left half-way, too. Lost hosts come last: they may be
+back. Journals what operators have asked. Sets ``rollout_undo`` on localhost: ``hosts``, ``folder``. Check mode
 needs ``rollout``, and changes nothing.
 
 The decisions are ``hedgerow.rollout``'s. No host is touched here.
@@ -25,7 +25,7 @@ from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 
 from hedgerow.errors import HedgerowError
-from hedgerow.rollout import decide, requests, store
+from hedgerow.rollout import decide, requests, store, way_back
 from hedgerow.rollout.hostline import Clock
 from hedgerow.rollout.journal import Journal
 from hedgerow.rollout.prepare import plain
@@ -56,9 +56,9 @@ class ActionModule(ActionBase):
             state = note_stop(journal, Clock())
         except HedgerowError as error:
             return result | {"failed": True, "msg": str(error)}
-        hosts = decide.to_undo(state)
+        hosts = way_back.order(state)
         if "rollout" in args:
-            hosts = list(dict.fromkeys([*hosts, *decide.unsettled(state)]))
+            hosts = list(dict.fromkeys([*decide.to_undo(state), *decide.unsettled(state)]))
         listed = ", ".join(hosts) or "nobody"
         said = {"changed": False, "msg": f"to go back: {listed}", "_ansible_verbose_always": True}
         return result | said | _facts(hosts, str(journal.folder))

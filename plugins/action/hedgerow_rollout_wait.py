@@ -5,6 +5,8 @@
       run_once: true
       register: turn
 
+With ``until: staging`` until devices may fetch the release ahead of their turns.
+
 Asks ``hedgerow.rollout.decide`` once a second and journals what operators ask meanwhile
 (``hedgerow rollout pause|resume|approve|abort|rollback|supersede``). Hosts that were confirmed are looked
 at all the while; one that got worse counts as failed, and may end the rollout. Prints a
@@ -36,16 +38,17 @@ from hedgerow.rollout.gate.judge import Look
 from hedgerow.rollout.gate.watcher import HttpsWatcher
 from hedgerow.rollout.journal import Journal
 from hedgerow.rollout.messenger import Messenger
+from hedgerow.rollout.patrol import Patrol
 from hedgerow.rollout.prepare import plain
 from hedgerow.rollout.survey import registry, survey
-from hedgerow.rollout.waiting import Patrol, Turn, await_wave
+from hedgerow.rollout.waiting import Turn, await_staging, await_wave
 
 
 class ActionModule(ActionBase):
     """``hedgerow_rollout_wait``."""
 
     _requires_connection = False
-    _VALID_ARGS = frozenset({"folder"})
+    _VALID_ARGS = frozenset({"folder", "until"})
 
     def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         variables = task_vars or {}
@@ -66,17 +69,18 @@ class ActionModule(ActionBase):
         look_at = _looker(variables)
         survey(journal, look_at, registry(str(plain(variables["fleet"]))), self._display.display)
         patrol = Patrol(plan.release, look_at, falls_after=plan.policy.soak.passes)
-        with Messenger(journal, self._display.display) as messenger:
+        messenger = Messenger(journal, self._display.display)
 
-            def attend() -> None:
-                requests.take(journal, approvers)
-                messenger.collect()
+        def attend() -> None:
+            requests.take(journal, approvers)
+            messenger.collect()
 
-            def say(line: str) -> None:
-                self._display.display(line)
-                messenger.tell("waiting")
+        def say(line: str) -> None:
+            self._display.display(line)
+            messenger.tell("waiting")
 
-            return await_wave(journal, plain(variables["ansible_play_batch"]), patrol, attend, say)
+        await_it = {"wave": await_wave, "staging": await_staging}[self._task.args.get("until", "wave")]
+        return await_it(journal, plain(variables["ansible_play_batch"]), patrol, attend, say)
 
 
 def _looker(variables: dict[str, Any]) -> Callable[[str], Callable[[], Look]]:

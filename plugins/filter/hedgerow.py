@@ -23,6 +23,7 @@ from hedgerow.converge import (
     reboot,
     storage,
 )
+from hedgerow.device.change import configuration_version
 from hedgerow.errors import HedgerowError
 from hedgerow.release import rings
 
@@ -41,6 +42,7 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "hedgerow_cmdline_txt": boot.cmdline_text,
     "hedgerow_config": config.render,
     "hedgerow_config_lines": boot.config_lines,
+    "hedgerow_configuration_version": lambda text: configuration_version(text.encode()),
     "hedgerow_config_txt": boot.config_text,
     "hedgerow_config_txt_findings": lambda text, facts, hat, flavour: boot.findings(
         text, boot.board(facts["hardware"]), hat=hat, flavour=flavour

@@ -235,7 +235,7 @@ class Device:
 def device(tmp_path: Path, registry: Registry, gateway: Gateway, identities: dict[str, Path]) -> Device:
     """Converged: trusts the registry's first root, and has nothing yet."""
     root = tmp_path / "device"
-    folders = {name: root / name for name in ("models", "activation", "trust")}
+    folders = {name: root / name for name in ("models", "activation", "trust", "runtime", "configuration")}
     for folder in folders.values():
         folder.mkdir(parents=True)
     shutil.copy(registry.store.root / "metadata" / "1.root.json", folders["trust"] / "root.json")
@@ -254,6 +254,9 @@ def device(tmp_path: Path, registry: Registry, gateway: Gateway, identities: dic
         trust_dir=folders["trust"],
         # A Unix socket's path has room for 107 characters, and pytest's folders are long.
         control_socket=Path(f"/tmp/hedgerow-{gateway.server_address[1]}.sock"),
+        switch_socket=Path(f"/tmp/hedgerow-switch-{gateway.server_address[1]}.sock"),
+        runtime_dir=folders["runtime"],
+        configuration_dir=folders["configuration"],
         reserve_mb=1,
     )
     file = root / "device.yml"
@@ -274,10 +277,16 @@ class ServerDouble:
     unfit: dict[str, str] = field(default_factory=dict)
     deaf: str | None = None
     asked: list[str] = field(default_factory=list)
+    runtime: str | None = None
+    configuration: str | None = None
+    starts: int = 0
 
     def restart(self) -> None:
         """As a server that starts: it serves what ``current`` names, and the files must be whole."""
+        self.starts += 1
         self.prepared = None
+        self.runtime = links.target(self.device.config.runtime_dir, links.CURRENT)
+        self.configuration = links.target(self.device.config.configuration_dir, links.CURRENT)
         self.serving = self.device.current
         if self.serving is not None:
             bundles.verify_files(self.device.home / self.serving)
@@ -302,7 +311,8 @@ class ServerDouble:
             self.prepared = None
             return 200, {}
         if route == "status":
-            return 200, {"serving": self.shown(self.serving), "prepared": self.shown(self.prepared)}
+            runs = {"runtime": self.runtime, "configuration": self.configuration}
+            return 200, runs | {"serving": self.shown(self.serving), "prepared": self.shown(self.prepared)}
         return 404, {"error": "no such path"}
 
     def shown(self, version: str | None) -> dict[str, str] | None:

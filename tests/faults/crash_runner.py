@@ -1,17 +1,18 @@
-"""Run ``hedgerow-device`` or a publisher in a fresh process, and kill it with -9 before its n-th step.
+"""Run ``hedgerow-device``, its watchdog or a publisher in a fresh process, and kill it with -9 before its n-th step.
 
 A step is anything that another process could notice: a file opened for writing, renamed, linked, removed, a folder
 made, a lock taken, a connection opened. Python's audit hooks announce each before it happens, so the product has no
 crash points of its own.
 
 One process imports everything once and forks for every order, which is why hundreds of kills are cheap. It speaks JSON
-lines: ``{"program", "argv", "kill_at", "boottime_offset_s"}`` in, ``{"code", "stdout", "stderr",
+lines: ``{"program", "argv", "kill_at", "boottime_offset_s", "stdin"}`` in, ``{"code", "stdout", "stderr",
 "steps"}`` out; ``code`` is -9 for a process that was killed.
 """
 
 from __future__ import annotations
 
 import importlib
+import io
 import json
 import os
 import signal
@@ -34,7 +35,9 @@ STEPS = {
 }
 WARM = (
     "hedgerow.device.activation",
+    "hedgerow.device.assembled",
     "hedgerow.device.cli",
+    "hedgerow.server.config",
     "hedgerow.registry.fetch",
     "hedgerow.registry.publish",
     "hedgerow.registry.source",
@@ -45,6 +48,16 @@ def device() -> None:
     importlib.import_module("hedgerow.device.cli").main()
 
 
+def watchdog() -> None:
+    """``Activation.give_up`` as the device's agent calls it: ``CHANGE CONFIG_FILE``. No command does."""
+    change, config_file = sys.argv[1:]
+    module = importlib.import_module
+    config = module("hedgerow.device.config").load(Path(config_file))
+    activation = module("hedgerow.device.assembled").activation_of(config)
+    outcome = activation.give_up(module("hedgerow.device.change").Change.parse(change), reason="it answers wrongly")
+    print(json.dumps({"changed": outcome.changed, "version": outcome.version, "note": outcome.note}))
+
+
 def publisher() -> None:
     """``init``, ``publish BUNDLE`` or ``refresh``, without the inventory that ``hedgerow registry`` would ask."""
     verb, store, signing, *rest = sys.argv[1:]
@@ -53,7 +66,7 @@ def publisher() -> None:
     getattr(registry, verb)(*map(Path, rest))
 
 
-PROGRAMS = {"hedgerow-device": device, "publisher": publisher}
+PROGRAMS = {"hedgerow-device": device, "publisher": publisher, "watchdog": watchdog}
 
 
 def is_step(event: str, arguments: tuple[object, ...]) -> bool:
@@ -81,6 +94,7 @@ def child(order: dict, steps_fd: int) -> None:
         original = time.clock_gettime
         time.clock_gettime = lambda clock: original(clock) + (offset if clock == time.CLOCK_BOOTTIME else 0)
     sys.argv = [order["program"], *order["argv"]]
+    sys.stdin = io.TextIOWrapper(io.BytesIO(order.get("stdin", "").encode()))
     sys.addaudithook(hook)
     try:
         PROGRAMS[order["program"]]()

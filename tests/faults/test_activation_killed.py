@@ -133,3 +133,85 @@ def test_killed_upgrades_end_by_their_deadline(command, device, server, registry
         assert (device.current, server.serving, device.pending) == (OLD, OLD, None), step
         reverted += took_effect
     assert reverted > 0, "no kill came after the switch"
+
+
+# -- the watchdog's way back ---------------------------------------------------
+
+NEXT = {
+    "the watchdog again": None,
+    "the deadline": ("revert", "--if-overdue"),
+    "an operator's revert": ("revert", "--reason", "slow"),
+    "an operator's confirmation": ("confirm", f"assistant@{NEW}"),
+}
+
+
+@pytest.fixture
+def give_up(runner, device):
+    """The agent's own call, in a process of its own."""
+
+    def call(version=NEW, **order):
+        return runner.run("watchdog", f"assistant@{version}", str(device.config_file), **order)
+
+    return call
+
+
+@pytest.mark.parametrize("restarts", [False, True], ids=["server stays up", "server restarts"])
+@pytest.mark.parametrize("then", NEXT)
+def test_the_watchdog_killed_at_every_step(  # noqa: PLR0917
+    then, restarts, give_up, command, device, server, registry, make_bundle
+):
+    """Whoever comes next, the device ends on one whole version, and nothing is left of the cut."""
+    registry.publish(make_bundle(NEW))
+    waiting(command)
+    before = Snapshot(device, server)
+    whole = give_up()
+    assert (whole.code, whole.json["changed"], whole.json["version"]) == (0, True, OLD), whole.stderr
+    assert (device.current, device.previous, device.pending, server.serving) == (OLD, None, None, OLD)
+    assert whole.steps > 3, "nothing was counted, so nothing would be killed"
+    ends = set()
+    for step in range(1, whole.steps + 1):
+        before.restore()
+        assert give_up(kill_at=step).code == -9, step
+        check_whole(device, server, step, restarts=restarts, waits=True)
+        words = NEXT[then]
+        again = (
+            give_up() if words is None else command(*words, boottime_offset_s=LATE if "--if-overdue" in words else 0)
+        )
+        # Confirmed before the way back was on the disk: then it stays. All others bring it back.
+        stays = then == "an operator's confirmation" and again.code == 0
+        if not stays and again.code != 0:
+            assert again.code == 3, (step, again.stderr)
+            assert "cannot be confirmed" in again.error["what"] or "to go back to" in again.error["what"], step
+        assert (device.current, device.previous) == ((NEW, OLD) if stays else (OLD, None)), step
+        assert (server.serving, server.prepared, device.pending) == (device.current, None, None), step
+        bundles.verify_files(device.home / device.current)
+        left = [path.name for path in device.root.rglob(".*") if not path.is_relative_to(device.root / "kept")]
+        assert left == [], step
+        ends.add(device.current)
+        later = give_up()
+        assert (later.code, later.json["changed"], device.current) == (0, False, later.json["version"]), step
+    assert ends == ({OLD, NEW} if then == "an operator's confirmation" else {OLD})
+
+
+@pytest.mark.parametrize("prepare", [settled, upgrade], ids=["confirmed", "not activated"])
+def test_the_watchdog_takes_back_nothing_that_somebody_has_vouched_for(  # noqa: PLR0917
+    prepare, give_up, command, device, server, registry, make_bundle
+):
+    registry.publish(make_bundle(NEW))
+    prepare(command)
+    before = (device.current, device.previous, device.pending, server.serving)
+    done = give_up()
+    assert (done.code, done.json["changed"]) == (0, False)
+    assert "no longer waits to be confirmed" in done.json["note"]
+    assert (device.current, device.previous, device.pending, server.serving) == before
+
+
+def test_the_watchdog_keeps_a_first_activation_also_where_it_was_killed(give_up, command, device, server, registry):
+    command("activate", f"assistant@{OLD}", "--confirm-within", "3600")
+    steps = give_up(OLD).steps
+    for step in range(1, steps + 1):
+        assert give_up(OLD, kill_at=step).code == -9
+        assert (device.current, server.serving) == (OLD, OLD), step
+        assert device.pending is not None
+    done = give_up(OLD)
+    assert (done.json["changed"], "no version before" in done.json["note"]) == (False, True)

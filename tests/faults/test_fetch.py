@@ -308,6 +308,21 @@ def test_a_second_fetch_waits_and_then_says_who_is_at_it(get, device, gateway, r
     bundles.verify_files(device.home / "1.0.0")
 
 
+def test_what_is_here_is_verified_without_a_registry_and_nothing_is_fetched(command, device):
+    """``stage --here``: what a rollout asks of a host that it has staged ahead."""
+    missing = command("stage", "assistant@1.0.0", "--here")
+    assert missing.code == 1
+    assert "not every byte of assistant@1.0.0 is on this device" in missing.stderr
+    assert device.versions() == []
+    assert command("stage", "assistant@1.0.0").code == 0
+    nowhere = ("--registry-url", "https://127.0.0.1:1")
+    here = command("stage", "assistant@1.0.0", "--here", *nowhere)
+    assert (here.code, here.json["changed"], here.json["new_bytes"]) == (0, False, 0), here.stderr
+    file = next(path for path in sorted((device.home / "1.0.0").iterdir()) if path.name != "manifest.json")
+    file.write_bytes(file.read_bytes()[:-1] + b"?")
+    assert command("stage", "assistant@1.0.0", "--here", *nowhere).code == 1
+
+
 @pytest.mark.slow
 def test_killed_at_every_step_of_a_fetch(command, device):
     """The next fetch clears up and goes on; a version that is visible is whole."""

@@ -30,10 +30,9 @@ def test_a_host_switched_off_in_its_activation_is_counted_and_resolved_when_it_r
     woods, tmp_path: Path, wait
 ) -> None:
     before, bundle = woods.serves(), woods.release()
-    budgets = {"failures": 1}
-    with woods.running(
-        bundle, tmp_path / "log", waves=[1, 7], budgets=budgets, soak={"passes": 10, "deadline_s": 25}
-    ) as run:
+    # A site with one host less would spare fewer at one time, and pass over one of the last wave.
+    policy = {"waves": [1, 7], "budgets": {"failures": 1}, "sites": {"min_available": 0}}
+    with woods.running(bundle, tmp_path / "log", **policy, soak={"passes": 10, "deadline_s": 25}) as run:
         off = run.until(lambda state: next(iter(state.turns), None))
         with fleets.Callers(woods, others(woods, off)) as callers:
             woods.power(off, "off")
@@ -202,7 +201,8 @@ def expired(woods):
 def test_a_certificate_that_has_expired_costs_one_host_its_turn_and_nothing_else(woods, expired: str) -> None:
     rest, bundle = others(woods, expired), woods.release()
     with fleets.Callers(woods, rest) as callers:
-        done = woods.rollout(bundle, waves=[8], budgets={"failures": 1})
+        # Its users cannot reach it, so that its site would spare fewer of the others at one time.
+        done = woods.rollout(bundle, waves=[8], budgets={"failures": 1}, sites={"min_available": 0})
     assert (done.returncode != 0, woods.state().phase) == (True, "partial"), done.stdout + done.stderr
     callers.none_failed()
     assert woods.outcomes() == dict.fromkeys(rest, "confirmed") | {expired: "refused"}

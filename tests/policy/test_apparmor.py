@@ -31,6 +31,7 @@ WAIVERS = {
     "hedgerow-journal-critical.service": "starts one unit when journalctl prints a line; sandboxed to two sockets",
     "hedgerow-journal-ram.service": "a one-shot of journalctl, in a sandbox that leaves it journald's socket",
     "hedgerow-journal-save.service": "a one-shot of journalctl, in a sandbox that leaves it journald's socket",
+    "hedgerow-switch@.service": "restarts one unit and moves links of runtimes, at root's word; sandboxed to these",
     "hedgerow-storage-probe.service": "reads one block of the root disk, and its sandbox leaves it nothing else",
     "mender-client.service": "stays off (role mender_client); the program has hedgerow-mender by its path",
     "nftables.service": "Debian's one-shot that loads a file at boot and ends",

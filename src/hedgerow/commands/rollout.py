@@ -31,6 +31,11 @@ policy_option = click.option(
 limit_option = click.option("-l", "--limit", help="Narrow the plan to hosts of this Ansible pattern.")
 
 
+model_option = click.option(
+    "--model", metavar="NAME@VERSION", help="Of a runtime or configuration: what hosts serve, where no rollout knows."
+)
+
+
 @click.group()
 def rollout() -> None:
     """Start, watch and undo rolling updates.
@@ -55,6 +60,7 @@ for _command in (
 @rollout.command()
 @click.argument("bundle", metavar="NAME@VERSION", required=False)
 @inventory_option
+@model_option
 @policy_option
 @limit_option
 @click.option("--policy-schema", is_flag=True, help="Print the JSON Schema of a policy and stop.")
@@ -63,12 +69,16 @@ def plan(
     *,
     bundle: str | None,
     path: Path,
+    model: str | None,
     policy_file: Path | None,
     limit: str | None,
     policy_schema: bool,
     as_json: bool,
 ) -> None:
-    """Show who would get NAME@VERSION, in which order and in which waves. Touches no host."""
+    """Show who would get NAME@VERSION, in which order and in which waves. Touches no host.
+
+    Instead of a model: runtime (this tree's), or configuration (inference_runtime_server in the inventory).
+    """
     if policy_schema:
         print_json(policy.schema())
         return
@@ -78,7 +88,7 @@ def plan(
     inside = set(found.hosts if limit is None else inventories.load(path, limit=limit).hosts)
     made = prepare.plan(
         found.fleet,
-        bundle=bundle,
+        wish=prepare.Wish.of(bundle, model=model, hosts={host.name: host.vars for host in found.pis}),
         policy=found.vars.get("rollout_policy") if policy_file is None else str(policy_file),
         targets=[prepare.target(host.name, host.vars, limited=host.name not in inside) for host in found.pis],
     )
@@ -91,17 +101,45 @@ def plan(
 @rollout.command()
 @click.argument("bundle", metavar="NAME@VERSION")
 @inventory_option
+@model_option
 @policy_option
 @limit_option
 @click.option("--check", is_flag=True, help="Plan only.")
-def start(*, bundle: str, path: Path, policy_file: Path | None, limit: str | None, check: bool) -> int:
-    """Release NAME@VERSION; go on with it if it was cut off.
+@click.option("--stage-ahead", is_flag=True, help="Every host fetches it before the first wave starts.")
+def start(
+    *,
+    bundle: str,
+    path: Path,
+    model: str | None,
+    policy_file: Path | None,
+    limit: str | None,
+    check: bool,
+    stage_ahead: bool,
+) -> int:
+    """Release NAME@VERSION; go on with it if it was cut off. Instead of a model: runtime or configuration, as for plan.
 
     Exit code 4: it ended with hosts missing; the same command goes on.
     """
     rollouts = store.folder(inventories.load(path).fleet)
     before = store.sizes(rollouts)
-    code = starting.start(path, bundle, policy=policy_file, limit=limit, check=check)
+    ahead: starting.Ahead = "yes" if stage_ahead else "no"
+    code = starting.start(path, bundle, policy=policy_file, limit=limit, check=check, ahead=ahead, model=model)
+    return int(starting.exit_code(code, rollouts, before))
+
+
+@rollout.command()
+@click.argument("bundle", metavar="NAME@VERSION")
+@inventory_option
+@policy_option
+@limit_option
+def stage(*, bundle: str, path: Path, policy_file: Path | None, limit: str | None) -> int:
+    """Have every host fetch NAME@VERSION and change nothing that is served; start or resume releases it then.
+
+    It waits for the policy's download windows. Cut off, the same command goes on.
+    """
+    rollouts = store.folder(inventories.load(path).fleet)
+    before = store.sizes(rollouts)
+    code = starting.start(path, bundle, policy=policy_file, limit=limit, check=False, ahead="only")
     return int(starting.exit_code(code, rollouts, before))
 
 

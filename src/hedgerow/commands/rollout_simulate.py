@@ -15,12 +15,13 @@ from hedgerow import inventory as inventories
 from hedgerow.errors import UsageError
 from hedgerow.output import json_option, out, print_json, print_table
 from hedgerow.registry.manifest import GoldenText, Message
+from hedgerow.rollout import kinds, prepare
 from hedgerow.rollout import plan as plans
-from hedgerow.rollout import prepare
 from hedgerow.rollout import release as releases
 from hedgerow.rollout.journal import FILE, Journal
-from hedgerow.rollout.plan import Plan, Release
+from hedgerow.rollout.plan import Kind, Plan, Release
 from hedgerow.rollout.policy import Policy
+from hedgerow.rollout.release_restarting import RUNTIME_BYTES
 from hedgerow.rollout.simulate import fleet, outcome
 from hedgerow.rollout.simulate.flaw import KINDS, Flaw
 from hedgerow.rollout.simulate.outcome import Result
@@ -28,6 +29,7 @@ from hedgerow.rollout.simulate.recorded import differences
 from hedgerow.rollout.simulate.run import FORKS, Run
 
 MOST_HOSTS = 100_000
+CONFIGURATION_BYTES = 300
 QUESTIONS = 12
 """Golden inputs of a bundle that nobody named."""
 
@@ -71,14 +73,14 @@ def simulate(
     """Say how a rollout would go: how long, how many bytes, and how many devices a bad release would hurt.
 
     The plan, every decision and every verdict are the real ones; devices, links and times are computed. NAME@VERSION
-    takes size and limits from the inventory's registry.
+    takes size and limits from the inventory's registry. Instead of it: runtime or configuration, drained and restarted.
     """
     if replay is not None:
         _replay(replay, None if policy_file is None else prepare.read_policy(str(policy_file)), as_json=as_json)
         return
     if (path is None) == (hosts is None):
         raise click.UsageError("say over what: --hosts 1000, or -i INVENTORY")
-    if bundle is not None and path is None:
+    if bundle is not None and path is None and not kinds.is_kind(bundle):
         raise click.UsageError("NAME@VERSION is looked up in an inventory's registry: add -i INVENTORY")
     model = _model(model_file)
     policy, release = _policy(policy_file, path), _release(bundle, path, size_mb)
@@ -86,9 +88,17 @@ def simulate(
     numbers = [str(seed + number) for number in range(runs)]
     results = [one(number) for number in numbers] if runs == 1 else _many(one, numbers)
     if as_json:
-        print_json({"release": flaw, "seed": seed, "model": msgspec.to_builtins(model), **outcome.document(results)})
+        print_json(
+            {
+                "release": flaw,
+                "kind": release.kind,
+                "seed": seed,
+                "model": msgspec.to_builtins(model),
+                **outcome.document(results),
+            }
+        )
         return
-    _show(results, flaw)
+    _show(results, flaw if release.kind == "model" else f"{flaw} ({release.kind})")
 
 
 def _many(one: partial[Result], seeds: list[str]) -> list[Result]:
@@ -129,15 +139,23 @@ def _policy(policy_file: Path | None, path: Path | None) -> Policy:
 
 
 def _release(bundle: str | None, path: Path | None, size_mb: float) -> Release:
-    if bundle is not None and path is not None:
+    kind: Kind = "model" if bundle is None or not kinds.is_kind(bundle) else kinds.parse(bundle)[0]
+    if bundle is not None and path is not None and kind == "model":
         return releases.read(inventories.load(path).fleet, bundle)
     question = GoldenText(messages=(Message("user", "?"),), expect="!")
-    return Release(
+    simulated = Release(
         bundle="simulated@1",
         sha256="0" * 64,
         size_bytes=round(size_mb * 1e6),
         probe=question,
         probes=[question] * QUESTIONS,
+    )
+    if kind == "model":
+        return simulated
+    # Its questions, and the hash that hosts must have, are those of a model that they serve all the while.
+    size = {"runtime": RUNTIME_BYTES}.get(kind, CONFIGURATION_BYTES)
+    return msgspec.structs.replace(
+        simulated, bundle=f"{kind}:simulated", kind=kind, size_bytes=size, model="simulated@1", model_sha256="0" * 64
     )
 
 

@@ -21,7 +21,7 @@ from hedgerow.errors import ExitCode, PartialError, RefusedError, UsageError
 from hedgerow.output import out
 from hedgerow.rollout import decide, lease, requests, store
 from hedgerow.rollout import start as starting
-from hedgerow.rollout.events import OperatorAsked, Request, RequestKind, State
+from hedgerow.rollout.events import OperatorAsked, Outcome, Request, RequestKind, State
 from hedgerow.rollout.journal import Journal, timestamp
 
 ANSWER_WITHIN_S = 10.0
@@ -114,7 +114,11 @@ def pause(*, path: Path, reason: str) -> None:
 @inventory_option
 @reason_option
 def resume(*, path: Path, reason: str) -> int:
-    """Let a paused rollout go on; go on with one that was cut off; see to lost hosts that are back."""
+    """Let a paused rollout go on; go on with one that was cut off; see to lost hosts that are back.
+
+    One that ended with hosts passed over (a freeze, a pause, a hold, a site that could not spare them) is rolled out
+    again, with the same policy: who has the release keeps it, and who was passed over gets it.
+    """
     about = _find(path)
     if about.running:
         request = _request(about, RequestKind.RESUME, reason=reason)
@@ -131,6 +135,8 @@ def resume(*, path: Path, reason: str) -> int:
         return _run(about, lambda: starting.resume(path, about.state))
     if decide.unsettled(about.state) or decide.to_undo(about.state):
         return _run(about, lambda: starting.bring_back(path, about.id))
+    if about.state.phase == "partial" and about.state.outcomes.get(Outcome.SKIPPED):
+        return _run(about, lambda: starting.resume(path, about.state))
     raise UsageError(
         f"there is nothing to go on with: the newest rollout is {about.state.phase.replace('_', ' ')}",
         where=about.id,

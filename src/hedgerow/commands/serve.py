@@ -37,7 +37,7 @@ def serve(config: Path | None, repository: Path | None, http: str, grpc: str) ->
     if (config is None) == (repository is None):
         raise UsageError("give exactly one of --config and --repository", next_step="hedgerow serve --help")
     if config is not None:
-        run.serve_device(configs.load(config))
+        run.serve_device(*configs.read(config))
         return
     if repository is not None:
         run.serve_folder(

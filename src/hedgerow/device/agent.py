@@ -20,14 +20,14 @@ from typing import Protocol
 
 from hedgerow.device import events, heartbeat, links, watchdog
 from hedgerow.device.activation import LOCK, Activation
+from hedgerow.device.assembled import activation_of, outdated, slot_home
 from hedgerow.device.canonical import Canonical
+from hedgerow.device.change import Change
 from hedgerow.device.config import DeviceConfig
-from hedgerow.device.control import ControlSocket
 from hedgerow.device.heartbeat import Heartbeat
 from hedgerow.device.notify import notify
 from hedgerow.device.watchdog import Answer, Look, Watch
 from hedgerow.errors import DeviceError, HedgerowError
-from hedgerow.registry.reference import Reference
 
 # How soon a version that was just activated is noticed, and how often a beat is written while nothing happens.
 TICK_S = 1.0
@@ -83,7 +83,7 @@ class Agent:
         if asked or self._beaten_s is None or self._clock() - self._beaten_s >= BEAT_S:
             self._beat()
 
-    def _pending(self) -> Reference | None:
+    def _pending(self) -> Change | None:
         """The version that waits for its confirmation, and nothing else: not one that is on its way back."""
         try:
             pending = links.read_pending(self._config.activation_dir)
@@ -91,8 +91,8 @@ class Agent:
             return None
         if pending is None or pending.reverting is not None:
             return None
-        current = links.target(self._config.models_dir / pending.name, links.CURRENT)
-        return Reference(pending.name, pending.to) if current == pending.to else None
+        current = links.target(slot_home(self._config, pending.change), links.CURRENT)
+        return pending.change if current == pending.to else None
 
     def _note(self, found: str | None) -> None:
         """Log a finding when it comes and when it goes; not its growing figures."""
@@ -100,7 +100,7 @@ class Agent:
             self._log("answers again" if found is None else "fails its watchdog", found)
         self._finding = found
 
-    def _give_up(self, pending: Reference, why: str) -> None:
+    def _give_up(self, pending: Change, why: str) -> None:
         try:
             outcome = self._activation.give_up(pending, reason=f"the device's own watchdog: {why}")
         except HedgerowError as error:  # tried again with the next question
@@ -130,11 +130,12 @@ def watch(config: DeviceConfig) -> None:
         lock=config.activation_dir / LOCK,
         timeout_s=config.agent.timeout_s,
     )
-    activation = Activation(config.models_dir, config.activation_dir, ControlSocket(config.control_socket))
-    agent = Agent(config, question, activation)
+    agent = Agent(config, question, activation_of(config))
     notify("READY=1")
     while True:
         agent.step()
+        if outdated(config):
+            raise DeviceError("another runtime was confirmed: it runs the agent from now on", next_step="systemd does")
         notify("WATCHDOG=1")
         time.sleep(TICK_S)
 

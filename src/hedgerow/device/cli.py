@@ -11,12 +11,15 @@ import msgspec
 
 from hedgerow import __version__
 from hedgerow.cli import run
-from hedgerow.device import cli_agent
+from hedgerow.device import cli_agent, staging
 from hedgerow.device import config as configs
-from hedgerow.device.activation import Activation, Outcome
+from hedgerow.device.activation import Outcome
+from hedgerow.device.assembled import activation_of, identity, slot_home
+from hedgerow.device.change import RESTARTING, Change, Kind
 from hedgerow.device.cli_options import config_option, json_option, show
 from hedgerow.device.config import DeviceConfig
 from hedgerow.device.control import ControlSocket
+from hedgerow.device.restarting import is_whole
 from hedgerow.errors import DeviceError, ExitCode, HedgerowError, PublisherError, UsageError
 from hedgerow.registry import bundle as bundles
 from hedgerow.registry.reference import Reference
@@ -25,7 +28,11 @@ from hedgerow.registry.reference import Reference
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="hedgerow-device")
 def cli() -> None:
-    """Stage, activate, confirm and revert models on this device, drain and watch it.
+    """Stage, activate, confirm and revert what this device serves and serves with, drain and watch it.
+
+    \b
+    CHANGE is a model, NAME@VERSION, or one of runtime:VERSION and
+    configuration:VERSION, which the server takes up by a restart.
 
     \b
     Exit codes: 0 done, 1 failed and nothing changed, 2 wrong use,
@@ -38,70 +45,87 @@ for command in (cli_agent.watch, cli_agent.events, cli_agent.drain, cli_agent.un
 
 
 @cli.command()
-@click.argument("bundle")
+@click.argument("change")
 @click.option("--registry-url", help="Another registry than the configured one.")
+@click.option("--here", is_flag=True, help="Fetch nothing: fail unless every byte of it is on this device.")
 @config_option
 @json_option
-def stage(*, bundle: str, registry_url: str | None, path: Path, as_json: bool) -> None:
-    """Fetch and verify NAME@VERSION; what is served does not change."""
+def stage(*, change: str, registry_url: str | None, here: bool, path: Path, as_json: bool) -> None:
+    """Fetch and verify CHANGE; what is served does not change.
+
+    A configuration is read from standard input. A runtime has to be installed already: no registry has it.
+    """
     config = configs.load(path)
-    reference = Reference.parse(bundle)
-    new_bytes = _stage(config, reference, registry_url)
+    wanted = Change.parse(change)
+    if here and not _is_whole(config, wanted):
+        raise DeviceError(
+            f"not every byte of {wanted} is on this device",
+            where=str(slot_home(config, wanted)),
+            next_step=f"fetch it: hedgerow-device stage {wanted}",
+        )
+    new_bytes = 0 if here else _stage(config, wanted, registry_url)
     show(
         {
             "changed": new_bytes > 0,
-            "model": _shown(config, reference.name, reference.version),
+            "change": str(wanted),
+            "model": _shown(config, wanted.name, wanted.version) if wanted.kind == "model" else None,
             "previous": None,
             "new_bytes": new_bytes,
         },
-        f"{reference} is on this device, {new_bytes / 1e6:.1f} MB of it new",
+        f"{wanted} is on this device, {new_bytes / 1e6:.1f} MB of it new",
         as_json=as_json,
     )
 
 
 @cli.command()
-@click.argument("bundle")
+@click.argument("change")
 @click.option(
     "--confirm-within", type=click.IntRange(min=1), metavar="SECONDS", help="Revert unless confirmed by then."
 )
 @click.option("--registry-url", help="Another registry than the configured one.")
 @config_option
 @json_option
-def activate(*, bundle: str, confirm_within: int | None, registry_url: str | None, path: Path, as_json: bool) -> None:
-    """Serve NAME@VERSION: fetch if needed, verify, load beside, answer golden inputs, switch."""
+def activate(*, change: str, confirm_within: int | None, registry_url: str | None, path: Path, as_json: bool) -> None:
+    """Serve CHANGE: a model is fetched if needed, loaded beside, asked its golden inputs, and switched to.
+
+    A runtime or a configuration, which must be staged, is tried beside the one in service; then the server restarts.
+    """
     config = configs.load(path)
-    reference = Reference.parse(bundle)
-    activation = _activation(config)
-    activation.check_free(reference)
-    if not _is_whole(config, reference):
-        _stage(config, reference, registry_url)
+    wanted = Change.parse(change)
+    activation = activation_of(config)
+    activation.check_free(wanted)
+    if wanted.kind == "model" and not _is_whole(config, wanted):
+        _stage(config, wanted, registry_url)
     seconds = config.confirm_within_s if confirm_within is None else confirm_within
-    _print_outcome(config, activation.activate(reference, confirm_within_s=seconds), as_json=as_json)
+    _print_outcome(config, activation.activate(wanted, confirm_within_s=seconds), as_json=as_json)
 
 
 @cli.command()
-@click.argument("bundle")
+@click.argument("change")
 @config_option
 @json_option
-def confirm(*, bundle: str, path: Path, as_json: bool) -> None:
-    """Keep NAME@VERSION: its deadline ends."""
+def confirm(*, change: str, path: Path, as_json: bool) -> None:
+    """Keep CHANGE: its deadline ends."""
     config = configs.load(path)
-    _print_outcome(config, _activation(config).confirm(Reference.parse(bundle)), as_json=as_json)
+    _print_outcome(config, activation_of(config).confirm(Change.parse(change)), as_json=as_json)
 
 
 @cli.command()
 @click.option("--if-overdue", is_flag=True, help="Only where nobody confirmed in time.")
 @click.option("--reason", default="asked for", show_default=True, help="Why, for the event log.")
+@click.option(
+    "--kind", type=click.Choice(["model", *RESTARTING]), help="Of what; else what is unconfirmed, or the model."
+)
 @config_option
 @json_option
-def revert(*, if_overdue: bool, reason: str, path: Path, as_json: bool) -> None:
+def revert(*, if_overdue: bool, reason: str, kind: Kind | None, path: Path, as_json: bool) -> None:
     """Serve the version before."""
     config = configs.load(path)
-    activation = _activation(config)
+    activation = activation_of(config)
     if if_overdue:
         outcome = activation.revert_if_overdue(config.serving_model)
     else:
-        outcome = activation.revert(config.serving_model, reason=reason)
+        outcome = activation.revert(config.serving_model, reason=reason, kind=kind)
     if outcome.changed or not if_overdue or as_json:
         _print_outcome(config, outcome, as_json=as_json)
 
@@ -137,29 +161,34 @@ def exporter(*, path: Path) -> None:
     serve(configs.load(path))
 
 
-def _activation(config: DeviceConfig) -> Activation:
-    return Activation(config.models_dir, config.activation_dir, ControlSocket(config.control_socket))
-
-
-def _is_whole(config: DeviceConfig, reference: Reference) -> bool:
+def _is_whole(config: DeviceConfig, change: Change) -> bool:
     """Whether the version is on this device, every byte of it.
 
     Then it was vouched for when it came, and no registry is needed: a version never changes.
     """
+    if change.kind != "model":
+        return is_whole(slot_home(config, change), change)
     try:
-        bundles.verify_files(config.models_dir / reference.name / reference.version)
+        bundles.verify_files(config.models_dir / change.name / change.version)
     except (UsageError, PublisherError):
         return False
     return True
 
 
-def _stage(config: DeviceConfig, reference: Reference, registry_url: str | None) -> int:
+def _stage(config: DeviceConfig, change: Change, registry_url: str | None) -> int:
+    """Have it on this device; the bytes that are new."""
+    if change.kind == "configuration":
+        return staging.configuration(config.configuration_dir, change.version, sys.stdin.buffer, identity(config))
+    if change.kind == "runtime":
+        staging.require_runtime(config.runtime_dir, change.version)
+        return 0
     # Slow to import, and most commands never fetch.
     from hedgerow.registry.fetch import fetch
     from hedgerow.registry.source import HttpsSource, TlsFiles
 
     tls = TlsFiles(config.tls.certificate, config.tls.key, config.tls.ca)
     source = HttpsSource(registry_url or config.registry_url, tls, server_name=config.registry_name)
+    reference = Reference(change.name, change.version)
     fetched = fetch(
         source, reference, models_dir=config.models_dir, trust_dir=config.trust_dir, reserve_mb=config.reserve_mb
     )
@@ -176,7 +205,9 @@ def _report_without_server(config: DeviceConfig) -> dict[str, Any]:
     observed = health.Observation(
         host=config.host,
         serial=config.serial,
-        runtime=__version__,
+        # A server that is down would start with what the links name, whatever runs this command.
+        runtime=links.target(config.runtime_dir, links.CURRENT) or __version__,
+        configuration=links.target(config.configuration_dir, links.CURRENT),
         serving=health.Serving(window_s=0),
         hardware=hardware.read(disk_paths=(str(config.models_dir),)),
         server_down=True,
@@ -199,17 +230,19 @@ def _shown(config: DeviceConfig, name: str, version: str | None) -> dict[str, st
 
 
 def _print_outcome(config: DeviceConfig, outcome: Outcome, *, as_json: bool) -> None:
+    now, before = outcome.change, outcome.change_before
+    of_model = outcome.kind == "model"
     value = {
         "changed": outcome.changed,
-        "model": _shown(config, outcome.name, outcome.version),
-        "previous": _shown(config, outcome.name, outcome.previous),
+        "change": None if now is None else str(now),
+        "before": None if before is None else str(before),
+        "model": _shown(config, outcome.name, outcome.version) if of_model else None,
+        "previous": _shown(config, outcome.name, outcome.previous) if of_model else None,
         "deadline": None if outcome.deadline is None else outcome.deadline.isoformat(),
         "load_s": outcome.load_s,
         "note": outcome.note,
     }
-    text = (
-        f"{outcome.name}@{outcome.version} is active" if outcome.version else f"no version of {outcome.name} is active"
-    )
+    text = f"no version of {outcome.name} is active" if now is None else f"{now} is active"
     if outcome.deadline is not None:
         text += f"; it reverts unless confirmed by {outcome.deadline:%H:%M:%S} UTC"
     show(value, text if outcome.note is None else f"{text} ({outcome.note})", as_json=as_json)

@@ -27,7 +27,8 @@ class DeviceConfig(Struct, frozen=True, forbid_unknown_fields=True):
 
     ``registry_url`` is where bundles come from; ``registry_name`` is the name that its certificate must have (None: the
     URL's host). ``reserve_mb`` stays free on the disk beside models. ``confirm_within_s`` is the deadline of an
-    activation that names none. ``agent`` is how the model in service is watched.
+    activation that names none. ``agent`` is how the model in service is watched. ``runtime_dir`` and
+    ``configuration_dir`` have the versions of what the server is started with.
     """
 
     fleet: str
@@ -41,7 +42,10 @@ class DeviceConfig(Struct, frozen=True, forbid_unknown_fields=True):
     models_dir: Path = Path("/var/lib/hedgerow/models")
     activation_dir: Path = Path("/var/lib/hedgerow/activation")
     trust_dir: Path = Path("/var/lib/hedgerow/trust")
+    runtime_dir: Path = Path("/opt/hedgerow/runtime")
+    configuration_dir: Path = Path("/var/lib/hedgerow/configuration")
     control_socket: Path = Path("/run/hedgerow/server.sock")
+    switch_socket: Path = Path("/run/hedgerow-switch.sock")
     reserve_mb: int = 64
     confirm_within_s: int = 600
     agent: AgentConfig = AgentConfig()

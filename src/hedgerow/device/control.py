@@ -30,13 +30,16 @@ class ServerDownError(DeviceError):
 class Status:
     """What the server has loaded, None where there is nothing; ``inflight`` requests run.
 
-    ``drained_until`` is when it takes requests again by itself, None where it takes them.
+    ``drained_until`` is when it takes requests again by itself, None where it takes them. ``runtime`` and
+    ``configuration`` are the versions that it was started with, None where it does not say.
     """
 
     serving: Reference | None
     prepared: Reference | None
     inflight: int = 0
     drained_until: datetime | None = None
+    runtime: str | None = None
+    configuration: str | None = None
 
 
 class Server(Protocol):
@@ -143,6 +146,8 @@ def _status(answer: dict[str, Any]) -> Status:
         _reference(answer["prepared"]),
         int(answer.get("inflight", 0)),
         None if until is None else datetime.fromisoformat(until),
+        answer.get("runtime"),
+        answer.get("configuration"),
     )
 
 

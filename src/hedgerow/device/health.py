@@ -22,6 +22,7 @@ from typing import Any, Final, Literal
 from msgspec import Struct
 
 from hedgerow import json_schema as schemas
+from hedgerow.device.processor import ProcessorState
 
 SCHEMA: Final = 1
 
@@ -161,7 +162,11 @@ class AgentState(Struct, frozen=True):
 
 
 class HealthReport(Struct, frozen=True):
-    """The whole report; times are UTC."""
+    """The whole report; times are UTC.
+
+    ``runtime`` and ``configuration`` are the versions that the server was started with; of a server that is down, those
+    that it would be started with. ``configuration`` None: not known.
+    """
 
     schema: Literal[1]
     host: str
@@ -177,6 +182,8 @@ class HealthReport(Struct, frozen=True):
     serving: Serving
     pending: Pending | None
     agent: AgentState | None = None
+    processor: ProcessorState | None = None
+    configuration: str | None = None
 
 
 class Observation(Struct, frozen=True):
@@ -184,7 +191,7 @@ class Observation(Struct, frozen=True):
 
     ``hardware`` has the keys of ``hedgerow.device.hardware.read`` (any may be missing). ``model_error`` says why the
     model that should be served is not. ``agent`` is None where none has run since boot; ``watchdog`` is what it finds
-    wrong with the model.
+    wrong with the model. ``processor`` is the server's own word, for it takes the server's work out.
     """
 
     host: str
@@ -200,6 +207,8 @@ class Observation(Struct, frozen=True):
     certificate_ends: datetime | None = None
     agent: AgentState | None = None
     watchdog: str | None = None
+    configuration: str | None = None
+    processor: ProcessorState | None = None
 
 
 def build(observed: Observation, now: datetime, first_seen: dict[Code, datetime] | None = None) -> HealthReport:
@@ -231,6 +240,8 @@ def build(observed: Observation, now: datetime, first_seen: dict[Code, datetime]
         serving=observed.serving,
         pending=None if observed.confirm_deadline is None else Pending(observed.confirm_deadline),
         agent=observed.agent,
+        processor=observed.processor,
+        configuration=observed.configuration,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
@@ -32,13 +33,15 @@ def point(home: Path, link: str, version: str | None) -> None:
         atomic.symlink(version, home / link)
 
 
-def sweep(models_dir: Path, folder: Path) -> None:
-    """Remove the temporary names that a kill left of ``point`` and ``write_pending``; the caller holds the lock."""
-    for path in (
-        *folder.glob(f".{PENDING}.*"),
-        *models_dir.glob(f"*/.{CURRENT}.*"),
-        *models_dir.glob(f"*/.{PREVIOUS}.*"),
-    ):
+def sweep(homes: Iterable[Path], folder: Path) -> None:
+    """Remove the temporary names that a kill left of ``point`` and ``write_pending``; the caller holds the lock.
+
+    ``homes`` have the links.
+    """
+    left = [*folder.glob(f".{PENDING}.*")]
+    for home in homes:
+        left += [*home.glob(f".{CURRENT}.*.new"), *home.glob(f".{PREVIOUS}.*.new")]
+    for path in left:
         path.unlink(missing_ok=True)
 
 

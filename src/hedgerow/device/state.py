@@ -28,6 +28,8 @@ from typing import Any
 
 RUNTIME = Path("/opt/hedgerow/runtime")
 MODELS = Path("/var/lib/hedgerow/models")
+CONFIGURATION = Path("/var/lib/hedgerow/configuration")
+PENDING = Path("/var/lib/hedgerow/activation/pending.json")
 BOOT = Path("/boot/firmware")
 HARDWARE_ROOT = Path("/etc/hedgerow/hardware-root")
 TRIAL = Path("/etc/hedgerow/boot-trial")
@@ -85,9 +87,13 @@ def read() -> dict[str, Any]:
         "disk_free_mb": {place: _free_mb(place) for place in ("/", "/var/lib", "/boot/firmware")},
         "runtime": {
             "current": _link(RUNTIME / "current"),
+            "confirmed": _link(RUNTIME / "confirmed"),
+            "confirmed_at": _changed(RUNTIME / "confirmed"),
             "switched": _changed(RUNTIME / "current"),
             "installed": _finished_runtimes(RUNTIME),
         },
+        "configuration": {"current": _link(CONFIGURATION / "current")},
+        "pending": parse_pending(_text(PENDING)),
         "models": {
             folder.name: {"current": _link(folder / "current"), "previous": _link(folder / "previous")}
             for folder in _folders(MODELS)
@@ -96,6 +102,15 @@ def read() -> dict[str, Any]:
 
 
 # -- parsers ---------------------------------------------------------------
+
+
+def parse_pending(text: str) -> dict[str, str] | None:
+    """What waits on the device for its confirmation: ``{"kind", "name", "to"}``; None where nothing does."""
+    try:
+        note = json.loads(text)
+        return {"kind": str(note.get("kind", "model")), "name": str(note["name"]), "to": str(note["to"])}
+    except (ValueError, KeyError, AttributeError, TypeError):
+        return None
 
 
 def parse_packages(text: str) -> tuple[dict[str, str], list[str]]:

@@ -22,11 +22,14 @@ from enum import Enum, auto
 
 import msgspec
 
+from hedgerow.device.change import Change, Kind
+
 
 class Pending(msgspec.Struct, frozen=True, kw_only=True, rename={"from_": "from"}):
     """``pending.json``: ``name`` goes ``from_`` one version ``to`` another; ``from_`` None is a first activation.
 
     ``previous`` is where that link pointed before, and points again after a revert. ``reverting`` is why it goes back.
+    ``kind`` says what ``name`` is. There is one note, so one thing changes at a time.
     ``deadline`` is UTC; ``boot_id`` and ``deadline_boottime_s`` (seconds on the clock that runs since boot) hold
     against a wall clock that jumps.
     """
@@ -40,10 +43,16 @@ class Pending(msgspec.Struct, frozen=True, kw_only=True, rename={"from_": "from"
     deadline_boottime_s: float
     previous: str | None = None
     reverting: str | None = None
+    kind: Kind = "model"
 
     @property
     def reference(self) -> str:
-        return f"{self.name}@{self.to}"
+        return str(self.change)
+
+    @property
+    def change(self) -> Change:
+        """What waits, as commands name it."""
+        return Change(self.kind, self.name, self.to)
 
 
 class Recovery(Enum):

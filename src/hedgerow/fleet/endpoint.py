@@ -105,6 +105,13 @@ class ReportedAgent(msgspec.Struct, frozen=True):
     heartbeat: datetime | None = None
 
 
+class ReportedProcessor(msgspec.Struct, frozen=True):
+    """Seconds of all cores since boot: all of them, and those that ran for others than the server."""
+
+    total_s: float
+    others_s: float
+
+
 class Report(msgspec.Struct, frozen=True):
     """What the controller reads of a health report; unknown keys are passed over, for a device may be newer.
 
@@ -122,6 +129,10 @@ class Report(msgspec.Struct, frozen=True):
     """On the device's clock; comparable with ours where ``clock_synced``."""
     clock_synced: bool | None = None
     agent: ReportedAgent | None = None
+    runtime: str | None = None
+    """Versions that the server was started with; None: it does not say."""
+    configuration: str | None = None
+    processor: ReportedProcessor | None = None
 
     @property
     def troubles(self) -> tuple[ReportedReason, ...]:

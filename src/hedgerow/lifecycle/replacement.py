@@ -81,7 +81,7 @@ def served(states: Sequence[tuple[str, State]], host: str) -> Served:
     """What ``host`` served at the end of the last rollout that touched it. ``states``: rollouts, oldest first."""
     for rollout, state in reversed(states):
         seen = state.hosts.get(host)
-        if not serving.touched(seen):
+        if not serving.touched(seen) or state.plan.release.kind != "model":
             continue  # an earlier rollout decides
         known, bundle = serving.left(state, seen)
         if not known:

@@ -107,6 +107,24 @@ def host_may_start(state: State, host: str, now: datetime) -> Decision:
     return _held_back(state, now) or _to_fetch(state, [host], now) or Go(state.wave)
 
 
+def may_fetch(state: State, now: datetime) -> Wait | None:
+    """Why no device may fetch at ``now``; None: it may."""
+    calendar = schedule.may_download(state.plan.policy, now)
+    if isinstance(calendar, schedule.Closed):
+        return Wait(WaitCode(calendar.code), calendar.because, calendar.until)
+    return None
+
+
+def may_stage_ahead(state: State, hosts: Iterable[str], now: datetime) -> Decision:
+    """Whether ``hosts`` may be staged ahead of their turns at ``now``. Finish: all of them are."""
+    stop = stopped(state)
+    if stop is not None:
+        return stop
+    if all(state.hosts[host].staged_s is not None or _had_begun(state, host) for host in hosts):
+        return Finish()
+    return _paused(state) or may_fetch(state, now) or Go(state.wave)
+
+
 def stopped(state: State) -> Stop | None:
     """Why nobody may start any more; None while the rollout goes on."""
     if state.stopped is not None:
@@ -214,12 +232,23 @@ def _breach(state: State) -> Stop | None:
     return Stop(reason, undo=state.harmed > 0 and state.plan.policy.rollback.on_stop == "all")
 
 
-def _held_back(state: State, now: datetime) -> Wait | None:
+def _had_begun(state: State, host: str) -> bool:
+    return state.hosts[host].outcome is not None or state.hosts[host].started_at is not None
+
+
+def _paused(state: State) -> Wait | None:
     if state.paused is not None:
         return Wait(WaitCode.PAUSED, f"paused {state.paused}; next: hedgerow rollout resume")
     if state.no_data is not None:
         reason = f"no verdict on {state.no_data}; look at it, then: hedgerow rollout resume"
         return Wait(WaitCode.NO_DATA, reason)
+    return None
+
+
+def _held_back(state: State, now: datetime) -> Wait | None:
+    paused = _paused(state)
+    if paused is not None:
+        return paused
     policy = state.plan.policy
     calendar = schedule.may_activate(policy, now, needs_s=schedule.longest_turn_s(policy))
     if isinstance(calendar, schedule.Closed):
@@ -229,14 +258,8 @@ def _held_back(state: State, now: datetime) -> Wait | None:
 
 def _to_fetch(state: State, hosts: Iterable[str], now: datetime) -> Wait | None:
     """Wait for the download window, where one of ``hosts`` has the release still to fetch."""
-    policy = state.plan.policy
-    if not policy.windows.download:
-        return None
     missing = any(state.hosts[host].staged_s is None and state.hosts[host].outcome is None for host in hosts)
-    calendar = schedule.may_download(policy, now)
-    if missing and isinstance(calendar, schedule.Closed):
-        return Wait(WaitCode(calendar.code), calendar.because, calendar.until)
-    return None
+    return may_fetch(state, now) if missing and state.plan.policy.windows.download else None
 
 
 def _to_approve(state: State, wave: int) -> Wait | None:

@@ -127,6 +127,10 @@ def _host(name: str, wave: int, state: State, lines: list[Any]) -> dict[str, Any
 def _bundle(fleet: str, state: State) -> dict[str, bytes]:
     """The bundle's manifest with its provenance, if the registry still vouches for just that one."""
     release = state.plan.release
+    if release.kind != "model":
+        # No registry has it: what it is stands in the plan, and its hash in the statement.
+        said = {"bundle": release.bundle, "kind": release.kind, "sha256": release.sha256, "serves": release.serves}
+        return {"bundle/release.json": seal.encoded(said)}
     try:
         _, data = trusted(paths.fleet_dir(fleet) / "registry", Reference.parse(release.bundle))
     except Exception as error:  # noqa: BLE001 - a registry that is gone must not cost the rest of the evidence

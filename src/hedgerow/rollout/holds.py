@@ -83,7 +83,13 @@ def quarantine(
     """
     if any(each.host == host and each.origin == rollout for each in read(rollouts)):
         return None
-    entry = Entry(
+    entry = _quarantine(host, reason, until, rollout, now=now)
+    _append(rollouts, [entry])
+    return entry
+
+
+def _quarantine(host: str, reason: str, until: datetime | None, rollout: str, *, now: datetime) -> Entry:
+    return Entry(
         kind=Kind.QUARANTINE,
         host=host,
         at=timestamp(now),
@@ -92,8 +98,6 @@ def quarantine(
         until=_text(until),
         origin=rollout,
     )
-    _append(rollouts, [entry])
-    return entry
 
 
 def release(rollouts: Path, host: str, *, by: str, now: datetime, reason: str = "") -> Standing | None:
@@ -104,21 +108,29 @@ def release(rollouts: Path, host: str, *, by: str, now: datetime, reason: str = 
     return ended
 
 
+def due(entries: Iterable[Entry], rollout: str, state: State, now: datetime) -> list[Entry]:
+    """The quarantines that ``quarantine_failed`` would add to ``entries``. Pure."""
+    seconds = state.plan.policy.quarantine_s
+    if not seconds:
+        return []
+    known = {each.host for each in entries if each.origin == rollout}
+    until = now + timedelta(seconds=seconds)
+    return [
+        _quarantine(name, host.fell or host.reason, until, rollout, now=now)
+        for name, host in state.hosts.items()
+        if name not in known and (host.outcome in QUARANTINED or host.fell is not None)
+    ]
+
+
 def quarantine_failed(rollouts: Path, rollout: str, state: State, now: datetime) -> list[Entry]:
     """Quarantine whoever went wrong in ``rollout``, where its policy asks for that; the new entries.
 
     Called when a rollout has ended: while it can be gone on with, a host that it has to see to must stay in its plan.
     """
-    seconds = state.plan.policy.quarantine_s
-    if not seconds:
-        return []
-    until = now + timedelta(seconds=seconds)
-    entries = [
-        quarantine(rollouts, name, host.fell or host.reason, until, rollout, now=now)
-        for name, host in state.hosts.items()
-        if host.outcome in QUARANTINED or host.fell is not None
-    ]
-    return [entry for entry in entries if entry is not None]
+    entries = due(read(rollouts), rollout, state, now)
+    if entries:
+        _append(rollouts, entries)
+    return entries
 
 
 def standing(entries: Iterable[Entry], now: datetime) -> dict[str, Standing]:

@@ -83,11 +83,15 @@ class HostLine:
             NetworkError: It did not come through in as many tries as the policy allows.
             DeviceError: The device refused or failed.
         """
+        return self.repeat(lambda: self.run_once(arguments, timeout_s=timeout_s))
+
+    def repeat(self, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """Do ``work``, again after a broken line or an unreachable registry. Raises as ``run``."""
         attempt = 0
         while True:
             attempt += 1
             try:
-                return self.run_once(arguments, timeout_s=timeout_s)
+                return work()
             except NetworkError as error:
                 wait_s = self._failed_once(attempt, error)
                 if wait_s is None:

@@ -47,6 +47,7 @@ def extend(old: Plan, fresh: Plan) -> Plan:
         entries=entries if any(entries) else [],
         batches=[sizes for _, sizes in parts],
         late=[host for host in [*old.late, *late] if host in planned],
+        carried=[each for each in old.carried if each.host in planned],
         gone=[host for host in dict.fromkeys([*old.gone, *old.hosts]) if host not in listed],
     )
 

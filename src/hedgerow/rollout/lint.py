@@ -6,6 +6,7 @@ nobody can give. A *warning* is a surprise that somebody should have seen before
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
@@ -15,9 +16,11 @@ import msgspec
 
 from hedgerow.rollout import batches, schedule, strata
 from hedgerow.rollout.gate import lint as gate
+from hedgerow.rollout.patrol import LOOKS_PER_S
 from hedgerow.rollout.plan import Target
 from hedgerow.rollout.policy import Policy
 from hedgerow.rollout.policy.budgets import Budgets
+from hedgerow.rollout.policy.notify import Channel
 from hedgerow.rollout.policy.waves import STRATIFY, Labelled, text
 from hedgerow.rollout.schedule import Closed, Open
 from hedgerow.rollout.strata import UNKNOWN
@@ -27,6 +30,10 @@ STEPS = 200
 
 LARGE_FIRST = 0.25
 """A first wave with more than this share of the fleet is no canary."""
+
+
+PLAIN = Channel(command=["true"])
+"""A channel of nothing but defaults."""
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -47,8 +54,8 @@ class Fleet(msgspec.Struct, frozen=True):
 
 def findings(policy: Policy, now: datetime, fleet: Fleet | None = None) -> list[Finding]:
     """Everything, errors first. ``now`` is aware; without ``fleet``, only what holds of any."""
-    found = [*_calendar(policy, now), *_deadlines(policy), *_approvals(policy)]
-    found += [Finding(*remark) for remark in gate.remarks(policy)]
+    found = [*_calendar(policy, now), *_deadlines(policy), *_recheck(policy), *_approvals(policy)]
+    found += [*_idle(policy), *(Finding(*remark) for remark in gate.remarks(policy))]
     if fleet is not None:
         found += [*_waves(policy, fleet), *_budgets(policy, fleet), *_sites(policy, fleet), *_people(policy, fleet)]
     return sorted(found, key=lambda each: each.severity)
@@ -105,6 +112,35 @@ def _deadlines(policy: Policy) -> Iterator[Finding]:
         )
         at_least = policy.soak.deadline_s + retries_s + 30
         yield Finding("warning", "confirm_within_s", what, f"confirm_within_s: {at_least:.0f}, or more")
+
+
+def _recheck(policy: Policy) -> Iterator[Finding]:
+    looked_at = int(policy.recheck.within_s * LOOKS_PER_S)
+    if policy.recheck.hosts > looked_at:
+        what = (
+            f"within {policy.recheck.within_s:g} s {looked_at} hosts are looked at, not {policy.recheck.hosts}: the "
+            f"controller looks at {LOOKS_PER_S} a second"
+        )
+        at_least = math.ceil(policy.recheck.hosts / LOOKS_PER_S)
+        yield Finding("warning", "recheck", what, f"within_s: {at_least}, or more; or fewer hosts")
+
+
+def _idle(policy: Policy) -> Iterator[Finding]:
+    """Keys that change nothing as the others are."""
+    retry = policy.retry
+    if retry.max_backoff_s < retry.backoff_s:
+        what = f"no try waits for {retry.backoff_s:g} s: max_backoff_s is {retry.max_backoff_s:g}"
+        yield Finding("warning", "retry.backoff_s", what, f"at most {retry.max_backoff_s:g}, or a longer max_backoff_s")
+    for channel in policy.notify:
+        if channel.secret_env is None and channel.header != PLAIN.header:
+            what = f"the header {channel.header} is not sent, for no secret_env says what is in it"
+            yield Finding("warning", "notify", what, "name the environment variable in secret_env")
+        if channel.command is not None and channel.attempts != PLAIN.attempts:
+            yield Finding("warning", "notify", "a command runs once, whatever attempts says", "leave attempts out")
+    for number, freeze in enumerate(policy.freeze, start=1):
+        if freeze.timezone is not None and all(each.tzinfo is not None for each in freeze.local):
+            what = f"freeze {number} has offsets of its own, so that {freeze.timezone} says nothing of it"
+            yield Finding("warning", "freeze", what, "leave timezone out, or the offsets")
 
 
 def _approvals(policy: Policy) -> Iterator[Finding]:

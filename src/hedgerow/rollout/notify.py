@@ -20,8 +20,8 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from http.client import HTTPException
 from pathlib import PurePath
 from typing import Any
@@ -70,40 +70,59 @@ def message(state: State, about: About, *, rollout: str = "", at: str | None = N
     }
 
 
-def send(
-    policy: Policy,
-    state: State,
-    about: About,
+class Errand(msgspec.Struct, frozen=True, kw_only=True):
+    """A message, and who is to get it."""
+
+    about: About
+    body: str
+    channels: list[Channel]
+
+    @property
+    def key(self) -> str:
+        """The message's ``Idempotency-Key``."""
+        return hashlib.sha256(self.body.encode()).hexdigest()
+
+
+def errand(policy: Policy, state: State, about: About, *, rollout: str = "") -> Errand | None:
+    """What is to be told whom; None: nobody wants to know ``about``."""
+    channels = [channel for channel in policy.notify if about in channel.on]
+    if not channels:
+        return None
+    return Errand(
+        about=about, body=json.dumps(message(state, about, rollout=rollout), sort_keys=True), channels=channels
+    )
+
+
+def deliver(
+    task: Errand,
     *,
-    rollout: str = "",
     environ: Mapping[str, str] | None = None,
     sleep: Callable[[float], None] = time.sleep,
-) -> list[Notified]:
-    """Tell every channel that wants to know ``about``, all at once; returns when each has answered or failed.
+) -> Iterator[Notified]:
+    """Tell every channel, all at once; what came of each, as soon as it has answered or failed.
 
     Takes at most the slowest channel's ``attempts`` × ``timeout_s`` and the pauses between. Never raises for what a
     channel does.
     """
-    channels = [channel for channel in policy.notify if about in channel.on]
-    if not channels:
-        return []
-    body = json.dumps(message(state, about, rollout=rollout), sort_keys=True).encode()
     known = os.environ if environ is None else environ
-    with ThreadPoolExecutor(max_workers=len(channels), thread_name_prefix="notify") as pool:
-        return list(pool.map(lambda channel: _tell(channel, about, body, known, sleep), channels))
+    with ThreadPoolExecutor(max_workers=len(task.channels), thread_name_prefix="notify") as pool:
+        for told in as_completed([pool.submit(_tell, channel, task, known, sleep) for channel in task.channels]):
+            yield told.result()
 
 
-def _tell(
-    channel: Channel, about: About, body: bytes, environ: Mapping[str, str], sleep: Callable[[float], None]
-) -> Notified:
+def _tell(channel: Channel, task: Errand, environ: Mapping[str, str], sleep: Callable[[float], None]) -> Notified:
     try:
-        failed = _run(channel, body) if channel.command is not None else _post(channel, body, environ, sleep)
+        if channel.command is not None:
+            failed = _run(channel, task.body.encode())
+        else:
+            failed = _post(channel, task, environ, sleep)
     except Exception as error:  # noqa: BLE001 - whatever a channel is, the rollout's end is not to hang on it
         failed = f"{type(error).__name__}"
-    return Notified(at=timestamp(), about=about, through=_name(channel, environ), failed=failed)
+    through = name(channel, environ)
+    return Notified(at=timestamp(), about=task.about, through=through, failed=failed, message=task.key)
 
 
-def _name(channel: Channel, environ: Mapping[str, str]) -> str:
+def name(channel: Channel, environ: Mapping[str, str]) -> str:
     """The channel without anything that could be secret."""
     if channel.command is not None:
         return f"command {PurePath(channel.command[0]).name}"
@@ -122,10 +141,10 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 _OPENER = urllib.request.build_opener(_NoRedirect)
 
 
-def _post(channel: Channel, body: bytes, environ: Mapping[str, str], sleep: Callable[[float], None]) -> str | None:
-    for name in (channel.webhook_env, channel.secret_env):
-        if name is not None and not environ.get(name):
-            return f"the environment has no {name}"
+def _post(channel: Channel, task: Errand, environ: Mapping[str, str], sleep: Callable[[float], None]) -> str | None:
+    for variable in (channel.webhook_env, channel.secret_env):
+        if variable is not None and not environ.get(variable):
+            return f"the environment has no {variable}"
     url = channel.webhook or environ[channel.webhook_env or ""]
     try:
         # One from the environment has not been held against the policy's rules for URLs yet.
@@ -135,11 +154,12 @@ def _post(channel: Channel, body: bytes, environ: Mapping[str, str], sleep: Call
     headers = {
         "Content-Type": "application/json",
         "User-Agent": "hedgerow",
-        "Idempotency-Key": hashlib.sha256(body).hexdigest(),
+        "Idempotency-Key": task.key,
     }
     if channel.secret_env is not None:
         headers[channel.header] = environ[channel.secret_env]
-    request = urllib.request.Request(url, data=body, headers=headers, method="POST")  # noqa: S310 - http(s), see above
+    data = task.body.encode()
+    request = urllib.request.Request(url, data=data, headers=headers, method="POST")  # noqa: S310 - http(s), see above
     return _try_often(request, channel, sleep)
 
 

@@ -6,6 +6,7 @@
   others as it can, and a rerun meets the hosts in the same order.
 - ``--limit`` narrows waves, never budgets.
 - A plan that is gone on with keeps its waves: ``rollout.late``.
+- Hosts that went wrong in a stuck rollout which this one supersedes are in the last wave: ``rollout.carried``.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from hedgerow.rollout import batches, strata, variants
 from hedgerow.rollout.batches import SiteBudget
 from hedgerow.rollout.plan_types import HOLD_LABEL, Held, Kind, Placement, Plan, Release, Target
 from hedgerow.rollout.policy import Policy
+from hedgerow.rollout.strata import Stratum
 from hedgerow.rollout.variants import Misfit, Variant
 
 __all__ = ["HOLD_LABEL", "Held", "Kind", "Placement", "Plan", "Release", "Target", "make"]
@@ -48,10 +50,20 @@ def make(targets: Iterable[Target], policy: Policy, release: Release) -> Plan:
     for each in incompatible:
         del free[each.host]
     of = {name: target.stratum(policy.stratify) for name, target in free.items()}
-    waves = strata.cut(of, {name: target.labels for name, target in free.items()}, policy.waves, seed)
+    carried = [each for each in free.values() if each.went_wrong is not None]
+    if len(carried) == len(free):
+        carried = []  # Somebody has to be the first.
+    waves = _waves(of, free, [each.name for each in carried], policy, seed)
     known = {stratum: number for number, stratum in enumerate(sorted(set(of.values())))}
-    placements = {name: _placement(free[name], chosen.get(name), known[of[name]]) for name in of}
-    parts = [batches.cut(wave, {name: free[name].site for name in wave}, budgets) for _, wave in waves]
+    placements = {name: _placement(free[name], chosen.get(name), known[of[name]], release.kind) for name in of}
+    last = policy.waves[-1]
+    most = last if carried and isinstance(last, int) else None
+    parts = [
+        batches.cut(
+            wave, {name: free[name].site for name in wave}, budgets, most=most if number == len(waves) else None
+        )
+        for number, (_, wave) in enumerate(waves, start=1)
+    ]
     return Plan(
         release=release,
         policy=policy,
@@ -69,7 +81,21 @@ def make(targets: Iterable[Target], policy: Policy, release: Release) -> Plan:
         ],
         incompatible=incompatible,
         outside_limit=outside_limit,
+        carried=[Held(each.name, each.went_wrong or "", origin=each.went_wrong_in) for each in carried],
     )
+
+
+def _waves(
+    of: dict[str, Stratum], free: dict[str, Target], carried: Sequence[str], policy: Policy, seed: str
+) -> list[tuple[str, list[str]]]:
+    """Waves as the policy has them, of everybody but ``carried``, who join the last."""
+    apart = frozenset(carried)
+    well = {name: stratum for name, stratum in of.items() if name not in apart}
+    waves = strata.cut(well, {name: free[name].labels for name in well}, policy.waves, seed)
+    if carried:
+        entry, wave = waves[-1]
+        waves[-1] = entry, [*wave, *carried]
+    return waves
 
 
 def _refuse_doubles(names: Sequence[str]) -> None:
@@ -104,7 +130,9 @@ def _variants(targets: Iterable[Target], of: Sequence[Variant]) -> tuple[dict[st
     return chosen, misfits
 
 
-def _placement(target: Target, variant: Variant | None, stratum: int) -> Placement:
+def _placement(target: Target, variant: Variant | None, stratum: int, kind: Kind) -> Placement:
+    if kind != "model":
+        return Placement(stratum=stratum, site=target.site)
     if variant is None:
         return Placement(stratum=stratum, site=target.site, memory_unknown="what the release needs")
     memory = variants.memory(variant, board_mb=target.memory_mb, old_mb=target.serves_mb, storage=target.storage)

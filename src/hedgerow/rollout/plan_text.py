@@ -43,8 +43,13 @@ def wave_lines(plan: Plan) -> list[str]:
 
 def remarks(plan: Plan) -> list[str]:
     """Everything but the waves: what does not go as the policy has it, who is left out, and the rules."""
-    lines = [*_idle(plan), *_variants(plan), *_memory(plan), *_sites(plan)]
-    for title, held in (("held", plan.held), ("quarantined", plan.quarantined), ("incompatible", plan.incompatible)):
+    lines = [*_kind(plan), *_idle(plan), *_variants(plan), *_memory(plan), *_sites(plan)]
+    for title, held in (
+        ("held", plan.held),
+        ("quarantined", plan.quarantined),
+        ("incompatible", plan.incompatible),
+        ("went wrong before, in the last wave", plan.carried),
+    ):
         lines += _held(title, held)
     for title, names in (
         ("outside --limit", plan.outside_limit),
@@ -96,6 +101,15 @@ def _waves(plan: Plan) -> Iterator[str]:
             said.append(f"batches: {batches_of(plan, number)}")
         named = f": {', '.join(wave)}" if 0 < len(wave) <= NAMED else ""
         yield ", ".join(said) + named
+
+
+def _kind(plan: Plan) -> Iterator[str]:
+    """What a release that is no model does to a host, and what it is judged by."""
+    if plan.release.kind != "model":
+        yield (
+            f"a {plan.release.kind}: each host is drained, restarted with it, and judged by the questions of "
+            f"{plan.release.serves}, which it serves before and after"
+        )
 
 
 def _idle(plan: Plan) -> Iterator[str]:
@@ -188,6 +202,9 @@ def _rules(plan: Plan) -> Iterator[str]:
         f"it goes back by itself after {plan.policy.confirm_within_s} s unconfirmed"
     )
     yield f"more than {budgets.failures} failed host(s) stop it; unreachable ones: {unreachable}"
+    windows = plan.policy.windows
+    if windows.activate or windows.download or plan.policy.freeze:
+        yield f"local times by the time zone database {plan.tzdata or 'of an edition that it does not name'}"
 
 
 def _names(names: Sequence[str]) -> str:

@@ -43,6 +43,10 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     quarantined_until: str | None = None
     quarantined_by: str | None = None
     """The rollout that put it there."""
+    went_wrong: str | None = None
+    """What became of it in the stuck rollout that this one supersedes; None: nothing wrong, or there is none."""
+    went_wrong_in: str | None = None
+    """That rollout."""
     limited: bool = False
     """Outside of the operator's ``--limit``."""
 
@@ -64,9 +68,9 @@ class Release(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """What is rolled out, as the registry vouches for it."""
 
     bundle: str
-    """``name@version``"""
+    """``name@version`` of a model; ``runtime:VERSION``, ``configuration:VERSION``."""
     sha256: str
-    """Hash of the bundle's manifest: what hosts must end up serving."""
+    """Hash of the bundle's manifest: what hosts must end up serving. Of other kinds: of what makes their version."""
     size_bytes: int
     """Bytes that a host fetches at most."""
     probe: GoldenText | GoldenTensors
@@ -79,6 +83,11 @@ class Release(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """What the publisher expects on a board."""
 
     kind: Kind = "model"
+    model: str | None = None
+    """Of a runtime or a configuration: ``name@version`` that hosts serve before and after; the questions are its."""
+    model_sha256: str | None = None
+    versions: dict[str, str] = {}
+    """Host → its own version, where each has one; without an entry it is the bundle's."""
     variants: list[Variant] = []
     """Builds of it, of which every host gets the best-fitting one; empty in plans of older controllers."""
 
@@ -88,9 +97,19 @@ class Release(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         return self.probes or [self.probe]
 
     @property
+    def serves(self) -> str:
+        """``name@version`` of the model that a host serves once it has the release."""
+        return self.model or self.bundle
+
+    @property
+    def serves_sha256(self) -> str:
+        """Hash of that model's manifest."""
+        return self.model_sha256 or self.sha256
+
+    @property
     def name(self) -> str:
-        """The bundle's name, which is the model's name on the server."""
-        return self.bundle.partition("@")[0]
+        """The model's name on the server."""
+        return self.serves.partition("@")[0]
 
 
 class Held(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -138,6 +157,10 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Came after the rollout had begun; they are in the last wave."""
     gone: list[str] = []
     """Were in a wave and have left the inventory since."""
+    tzdata: str | None = None
+    """Edition of the time zone database by which its windows and freezes were read; None: it does not say."""
+    carried: list[Held] = []
+    """Went wrong in the stuck rollout that this one supersedes, and are in the last wave."""
 
     @property
     def hosts(self) -> list[str]:
@@ -168,5 +191,6 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             "outside_limit": len(self.outside_limit),
             "late": len(self.late),
             "gone": len(self.gone),
+            "carried": len(self.carried),
             "outages": len(self.outages),
         }

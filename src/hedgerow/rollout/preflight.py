@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hedgerow.fleet.endpoint import Report
+from hedgerow.rollout import kinds
 from hedgerow.rollout.events import HostState, Outcome
 from hedgerow.rollout.gate.judge import Look
 from hedgerow.rollout.plan import Release
@@ -11,32 +12,39 @@ from hedgerow.rollout.plan_types import Placement
 DISK_MARGIN_MB = 100
 """Left free beside a new bundle, for logs and metadata."""
 
+UNPACKED = 6
+"""Size of an installed runtime and its archive, in archives."""
+
 MENDED_BY_A_RELEASE = frozenset({"no_model", "model_failed"})
 """Critical reasons that a release may take away; a host with any other is not well enough to get one."""
 
 
-def serves(report: Report, release: Release) -> bool:
-    """Whether the host serves exactly this release."""
+def serves(report: Report, release: Release, wanted: str | None = None) -> bool:
+    """Whether the host serves exactly this release. ``wanted``: its own version of it (``kinds.wanted``)."""
     model = report.model
-    return model is not None and report.reference == release.bundle and model.sha256 == release.sha256
+    served = model is not None and report.reference == release.serves and model.sha256 == release.serves_sha256
+    return served and kinds.had(report, release) == (wanted or release.bundle)
 
 
-def had(report: Report, release: Release, known: HostState) -> tuple[Outcome, str] | None:
+def had(report: Report, release: Release, known: HostState, wanted: str | None = None) -> tuple[Outcome, str] | None:
     """The outcome of a host that serves the release with nothing pending; None if it is to go on.
 
     A host that this rollout started and judged well had its confirmation before the run was cut off.
     """
-    if not serves(report, release) or report.pending is not None:
+    if not serves(report, release, wanted) or report.pending is not None:
         return None
+    what = kinds.had(report, release)
     if known.started_at is not None:
         return (Outcome.CONFIRMED, f"{known.reason}; it was confirmed already") if known.verdict == "pass" else None
     if report.status == "failing":
         listed = ", ".join(reason.code for reason in report.troubles)
-        return Outcome.REFUSED, f"serves {report.reference} already, and is failing: {listed}"
-    return Outcome.ALREADY, f"serves {report.reference}"
+        return Outcome.REFUSED, f"serves {what} already, and is failing: {listed}"
+    return Outcome.ALREADY, f"serves {what}"
 
 
-def unfit(report: Report, release: Release, place: Placement | None = None) -> tuple[Outcome, str] | None:
+def unfit(
+    report: Report, release: Release, place: Placement | None = None, wanted: str | None = None
+) -> tuple[Outcome, str] | None:
     """Why an untouched host does not get the release, and as what that counts; None if it is fit.
 
     ``place`` is the host's in the plan, which names its variant, and declares an outage where old and new models do
@@ -48,8 +56,20 @@ def unfit(report: Report, release: Release, place: Placement | None = None) -> t
     critical = {reason.code for reason in report.reasons if reason.severity == "critical"} - MENDED_BY_A_RELEASE
     if critical:
         return Outcome.REFUSED, f"not well before its turn: {', '.join(sorted(critical))}"
-    lack = _lack(report, release) or _memory(report, release, place)
+    lack = _unlike(report, release) or _lack(report, release, wanted) or _memory(report, release, place)
     return None if lack is None else (Outcome.REFUSED, lack)
+
+
+def _unlike(report: Report, release: Release) -> str | None:
+    """Why a host cannot be judged, or taken back, with a release that is no model."""
+    if release.kind == "model":
+        return None
+    if kinds.had(report, release) is None:
+        return (
+            f"its server does not tell its {release.kind}, so nobody could say what it goes back to: converge it first"
+        )
+    sha256 = None if report.model is None else report.model.sha256
+    return kinds.other_model(report.reference, sha256, release)
 
 
 def unseen(look: Look) -> str | None:
@@ -57,11 +77,13 @@ def unseen(look: Look) -> str | None:
     return None if look.reached else f"it answers over SSH, but not as its users reach it: {look.note or 'no answer'}"
 
 
-def _lack(report: Report, release: Release) -> str | None:
+def _lack(report: Report, release: Release, wanted: str | None) -> str | None:
     """What the host has too little of for one more bundle."""
-    needed_mb = release.size_bytes / 1e6 + DISK_MARGIN_MB
+    # A runtime's wheels are unpacked beside the archive that they come in.
+    times = UNPACKED if release.kind == "runtime" else 1
+    needed_mb = times * release.size_bytes / 1e6 + DISK_MARGIN_MB
     free_mb = report.board.disk_free_mb
-    if serves(report, release) or free_mb is None or free_mb >= needed_mb:
+    if serves(report, release, wanted) or free_mb is None or free_mb >= needed_mb:
         return None
     return f"{free_mb:.0f} MB free on its disk, {needed_mb:.0f} MB needed"
 

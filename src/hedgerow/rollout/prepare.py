@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cache, partial
 from pathlib import Path
@@ -13,13 +14,15 @@ import yaml
 from msgspec.structs import replace
 
 from hedgerow.errors import RefusedError, UsageError
-from hedgerow.rollout import cooldown, holds, late, schedule, serving, store
+from hedgerow.rollout import carried, cooldown, holds, kinds, late, release_restarting, schedule, serving, store
 from hedgerow.rollout import plan as plans
 from hedgerow.rollout import policy as policies
 from hedgerow.rollout import release as releases
+from hedgerow.rollout.events import State
 from hedgerow.rollout.journal import Journal
-from hedgerow.rollout.plan import HOLD_LABEL, Plan, Target
+from hedgerow.rollout.plan import HOLD_LABEL, Plan, Release, Target
 from hedgerow.rollout.policy import Policy
+from hedgerow.rollout.zones import version as tzdata_version
 
 LOOKED_BACK = 5
 """Rollouts that are read to learn what hosts serve; what an older one left counts as unknown."""
@@ -87,8 +90,53 @@ def read_policy(given: Any) -> Policy:
     return policies.parse(document, where=str(path))
 
 
-def plan(fleet: str, *, bundle: str, policy: Any, targets: Iterable[Target], now: datetime | None = None) -> Plan:
-    """Check everything that can be checked before a host is touched, then decide.
+@dataclass(frozen=True)
+class Wish:
+    """What is to be released: ``bundle`` (``name@version``), or ``change`` (a runtime or a configuration).
+
+    ``model`` names the one that hosts serve where no rollout knows. ``hosts`` are those of the group ``pis`` with their
+    variables.
+    """
+
+    bundle: str | None = None
+    change: str | None = None
+    model: str | None = None
+    hosts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, what: str, *, model: str | None, hosts: Mapping[str, Mapping[str, Any]]) -> Wish:
+        """``what`` as commands take it: ``name@version``, or a kind that is no model's."""
+        return cls(change=what, model=model, hosts=hosts) if kinds.is_kind(what) else cls(bundle=what)
+
+    def release(self, fleet: str, targets: Iterable[Target]) -> Release:
+        """Read it from the registry, the tree, or the inventory.
+
+        Raises:
+            UsageError: Both were said, or neither.
+            RefusedError, PublisherError: As ``release.read`` and ``release_restarting.read``.
+        """
+        if (self.bundle is None) == (self.change is None):
+            raise UsageError(
+                "nobody can tell what is to be released",
+                next_step="say which bundle: -e bundle=assistant@1.1.0; or change=runtime, or change=configuration",
+            )
+        if self.change is None:
+            return releases.read(fleet, self.bundle or "")
+        planned = [each.name for each in targets if not each.limited and each.hold is None and each.quarantine is None]
+        past = _past(store.folder(fleet), release_restarting.LOOKED_BACK)
+        return release_restarting.read(fleet, self.change, self.hosts, past, planned=planned, model=self.model)
+
+
+def plan(
+    fleet: str,
+    *,
+    bundle: str | None = None,
+    policy: Any,
+    targets: Iterable[Target],
+    now: datetime | None = None,
+    wish: Wish | None = None,
+) -> Plan:
+    """Check everything that can be checked before a host is touched, then decide. ``bundle`` is short for a ``wish``.
 
     A rollout that was cut off keeps its waves; who came since is in the last (``rollout.late``). ``now``: None is
     the present.
@@ -100,20 +148,31 @@ def plan(fleet: str, *, bundle: str, policy: Any, targets: Iterable[Target], now
         RefusedError: The bundle fits no host, or was taken back here a short while ago.
     """
     now = now or datetime.now(UTC)
-    made_of, release = read_policy(policy), releases.read(fleet, bundle)
-    rollouts = store.folder(fleet)
+    made_of, targets, rollouts = read_policy(policy), list(targets), store.folder(fleet)
+    release = (wish or Wish(bundle=bundle)).release(fleet, targets)
     going_on = store.interrupted(rollouts, release.sha256)
     if going_on is None:
         recent = store.since(rollouts, now - timedelta(seconds=made_of.cooldown_s))
         cooldown.refuse(recent, release, made_of.cooldown_s, now)
     _refuse_for_ever(made_of, now)
-    free = holds.merge(targets, holds.standing(holds.read(rollouts), now))
+    free = _kept_out(rollouts, targets, None if going_on else store.taken_over(rollouts, release.bundle), now)
     known = _with_memory(fleet, rollouts, free)
     fresh = plans.make(known, made_of, release)
     if going_on is not None:
-        return late.extend(going_on[1].plan, fresh)
+        return replace(late.extend(going_on[1].plan, fresh), tzdata=tzdata_version())
     _refuse_nobody(fresh)
-    return fresh
+    return replace(fresh, tzdata=tzdata_version())
+
+
+def _kept_out(
+    rollouts: Path, targets: Iterable[Target], superseded: tuple[str, State] | None, now: datetime
+) -> list[Target]:
+    """``targets`` with what stands against them; of a stuck rollout that this one supersedes, also what is to come."""
+    entries = holds.read(rollouts)
+    if superseded is None:
+        return holds.merge(targets, holds.standing(entries, now))
+    entries += holds.due(entries, *superseded, now)
+    return carried.mark(holds.merge(targets, holds.standing(entries, now)), *superseded)
 
 
 def _refuse_for_ever(policy: Policy, now: datetime) -> None:
@@ -140,12 +199,16 @@ def _refuse_nobody(made: Plan) -> None:
         )
 
 
+def _past(rollouts: Path, number: int) -> Iterator[State]:
+    """The newest rollouts, newest first; read as they are asked for."""
+    newest = reversed(store.ids(rollouts)[-number:])
+    return (state for rollout in newest if (state := Journal(rollouts / rollout).state()) is not None)
+
+
 def _with_memory(fleet: str, rollouts: Path, targets: list[Target]) -> list[Target]:
     """``targets`` with what is known of the memory that their present models need; asked only where a board's is."""
     measured = [each.name for each in targets if each.memory_mb is not None]
     if not measured:
         return targets
-    newest = reversed(store.ids(rollouts)[-LOOKED_BACK:])
-    states = (state for rollout in newest if (state := Journal(rollouts / rollout).state()) is not None)
-    needs = serving.memory_mb(measured, states, cache(partial(releases.memory_mb, fleet)))
+    needs = serving.memory_mb(measured, _past(rollouts, LOOKED_BACK), cache(partial(releases.memory_mb, fleet)))
     return [replace(each, serves_mb=needs[each.name]) if needs.get(each.name) is not None else each for each in targets]

@@ -48,6 +48,8 @@ GOOD = frozenset({Outcome.CONFIRMED, Outcome.ALREADY})
 FAILED = frozenset({Outcome.REFUSED, Outcome.REVERTED, Outcome.KEPT, Outcome.LOST})
 HARMED = FAILED - {Outcome.REFUSED}
 """Failed with the release on it: what makes a stop a breach, so that the others go back, too."""
+AWAY = frozenset({Outcome.LOST, Outcome.KEPT, Outcome.UNREACHABLE})
+"""Left as somebody who may serve no user of its site."""
 UNTOUCHED = frozenset({Outcome.ALREADY, Outcome.REFUSED, Outcome.UNREACHABLE, Outcome.SKIPPED})
 
 
@@ -130,6 +132,20 @@ class Waiting(_Event, frozen=True, kw_only=True, tag="waiting"):
 
     code: str
     reason: str
+
+
+class Rechecked(_Event, frozen=True, kw_only=True, tag="rechecked"):
+    """Hosts were looked at before a wave: confirmed ones, and those that may not be available beside the wave's own.
+
+    ``last``: the last of the confirmed ones, after whom the next look begins.
+    """
+
+    hosts: int
+    last: str | None = None
+    away: list[str] = []
+    """Who of them did not answer, or is failing or without a model: of no use to its site's users."""
+    back: list[str] = []
+    """Who had been so, and is well."""
 
 
 class HostPrepared(_Event, frozen=True, kw_only=True, tag="host_prepared"):
@@ -248,12 +264,24 @@ class Superseded(_Event, frozen=True, kw_only=True, tag="superseded"):
     by: str
 
 
+class Telling(_Event, frozen=True, kw_only=True, tag="telling"):
+    """Somebody is about to be told, beside the rollout's work. ``message`` is its key; ``through``: the channels."""
+
+    about: str
+    through: list[str]
+    message: str
+
+
 class Notified(_Event, frozen=True, kw_only=True, tag="notified"):
     """Somebody was told. ``failed`` says why the message did not get there."""
 
     about: str
     through: str
     failed: str | None = None
+    message: str = ""
+    """The key of its ``Telling``."""
+    known: bool = True
+    """False: the rollout ended before the channel had answered; the message is still on its way."""
 
 
 class Closed(_Event, frozen=True, kw_only=True, tag="closed"):
@@ -266,6 +294,7 @@ Event = (
     | Surveyed
     | WaveOpened
     | Waiting
+    | Rechecked
     | HostPrepared
     | HostStarted
     | HostStaged
@@ -280,6 +309,7 @@ Event = (
     | Stopped
     | RolledBack
     | Superseded
+    | Telling
     | Notified
     | Closed
 )

@@ -30,12 +30,16 @@ class Completed:
     stderr: str
 
 
-def command_line(arguments: Sequence[str], *, timeout_s: int) -> str:
+CONFIRMED_PROGRAM = "/opt/hedgerow/runtime/confirmed/bin/hedgerow-device"
+"""The same, of the runtime before while a new one waits for its confirmation: that one must not judge itself."""
+
+
+def command_line(arguments: Sequence[str], *, timeout_s: int, program: str = PROGRAM) -> str:
     """Shell text that runs the program with ``arguments`` and ends it after ``timeout_s`` seconds.
 
     An activation is a transaction, so ending it leaves nothing half-done.
     """
-    return shlex.join(["timeout", "--kill-after=10", str(timeout_s), PROGRAM, *arguments])
+    return shlex.join(["timeout", "--kill-after=10", str(timeout_s), program, *arguments])
 
 
 def parse_report(done: Completed, *, host: str) -> Report:

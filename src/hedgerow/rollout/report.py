@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from hedgerow.rollout import cooldown, events
+from hedgerow.rollout import ahead, cooldown, events
 from hedgerow.rollout.events import GOOD, HostState, Outcome, State
 
 COLUMNS = ("wave", "host", "outcome", "before", "activation s", "turn s", "why")
@@ -59,6 +59,9 @@ def summary(state: State, *, running: bool = False) -> list[str]:
         lines.append(f"  stopped: {state.stopped}")
     elif state.phase == "open" and state.waiting is not None:
         lines.append(f"  waiting since {state.waited_at}: {state.waiting[1]}")
+    ready = ahead.staged(state)
+    if ready and state.phase == "open" and state.stopped is None:
+        lines.append(f"  staged ahead of their turn: {ready} of {len(state.plan.hosts)} host(s)")
     lines += _missing(state)
     following = next_step(state, running=running)
     return lines if following is None else [*lines, f"  next: {following}"]
@@ -95,8 +98,18 @@ def next_step(state: State, *, running: bool) -> str | None:
     match state.phase:
         case "complete" | "rolled_back" | "superseded":
             return None
+        case "open" if state.wave == 0 and ahead.staged(state):
+            return "release it: hedgerow rollout resume"
         case "open":
             return "it was cut off; go on with it: hedgerow rollout resume"
+    return _again(state)
+
+
+def _again(state: State) -> str:
+    """What to type after a rollout that ended with hosts missing."""
+    skipped = state.outcomes.get(Outcome.SKIPPED, 0)
+    if state.phase == "partial" and skipped:
+        return f"{skipped} host(s) were passed over and get it with: hedgerow rollout resume"
     again = "mend what is named above, then run the same command again"
     ends = cooldown.ends(state, state.plan.policy.cooldown_s)
     return (
@@ -109,6 +122,7 @@ def document(rollout: str, state: State) -> dict[str, Any]:
     return {
         "id": rollout,
         "bundle": state.plan.release.bundle,
+        "kind": state.plan.release.kind,
         "phase": state.phase,
         "opened_at": state.opened_at,
         "closed_at": state.closed_at,
@@ -141,6 +155,9 @@ def line(event: events.Event) -> str:  # noqa: C901, PLR0911, PLR0912 - one line
             return f"wave {event.number} begins: {len(event.hosts)} host(s)"
         case events.Waiting():
             return f"waiting: {event.reason}"
+        case events.Rechecked():
+            away = f", of which {len(event.away)} serve nobody" if event.away else ""
+            return f"looked again at {event.hosts} host(s){away}"
         case events.HostPrepared():
             return f"{event.host}: fit, serves {event.before or 'nothing'}"
         case events.HostStarted():
@@ -167,6 +184,10 @@ def line(event: events.Event) -> str:  # noqa: C901, PLR0911, PLR0912 - one line
             return f"rolled back: {event.reason}"
         case events.Superseded():
             return f"superseded by {event.by}"
+        case events.Telling():
+            return f"telling about {event.about} through {', '.join(event.through)}"
+        case events.Notified(known=False):
+            return f"told about {event.about} through {event.through}, which had not answered when the rollout ended"
         case events.Notified():
             failed = "" if event.failed is None else f", which failed: {event.failed}"
             return f"told about {event.about} through {event.through}{failed}"

@@ -22,6 +22,8 @@ def memory_mb(
     open_hosts = set(hosts)
     found: dict[str, int | None] = dict.fromkeys(open_hosts)
     for state in states:
+        if state.plan.release.kind != "model":
+            continue
         reached = {host for host in open_hosts if touched(state.hosts.get(host))}
         for host in reached:
             known, bundle = left(state, state.hosts[host])
@@ -29,6 +31,24 @@ def memory_mb(
         open_hosts -= reached
         if not open_hosts:
             break
+    return found
+
+
+def bundles(hosts: Iterable[str], states: Iterable[State]) -> dict[str, str | None]:
+    """Host → ``name@version`` of the model that rollouts left it with, None for nothing; unknown ones are left out.
+
+    ``states`` as for ``memory_mb``.
+    """
+    open_hosts = set(hosts)
+    found: dict[str, str | None] = {}
+    for state in states:
+        if not open_hosts:
+            break
+        if state.plan.release.kind == "model":
+            for host in [name for name in open_hosts if touched(state.hosts.get(name))]:
+                known, bundle = left(state, state.hosts[host])
+                found |= {host: bundle} if known else {}
+                open_hosts.discard(host)
     return found
 
 

@@ -7,22 +7,41 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from hedgerow import paths
 from hedgerow.errors import ExitCode
-from hedgerow.rollout import store
+from hedgerow.rollout import kinds, store
 from hedgerow.rollout.events import State
+
+Ahead = Literal["no", "yes", "only"]
+"""Whether hosts fetch a release ahead of their turns, or do nothing else."""
 
 
 def arguments(
-    inventory: Path, bundle: str, *, policy: Path | dict[str, Any] | None, limit: str | None, check: bool
+    inventory: Path,
+    bundle: str,
+    *,
+    policy: Path | dict[str, Any] | None,
+    limit: str | None,
+    check: bool,
+    ahead: Ahead = "no",
+    model: str | None = None,
 ) -> list[str]:
-    """The command line of ``ansible-playbook``; values travel as JSON, so that none is taken for an option."""
+    """The command line of ``ansible-playbook``; values travel as JSON, so that none is taken for an option.
+
+    ``bundle`` may be a kind that is no model's, for which ``model`` says what hosts serve.
+    """
     given = str(policy.resolve()) if isinstance(policy, Path) else policy
-    values = {"bundle": bundle} | ({} if given is None else {"rollout_policy": given})
+    values = {"change" if kinds.is_kind(bundle) else "bundle": bundle} | (
+        {} if given is None else {"rollout_policy": given}
+    )
+    if model is not None and kinds.is_kind(bundle):
+        values["model"] = model
+    if ahead != "no":
+        values["stage_ahead"] = ahead
     line = ["-i", str(inventory.resolve()), "playbooks/rollout.yml", "-e", json.dumps(values)]
     if limit is not None:
         line += ["--limit", limit]
@@ -31,9 +50,19 @@ def arguments(
     return line
 
 
-def start(inventory: Path, bundle: str, *, policy: Path | dict[str, Any] | None, limit: str | None, check: bool) -> int:
+def start(
+    inventory: Path,
+    bundle: str,
+    *,
+    policy: Path | dict[str, Any] | None,
+    limit: str | None,
+    check: bool,
+    ahead: Ahead = "no",
+    model: str | None = None,
+) -> int:
     """Run it in view; return its exit code. Ctrl-C reaches it as well, and the same command goes on from there."""
-    return _play(arguments(inventory, bundle, policy=policy, limit=limit, check=check))
+    words = arguments(inventory, bundle, policy=policy, limit=limit, check=check, ahead=ahead, model=model)
+    return _play(words)
 
 
 def resume(inventory: Path, state: State) -> int:
@@ -41,7 +70,8 @@ def resume(inventory: Path, state: State) -> int:
     plan = state.plan
     limit = ":".join(["pis", *(f"!{host}" for host in plan.outside_limit)]) if plan.outside_limit else None
     policy = msgspec.to_builtins(plan.policy)
-    return start(inventory, plan.release.bundle, policy=policy, limit=limit, check=False)
+    release = plan.release
+    return start(inventory, release.bundle, policy=policy, limit=limit, check=False, model=release.model)
 
 
 def bring_back(inventory: Path, rollout: str) -> int:

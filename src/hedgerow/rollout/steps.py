@@ -17,33 +17,37 @@ steps in order; tests do the same in memory.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 
 import msgspec
 
 from hedgerow.errors import DeviceError, NetworkError
-from hedgerow.rollout import decide, events, holds, preflight
+from hedgerow.rollout import decide, events, holds, kinds, preflight
 from hedgerow.rollout.events import Outcome, State
 from hedgerow.rollout.gate import baseline
 from hedgerow.rollout.gate.controls import choose_controls
 from hedgerow.rollout.gate.prometheus import Queries
-from hedgerow.rollout.gate.samples import Expectation, Window
+from hedgerow.rollout.gate.samples import Window
 from hedgerow.rollout.gate.session import Evidence, GateSession
 from hedgerow.rollout.gate.verdicts import Verdict
 from hedgerow.rollout.gate.watcher import Watcher
 from hedgerow.rollout.hostline import Clock, Device
-from hedgerow.rollout.journal import Journal, timestamp
-from hedgerow.rollout.returns import ENDED, HostReturns, Step, outcome_after
+from hedgerow.rollout.journal import Journal
+from hedgerow.rollout.returns import ENDED, Step, outcome_after
+from hedgerow.rollout.staging import Deliver, HostStaging
 
 __all__ = ["Clock", "Device", "HostSteps", "Step", "outcome_after"]
 
 
-class HostSteps(HostReturns):
+DRAINING = "draining"
+"""The health report's code for a server that takes no new requests."""
+
+
+class HostSteps(HostStaging):
     """The steps of one host's turn. ``attend`` journals what operators have asked meanwhile.
 
     ``peers`` makes a watcher of another host, for a gate that compares with untouched ones; ``labels`` are what its
-    queries may say of this one (``site``, ``fleet``, ``address``).
+    queries may say of this one (``site``, ``fleet``, ``address``). ``deliver`` brings what no registry has.
     """
 
     def __init__(  # noqa: PLR0917 - one argument for each thing a turn needs from outside
@@ -56,8 +60,9 @@ class HostSteps(HostReturns):
         attend: Callable[[], object] = lambda: None,
         peers: Callable[[str], Watcher] | None = None,
         labels: Mapping[str, str] | None = None,
+        deliver: Deliver | None = None,
     ) -> None:
-        super().__init__(host, journal, device, clock)
+        super().__init__(host, journal, device, clock, deliver)
         self._watcher = watcher
         self._attend = attend
         self._peers = peers
@@ -79,56 +84,43 @@ class HostSteps(HostReturns):
             report = self._line.report()
         except (NetworkError, DeviceError) as error:
             return self._silent(error, started=known.started_at is not None)
-        ended = preflight.had(report, self._release, known)
+        ended = preflight.had(report, self._release, known, self._wanted)
         if ended is None and known.started_at is None:
             place = state.plan.placements.get(self.host)
-            ended = preflight.unfit(report, self._release, place) or self._unseen()
+            ended = preflight.unfit(report, self._release, place, self._wanted) or self._unseen()
         if ended is not None:
             return self._finish(*ended)
         if known.started_at is None:
-            baseline = sorted(reason.code for reason in report.troubles)
-            self._record(events.HostPrepared, before=report.reference, baseline=baseline)
-        return Step(msg=f"serves {report.reference or 'nothing'} and is to serve {self._release.bundle}")
-
-    def stage(self) -> Step:
-        """Have the device fetch and verify the whole release; nothing changes in serving."""
-        if self._journal.read().hosts[self.host].started_at is not None:
-            return Step(msg="staged before the run was cut off")
-        started = self._clock.monotonic()
-        try:
-            answer = self._line.run(["stage", self._release.bundle], timeout_s=self._policy.activate_within_s)
-        except (NetworkError, DeviceError) as error:
-            if isinstance(error, DeviceError):
-                return self._finish(Outcome.REFUSED, f"staging failed: {error.what}")
-            return self._source_gone(error.what)
-        seconds = round(self._clock.monotonic() - started, 3)
-        new_bytes = answer.get("new_bytes")
-        self._record(events.HostStaged, seconds=seconds, new_bytes=new_bytes if isinstance(new_bytes, int) else None)
-        return Step(changed=bool(answer.get("changed")), msg=f"staged in {seconds:.1f} s")
+            # A drain is this rollout's own, of a run that was cut off, and no excuse for one that lasts.
+            baseline = sorted(reason.code for reason in report.troubles if reason.code != DRAINING)
+            self._record(events.HostPrepared, before=kinds.had(report, self._release), baseline=baseline)
+        return Step(msg=f"serves {kinds.had(report, self._release) or 'nothing'} and is to serve {self._wanted}")
 
     def drain(self) -> Step:
         """Have the server end its requests and take no new ones, where the release's kind changes more than a model.
 
-        The device takes requests again by itself after the longest turn, whatever becomes of this process.
+        Before that the host is measured, for it answers nobody while it is drained. One that cannot be drained is
+        left as it is.
         """
         if not decide.drains(self._release.kind):
             return Step(msg="stays in service")
-        longest_s = self._policy.activate_within_s + math.ceil(self._policy.soak.deadline_s)
+        if self._journal.read().hosts[self.host].started_at is None:
+            self._attend()
+            over = self._not_its_turn(self._journal.read())
+            if over is None:
+                self._measure()
+                over = self._not_its_turn(self._journal.read())
+            if over is not None:
+                return over
         try:
-            self._line.run(["drain", "--within", str(longest_s)], timeout_s=longest_s)
+            self._drain()
         except (NetworkError, DeviceError) as error:
-            return Step(failed=True, msg=f"it could not be drained: {error.what}")
+            return self._undrained(error)
         return Step(changed=True, msg="takes no new requests")
 
     def undrain(self) -> Step:
         """Have the server take requests again, however the turn came out. Never fails: the device has a limit, too."""
-        if not decide.drains(self._release.kind):
-            return Step(msg="stays in service")
-        try:
-            answer = self._line.run(["undrain"])
-        except (NetworkError, DeviceError) as error:
-            return Step(msg=f"its drain ends by its own limit; it could not be told: {error.what}")
-        return Step(changed=bool(answer.get("changed")), msg="takes requests")
+        return self._undrain()
 
     # -- the change -------------------------------------------------------
 
@@ -139,7 +131,7 @@ class HostSteps(HostReturns):
         known = state.hosts[self.host]
         if known.started_at is None:
             over = self._not_its_turn(state)
-            if over is None:
+            if over is None and not decide.drains(self._release.kind):
                 self._measure()
                 over = self._not_its_turn(self._journal.read())
             if over is not None:
@@ -148,12 +140,14 @@ class HostSteps(HostReturns):
         elif known.verdict not in {None, Verdict.PASS}:
             return Step(failed=True, msg=f"its gate had said {known.verdict} before the run was cut off")
         started = self._clock.monotonic()
-        arguments = ["activate", self._release.bundle, "--confirm-within", str(self._policy.confirm_within_s)]
+        arguments = ["activate", self._wanted, "--confirm-within", str(self._policy.confirm_within_s)]
         try:
             answer = self._line.run(arguments, timeout_s=self._policy.activate_within_s)
         except (NetworkError, DeviceError) as error:
             return Step(failed=True, msg=f"activation failed: {error.what}")
         seconds = round(self._clock.monotonic() - started, 3)
+        if not answer.get("changed"):
+            self._undrain()  # it had it before the run was cut off: no restart has ended the drain, and the gate asks
         load_s = answer.get("load_s")
         load_s = float(load_s) if isinstance(load_s, int | float) else None
         self._record(events.HostActivated, seconds=seconds, load_s=load_s)
@@ -171,7 +165,7 @@ class HostSteps(HostReturns):
         if stop is not None:
             return self._judged(ENDED, f"the rollout has stopped: {stop}", Evidence(looks=0, seconds=0.0))
         try:
-            self._line.run(["confirm", self._release.bundle])
+            self._line.run(["confirm", self._wanted])
         except (NetworkError, DeviceError) as error:
             return Step(failed=True, msg=f"confirmation failed: {error.what}")
         return self._finish(Outcome.CONFIRMED, self._journal.read().hosts[self.host].reason or "passed its gate")
@@ -184,6 +178,7 @@ class HostSteps(HostReturns):
         back = self._bring_back("the rollout's drill of the way back")
         if back.outcome is not None:
             return Step(failed=True, msg=f"the drill failed: {back.text}")
+        self._drain_to_go_back()
         again = self.activate()
         return again if again.failed else self.gate()
 
@@ -223,7 +218,9 @@ class HostSteps(HostReturns):
 
     def _measure(self) -> None:
         """Measure the host with the version before, for the gate to compare with."""
-        baseline.save(self._journal.folder, self.host, self._session().baseline())
+        session = self._session()
+        baseline.save(self._journal.folder, self.host, session.baseline())
+        baseline.save_controls(self._journal.folder, self.host, session.controls_measured)
 
     def _silent(self, error: NetworkError | DeviceError, *, started: bool) -> Step:
         """It gave no report: left as it is before its turn, brought back where that was cut off."""
@@ -232,25 +229,21 @@ class HostSteps(HostReturns):
         outcome = Outcome.UNREACHABLE if isinstance(error, NetworkError) else Outcome.REFUSED
         return self._finish(outcome, error.what)
 
+    def _undrained(self, error: NetworkError | DeviceError) -> Step:
+        """Requests still run, or nobody answers: it is left as it is, or brought back where its turn was cut off."""
+        if self._journal.read().hosts[self.host].started_at is not None:
+            return Step(failed=True, msg=f"it could not be drained: {error.what}")
+        self._undrain()
+        outcome = Outcome.UNREACHABLE if isinstance(error, NetworkError) else Outcome.REFUSED
+        return self._finish(outcome, f"it could not be drained: {error.what}")
+
     def _unseen(self) -> tuple[Outcome, str] | None:
         unseen = preflight.unseen(self._watcher().look())
         return None if unseen is None else (Outcome.REFUSED, unseen)
 
-    def _source_gone(self, what: str) -> Step:
-        tries = self._policy.retry.attempts
-        step = self._finish(Outcome.SKIPPED, f"staging failed in {tries} tries: {what}")
-        if decide.stopped(self._journal.read()) is None:
-            reason = f"{self.host} could not get the release in {tries} tries: {what}"
-            self._journal.record(events.Stopped(at=timestamp(), reason=reason))
-        return step
-
     def _session(self, *, before: Window | None = None) -> GateSession:
         known = self._journal.read().hosts[self.host]
-        expected = Expectation(
-            version=self._release.bundle,
-            sha256=self._release.sha256,
-            baseline=frozenset(known.baseline),
-        )
+        expected = kinds.expectation(self._release, self.host, known.baseline)
         rules = self._policy.gate.prometheus
         return GateSession(
             self._watcher(),
@@ -261,17 +254,19 @@ class HostSteps(HostReturns):
             stop=self.interrupted,
             before=before,
             controls=self._controls(),
+            controls_before=baseline.load_controls(self._journal.folder, self.host),
             queries=None if rules is None else Queries(rules, self._labels),
             start_s=known.load_s,
         )
 
-    def _controls(self) -> list[Watcher]:
-        """Hosts without the release, where a criterion compares with them."""
+    def _controls(self) -> dict[str, Watcher]:
+        """Hosts without the release, where answers are compared; those first that were asked before the activation."""
         if self._peers is None or not self._policy.gate.needs_controls:
-            return []
+            return {}
         state = self._journal.read()
-        names = choose_controls(state.plan, state, self.host, self._policy.gate.controls)
-        return [self._peers(name) for name in names]
+        asked = baseline.load_controls(self._journal.folder, self.host)
+        names = choose_controls(state.plan, state, self.host, self._policy.gate.controls, asked)
+        return {name: self._peers(name) for name in names}
 
     def _judged(self, verdict: str, reason: str, seen: Evidence) -> Step:
         self._record(events.HostJudged, verdict=verdict, reason=reason, **msgspec.structs.asdict(seen))

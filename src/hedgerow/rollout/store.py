@@ -16,7 +16,7 @@ import msgspec
 
 from hedgerow import atomic, paths
 from hedgerow.errors import RefusedError, UsageError
-from hedgerow.rollout import decide, lease
+from hedgerow.rollout import decide, holds, lease
 from hedgerow.rollout.events import Closed, Opened, Resumed, State, Superseded
 from hedgerow.rollout.journal import FILE, Journal, timestamp
 from hedgerow.rollout.plan import Plan
@@ -77,7 +77,7 @@ def begin(rollouts: Path, plan: Plan, *, pid: int, now: datetime) -> Journal:
     at = timestamp(now)
     open_one = interrupted(rollouts, plan.release.sha256)
     if open_one is None:
-        _supersede_stuck(rollouts, plan, pid=pid, by=by, at=at)
+        _supersede_stuck(rollouts, plan, pid=pid, by=by, now=now)
         name = _fresh_name(rollouts, plan, now)
     else:
         name = open_one[0]
@@ -114,8 +114,18 @@ def reopen(rollouts: Path, rollout: str | None, *, pid: int, now: datetime) -> J
     return journal
 
 
-def _supersede_stuck(rollouts: Path, plan: Plan, *, pid: int, by: str, at: str) -> None:
-    """Journal that this plan takes over from the newest rollout, if that is open."""
+def taken_over(rollouts: Path, bundle: str) -> tuple[str, State] | None:
+    """The stuck rollout that one of ``bundle`` supersedes, or has superseded just now; None: there is none."""
+    newest = _newest(rollouts)
+    if newest is None:
+        return None
+    state = newest[1]
+    stuck = _cut_off(state) and state.phase == "open" and state.plan.release.bundle != bundle
+    return newest if stuck or state.superseded_by == bundle else None
+
+
+def _supersede_stuck(rollouts: Path, plan: Plan, *, pid: int, by: str, now: datetime) -> None:
+    """Journal that this plan takes over from the newest rollout, if that is open; who went wrong there is kept out."""
     newest = _newest(rollouts)
     if newest is None or not _cut_off(newest[1]):
         return
@@ -131,7 +141,10 @@ def _supersede_stuck(rollouts: Path, plan: Plan, *, pid: int, by: str, at: str) 
         )
     if state.phase != "open":
         return
+    at = timestamp(now)
     lease.take(rollouts, journal.folder.name, pid=pid, by=by, since=at)
+    # Before the end is journaled: cut off in between, it is done when the same command is given again.
+    holds.quarantine_failed(rollouts, name, state, now)
     journal.append(Superseded(at=at, by=plan.release.bundle))
     journal.append(Closed(at=at))
 
@@ -167,7 +180,7 @@ def _refuse_forgetting(state: State, plan: Plan, name: str) -> None:
 
 
 def _fresh_name(rollouts: Path, plan: Plan, now: datetime) -> str:
-    stem = f"{now:%Y%m%dT%H%M%SZ}-{plan.release.bundle.replace('@', '-')}"
+    stem = f"{now:%Y%m%dT%H%M%SZ}-{plan.release.bundle.replace('@', '-').replace(':', '-')}"
     name, number = stem, 1
     while (rollouts / name).exists():
         number += 1

@@ -20,7 +20,7 @@ from hedgerow.errors import HedgerowError
 from hedgerow.registry import manifest as manifests
 from hedgerow.registry.reference import Reference
 from hedgerow.registry.verify import trusted
-from hedgerow.rollout import events
+from hedgerow.rollout import events, kinds
 from hedgerow.rollout.events import Outcome, State
 from hedgerow.rollout.gate.samples import Look
 from hedgerow.rollout.hostline import Clock
@@ -66,10 +66,19 @@ def judge(
     looks: dict[str, Look], release: Release, vouched: Callable[[str], str | None], *, at: str
 ) -> events.Surveyed:
     """Sort hosts by what was seen of them. Pure but for ``vouched``."""
-    known, first, unknown, silent, refused = 0, [], [], [], {}
+    known = 0
+    first: list[str] = []
+    unknown: list[str] = []
+    silent: list[str] = []
+    refused: dict[str, str] = {}
     for host, look in looks.items():
         if not look.reached or look.status is None:
             silent.append(host)
+            continue
+        if release.kind != "model":
+            why = _unlike(look, release)
+            known += why is None
+            refused |= {} if why is None else {host: why}
             continue
         if look.version is None:
             first.append(host)
@@ -85,6 +94,16 @@ def judge(
         else:
             known += 1
     return events.Surveyed(at=at, known=known, first=first, unknown=unknown, refused=refused, silent=silent)
+
+
+def _unlike(look: Look, release: Release) -> str | None:
+    """Why a host cannot go back from, or be judged with, a release that is no model; None: it can.
+
+    The version before stays on the device, which holds it to its own sum before anything changes.
+    """
+    if kinds.seen(look, release) is None:
+        return f"rule way-back: its server does not tell its {release.kind}: playbooks/site.yml for it first"
+    return kinds.other_model(look.version, look.sha256, release)
 
 
 def describe(found: events.Surveyed) -> Sequence[str]:

@@ -10,7 +10,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import msgspec
 
@@ -28,32 +29,47 @@ class Return(msgspec.Struct, frozen=True, kw_only=True):
     changed: bool = False
 
 
+@dataclass(frozen=True)
+class Way:
+    """From what a host leaves to what it had before (None: nothing), as ``hedgerow-device`` names them.
+
+    ``had`` reads of a report what it has; ``command`` brings it back; ``drain`` is called before that, for who is out
+    of service meanwhile.
+    """
+
+    release: str
+    before: str | None
+    had: Callable[[Report], str | None]
+    command: Sequence[str]
+    drain: Callable[[], None] = lambda: None
+
+
 def bring_back(
     line: HostLine,
-    release: str,
-    before: str | None,
-    reason: str,
+    way: Way,
     *,
     timeout_s: int,
     again: Callable[[NetworkError], bool] = lambda _: False,
 ) -> Return:
-    """Have the host serve ``before`` (``name@version``, None: nothing) instead of ``release``.
+    """Have the host go ``way``.
 
     ``again`` is asked, after a line broke, whether to begin anew; it waits as long as it sees fit. Never raises for
     what a host or a network does.
     """
+    before = way.before
     changed = False
     while True:
         try:
             report = line.settled_report(before)
-            if report.reference == release != before:
+            if way.had(report) == way.release != before:
                 if before is None:
-                    text = f"nothing was served before, so {release} stays"
+                    text = f"nothing was served before, so {way.release} stays"
                     return Return(outcome=Outcome.KEPT, text=text)
-                line.run_once(["revert", "--reason", reason], timeout_s=timeout_s)
+                way.drain()
+                line.run_once(way.command, timeout_s=timeout_s)
                 changed = True
                 report = line.settled_report(before)
-            return _judged(report, release, before, changed=changed)
+            return _judged(report, way, changed=changed)
         except NetworkError as error:
             if not again(error):
                 return Return(outcome=Outcome.LOST, text=f"it cannot be reached to go back: {error.what}")
@@ -61,11 +77,14 @@ def bring_back(
             return Return(outcome=Outcome.LOST, text=f"it did not go back: {error.what}")
 
 
-def _judged(report: Report, release: str, before: str | None, *, changed: bool) -> Return:
-    now = report.reference or "nothing"
-    if report.reference == before:
+def _judged(report: Report, way: Way, *, changed: bool) -> Return:
+    before, found = way.before, way.had(report)
+    now = found or "nothing"
+    if found == before:
+        if before is not None and report.model is None:
+            return Return(outcome=Outcome.LOST, text=f"has {now}, as before, and serves no model", changed=changed)
         return Return(outcome=None, text=f"serves {now if before else 'nothing, as before'}", changed=changed)
-    if report.reference == release or report.reference is None:
+    if found in {way.release, None}:
         text = f"{'after its revert it ' if changed else ''}serves {now}, not {before or 'nothing'}"
         return Return(outcome=Outcome.LOST, text=text, changed=changed)
     return Return(outcome=None, text=f"serves {now}, which is not this rollout's doing", changed=changed)

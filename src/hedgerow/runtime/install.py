@@ -1,4 +1,4 @@
-"""Put a runtime in place on a device: verify, install offline, prove that it starts, then switch.
+"""Put a runtime in place on a device: verify, install offline, prove that it starts, and, where wanted, switch.
 
 The standard library alone: the controller sends this source to a host whose
 Hedgerow is this very runtime (``hedgerow.remote_script``).
@@ -9,6 +9,8 @@ Invariants:
 - A version folder without its marker (``hedgerow-runtime.json``) is unfinished: it is removed and made anew.
 - Nothing is fetched: pip sees the archive's wheels alone and checks the sum of each.
 - The runtime before the current one stays, so that the way back needs no controller.
+- ``confirmed`` is the runtime that commands the device; in a rollout it follows ``current`` once that is confirmed
+  (``hedgerow.device.restarting``), here at once.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from typing import Any
 MARKER = "hedgerow-runtime.json"
 # pip as Debian's python3-pip-whl ships it; the runtime itself holds no pip.
 PIP_WHEELS = Path("/usr/share/python-wheels")
+LINKS = ("current", "previous", "confirmed")
 
 
 class InstallError(Exception):
@@ -40,7 +43,7 @@ class InstallError(Exception):
 def install(
     *, archive: str, sha256: str, version: str, root: str, smoke_imports: list[str], keep: int
 ) -> dict[str, Any]:
-    """Install ``archive`` as ``root/version`` and point ``root/current`` at it.
+    """Install ``archive`` as ``root/version`` and point ``root/current`` (and ``confirmed``) at it.
 
     ``sha256`` is that of the archive, ``smoke_imports`` are modules that must
     import in it, ``keep`` is how many runtimes stay, the current one included.
@@ -52,19 +55,46 @@ def install(
     """
     os.umask(0o022)
     runtimes = Path(root)
-    current = runtimes / "current"
-    previous = current.readlink().name if current.is_symlink() else None
-    changed = previous != version
+    previous = _target(runtimes / "current")
+    changed = previous != version or _target(runtimes / "confirmed") != version
     try:
         if not (runtimes / version / MARKER).is_file():
             _make(Path(archive), sha256, version, runtimes / version, smoke_imports)
             changed = True
-        _point(current, version)
+        if previous not in {None, version}:
+            _point(runtimes / "previous", str(previous))
+        _point(runtimes / "current", version)
+        _point(runtimes / "confirmed", version)
         Path(archive).unlink(missing_ok=True)
         removed = _prune(runtimes, {version, previous}, keep)
     except OSError as error:
         raise InstallError(error.strerror or str(error), where=error.filename or root) from error
     return {"changed": changed, "previous": previous, "removed": removed}
+
+
+def stage(*, archive: str, sha256: str, version: str, root: str, smoke_imports: list[str]) -> dict[str, Any]:
+    """Install ``archive`` as ``root/version`` beside the others; what runs does not change. Arguments as ``install``.
+
+    Returns ``{"changed": bool, "removed": [str]}``; the runtimes that links name stay, all others go.
+
+    Raises:
+        InstallError: as ``install``.
+    """
+    os.umask(0o022)
+    runtimes = Path(root)
+    changed = not (runtimes / version / MARKER).is_file()
+    try:
+        if changed:
+            _make(Path(archive), sha256, version, runtimes / version, smoke_imports)
+        Path(archive).unlink(missing_ok=True)
+        removed = _prune(runtimes, {version, *(_target(runtimes / link) for link in LINKS)}, 0)
+    except OSError as error:
+        raise InstallError(error.strerror or str(error), where=error.filename or root) from error
+    return {"changed": changed, "removed": removed}
+
+
+def _target(link: Path) -> str | None:
+    return link.readlink().name if link.is_symlink() else None
 
 
 def _make(archive: Path, sha256: str, version: str, target: Path, smoke_imports: list[str]) -> None:

@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from hedgerow import configfile
 from hedgerow.device import heartbeat
+from hedgerow.device.change import configuration_version
 from hedgerow.errors import UsageError
 from hedgerow.server.batching import Batching
 
@@ -135,19 +136,31 @@ class ServerConfig(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def load(path: Path) -> ServerConfig:
-    """Read the configuration.
+    """Read the configuration. Raises as ``read``."""
+    return read(path)[0]
+
+
+def read(path: Path) -> tuple[ServerConfig, str]:
+    """The configuration and its version, of the same bytes.
 
     Raises:
         UsageError: no such file, or a key or value that is not allowed, named with its path.
     """
     try:
-        return configfile.decode(path.read_bytes(), ServerConfig)
+        data = path.read_bytes()
     except OSError as error:
         raise UsageError(f"the configuration cannot be read: {error.strerror}", where=str(path)) from error
+    return decode(data, where=str(path)), configuration_version(data)
+
+
+def decode(data: bytes, *, where: str) -> ServerConfig:
+    """Read a configuration that is no file yet. Raises as ``read``."""
+    try:
+        return configfile.decode(data, ServerConfig)
     except msgspec.DecodeError as error:
         raise UsageError(
             f"the configuration is not valid: {error}",
-            where=str(path),
+            where=where,
             next_step="compare it with the keys in hedgerow.server.config.ServerConfig",
         ) from error
 

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from hedgerow import __version__
-from hedgerow.device import hardware, heartbeat
+from hedgerow.device import hardware, heartbeat, processor
 from hedgerow.device.health import AgentState, Code, HealthReport, ModelState, Observation, build
+from hedgerow.runtime import installed
 from hedgerow.server.errors import NotFound
 
 if TYPE_CHECKING:
@@ -35,7 +35,10 @@ class _Pending(msgspec.Struct):
 
 
 class Observer:
-    """Makes health reports of one server. ``certificate_ends`` is asked at every report: renewal changes it."""
+    """Makes health reports of one server. ``certificate_ends`` is asked at every report: renewal changes it.
+
+    ``runtime`` and ``configuration`` are the versions that this process was started with.
+    """
 
     def __init__(
         self,
@@ -49,7 +52,10 @@ class Observer:
         certificate_ends: Callable[[], datetime | None] = lambda: None,
         restarts: Callable[[], int | None] = lambda: None,
         heartbeat_file: Path | None = None,
+        configuration: str | None = None,
     ) -> None:
+        self.runtime = installed.version()
+        self.configuration = configuration
         self._plane = plane
         self._host = host
         self._serial = serial
@@ -73,7 +79,8 @@ class Observer:
         observed = Observation(
             host=self._host,
             serial=self._serial,
-            runtime=__version__,
+            runtime=self.runtime,
+            configuration=self.configuration,
             hardware=self._kept[1],
             model=self._model_state(),
             model_error=self._plane.error(self._model),
@@ -83,6 +90,7 @@ class Observer:
             certificate_ends=self._certificate_ends(),
             agent=None if beat is None else AgentState(beat.at, beat.last_answer, beat.failures),
             watchdog=None if beat is None else beat.failing,
+            processor=processor.read(),
         )
         return build(observed, datetime.now(UTC), self._first_seen)
 

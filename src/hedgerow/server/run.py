@@ -77,8 +77,8 @@ class Service:
     grpc: list[GrpcPort]
 
 
-def serve_device(config: ServerConfig) -> None:
-    """Serve as ``/etc/hedgerow/server.yml`` says, until SIGTERM.
+def serve_device(config: ServerConfig, version: str | None = None) -> None:
+    """Serve as ``/etc/hedgerow/server.yml`` says, until SIGTERM. ``version`` is the configuration's, to be told.
 
     Raises:
         UsageError, MachineError: before anything is served.
@@ -104,6 +104,7 @@ def serve_device(config: ServerConfig) -> None:
             certificate_ends=lambda: min((each.expires for each in (tls, grpc_tls) if each is not None), default=None),
             restarts=lambda: None if restarts is None else restarts.count,
             heartbeat_file=config.heartbeat,
+            configuration=version,
         )
         listeners = _device_listeners(config, plane, observer, tls)
         grpc = _device_grpc(config, plane, grpc_tls)
@@ -165,7 +166,7 @@ def _device_listeners(
         listeners.append(Listener(listen(config.https.listen), guarded, tls))
     if config.control_socket is not None:
         # The applications' routes, too: so the device's agent asks what they ask, without a network.
-        routes = [*_public_routes(plane, observer, config.limits), *control.routes(plane, config.model)]
+        routes = [*_public_routes(plane, observer, config.limits), *control.routes(plane, config.model, observer)]
         listeners.append(Listener(listen_unix(config.control_socket), _application(routes), path=config.control_socket))
     return listeners
 

@@ -46,6 +46,6 @@ def test_sweep_takes_temporary_names_alone(home, tmp_path):
     (home / ".current.77.new").symlink_to("1.1.0")
     (tmp_path / ".pending.json.abc").touch()
     (tmp_path / "events.jsonl").touch()
-    links.sweep(home.parent, tmp_path)
+    links.sweep([home], tmp_path)
     assert sorted(path.name for path in home.iterdir()) == ["1.0.0", "1.1.0", "current"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["events.jsonl", "models"]

@@ -184,3 +184,18 @@ def test_the_ssh_client_is_found_above_a_sudo_that_hides_it(monkeypatch: pytest.
     monkeypatch.setattr(state, "_text", lambda path, **_: processes.get(str(path), ""))
     assert state._ssh_client(30) == "fe80::1"
     assert state._ssh_client(9) is None
+
+
+@pytest.mark.parametrize(
+    "text, found",
+    [
+        ("", None),
+        ("[]", None),
+        ("{", None),
+        ('{"name": "a"}', None),
+        ('{"name": "a", "to": "1.0.0"}', {"kind": "model", "name": "a", "to": "1.0.0"}),
+        ('{"kind": "runtime", "name": "runtime", "to": "2"}', {"kind": "runtime", "name": "runtime", "to": "2"}),
+    ],
+)
+def test_what_waits_for_a_confirmation(text, found):
+    assert state.parse_pending(text) == found

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from hedgerow.device import health
+from hedgerow.device.processor import ProcessorState
 from hedgerow.errors import DeviceError, NetworkError, UsageError
 from hedgerow.fleet import access
 from hedgerow.fleet.endpoint import DeviceClient, Endpoint, decode_report
@@ -98,6 +99,7 @@ def test_the_view_reads_what_a_device_writes() -> None:
         hardware=hardware,
         model=health.ModelState("assistant", "1.1.0", "5a", now, "1.0.0"),
         confirm_deadline=now,
+        processor=ProcessorState(total_s=80.0, others_s=12.5),
     )
     seen = decode_report(msgspec.json.encode(health.build(observed, now)), where="pi-1")
     assert (seen.status, seen.reference, seen.pending is not None) == ("degraded", "assistant@1.1.0", True)
@@ -105,6 +107,8 @@ def test_the_view_reads_what_a_device_writes() -> None:
     assert {reason.code for reason in seen.reasons} == {"hot", "clock_unsynced", "confirm_pending"}
     assert (seen.board.disk_free_mb, seen.board.temperature_c, seen.hat.temperature_c) == (900, 81.5, 50.0)
     assert (seen.serving.tokens_per_s, seen.serving.ttft_p95_ms, seen.hat.kind) == (11.5, 240.0, "hat-plus-2")
+    assert seen.processor is not None
+    assert (seen.processor.total_s, seen.processor.others_s) == (80.0, 12.5)
 
 
 def test_an_address_of_version_6_stands_in_brackets() -> None:

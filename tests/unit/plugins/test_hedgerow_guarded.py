@@ -6,6 +6,7 @@ Confirming and undoing over real connections: `tests/fleet/test_firewall.py`.
 from __future__ import annotations
 
 import base64
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -98,6 +99,20 @@ def test_a_login_that_fails_says_why(action: Any, tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     answer = action._through_a_new_connection("hedgerow.device.guard", "confirm", {"name": "x"})
     assert answer == (None, "Permission denied (publickey).")
+
+
+def test_a_slow_login_has_all_the_time_that_the_change_has(action: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[float] = []
+
+    def through(*_: Any, within_s: float) -> tuple[Any, str]:
+        given.append(within_s)
+        return {"confirmed": True}, ""
+
+    monkeypatch.setattr(action, "_through_a_new_connection", through)
+    action._confirm("firewall", time.monotonic() + 60)
+    action._confirm("firewall", time.monotonic() + 1)
+    assert 55 < given[0] <= 60
+    assert given[1] == 20
 
 
 def test_functions_are_ours_alone(plugin: Load) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,16 +20,18 @@ import msgspec
 import pytest
 
 from hedgerow.errors import NetworkError
-from hedgerow.rollout import decide, requests, store
+from hedgerow.rollout import ahead, decide, report, requests, store, way_back
 from hedgerow.rollout.events import GOOD, HostActivated, Outcome, Request, RequestKind, State
 from hedgerow.rollout.gate.samples import Answer, Kind, Look
 from hedgerow.rollout.hostline import Clock
 from hedgerow.rollout.journal import Journal
+from hedgerow.rollout.patrol import Patrol
 from hedgerow.rollout.plan import Plan, Release
 from hedgerow.rollout.policy import Budgets, Policy, Retry, Rollback, Soak
+from hedgerow.rollout.policy.schedule import Freeze
 from hedgerow.rollout.remote import Completed
 from hedgerow.rollout.steps import HostSteps, Step
-from hedgerow.rollout.waiting import Patrol, await_wave
+from hedgerow.rollout.waiting import await_wave
 
 NEW, OLD, OLDER = "assistant@1.1.0", "assistant@1.0.0", "assistant@0.9.0"
 DEADLINE_S = 60
@@ -92,7 +94,11 @@ class Board:
         verb, *rest = arguments
         if verb == "report":
             return Completed(0, json.dumps(self.report()), "")
-        if verb == "stage" and (self.full or self.registry_gone):
+        if "--here" in rest and rest[0] not in self.staged:
+            return Completed(
+                1, "", json.dumps({"error": "DeviceError", "what": "not here", "where": "x", "next": None})
+            )
+        if verb == "stage" and "--here" not in rest and (self.full or self.registry_gone):
             error = "DeviceError" if self.full else "NetworkError"
             said = {"error": error, "what": "disk full" if self.full else "registry gone", "where": "x", "next": None}
             return Completed(1, "", json.dumps(said))
@@ -202,16 +208,20 @@ class Conductor:
             if await_wave(journal, wave, patrol, attend, lambda _: None, self.clock).over:
                 break
             self.wave(journal, wave, attend)
-        for host in decide.to_undo(journal.read()):
-            self.steps(journal, host, attend).undo()
+        self.bring_back(journal, way_back.order(journal.read()), attend)
         return store.close(journal, pid=os.getpid())
+
+    def bring_back(self, journal: Journal, hosts: Iterable[str], attend: Callable[[], object]) -> None:
+        silent = [host for host in hosts if self.steps(journal, host, attend).undo().go]
+        for host in silent:
+            self.steps(journal, host, attend).undo()
 
     def settle(self) -> State:
         journal = store.reopen(self.rollouts, None, pid=os.getpid(), now=self.clock.now())
         attend = self.attend(journal)
         attend()
-        for host in dict.fromkeys([*decide.to_undo(journal.read()), *decide.unsettled(journal.read())]):
-            self.steps(journal, host, attend).undo()
+        state = journal.read()
+        self.bring_back(journal, dict.fromkeys([*decide.to_undo(state), *decide.unsettled(state)]), attend)
         return store.close(journal, pid=os.getpid())
 
     def wave(self, journal: Journal, wave: list[str], attend: Callable[[], object]) -> None:
@@ -360,8 +370,9 @@ class Run:
             self.ended = True
             if not self.scenario.lost:
                 return state
+        if self.scenario.lost:
             # It is switched on again; what became of it is asked then.
-            self.world.now += 200_000
+            self.world.now = max(self.world.now, 200_000)
         return self.conductor.settle()
 
 
@@ -421,3 +432,62 @@ def test_killed_again_and_again(
     kills = [(chance.randint(1, 60), chance.choice([0.0, 5.0, 2.0 * DEADLINE_S])) for _ in range(6)]
     run = Run(scenario, release, tmp_path, monkeypatch)
     check(run, run.go(kills))
+
+
+def test_a_freeze_in_the_middle_of_a_wave_leaves_hosts_to_the_next_run(
+    release: Release, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def activated_at(host: str) -> float:
+        with pytest.MonkeyPatch.context() as patch:
+            probe = Run(Scenario(make(), everywhere(NEW), "complete"), release, tmp_path / "probe", patch)
+            probe.go([])
+            journal = Journal(probe.folder / store.ids(probe.folder)[-1])
+            [event] = [each for each in journal.events() if isinstance(each, HostActivated) and each.host == host]
+            return (datetime.fromisoformat(event.at) - datetime(2026, 11, 21, 12, tzinfo=UTC)).total_seconds()
+
+    begins = datetime(2026, 11, 21, 12, tzinfo=UTC) + timedelta(seconds=activated_at("b") + 0.5)
+    freeze = {"from": begins.isoformat(), "to": (begins + timedelta(hours=1)).isoformat(), "reason": "fair"}
+    policy = {"freeze": [msgspec.convert(freeze, Freeze)]}
+    run = Run(Scenario(make(), everywhere(NEW, c=OLD), "partial", policy), release, tmp_path / "frozen", monkeypatch)
+    state = run.conductor.run()
+    # Who was in the middle of its turn ended it; the last wave waited for the freeze's end.
+    assert {name: host.outcome for name, host in state.hosts.items()} == dict.fromkeys(HOSTS, Outcome.CONFIRMED) | {
+        "c": Outcome.SKIPPED
+    }
+    assert state.hosts["c"].reason.startswith("freeze: frozen: fair")
+    said = report.summary(state)
+    assert said[-1] == "  next: 1 host(s) were passed over and get it with: hedgerow rollout resume"
+    again = run.conductor.run()
+    assert (again.phase, again.hosts["c"].outcome) == ("complete", Outcome.CONFIRMED)
+    assert {name: board.activations for name, board in run.world.devices.items()} == dict.fromkeys(HOSTS, 1)
+
+
+@pytest.mark.parametrize("point", range(1, 40, 3))
+def test_killed_while_hosts_are_staged_ahead(release: Release, tmp_path: Path, monkeypatch, point: int) -> None:
+    """The run that goes on stages who lacks it, nobody twice, and serves nothing else."""
+    run = Run(Scenario(make(), everywhere(NEW), "complete"), release, tmp_path, monkeypatch)
+    run.world.kill_at = point
+    staged: list[str] = []
+    for board, name in ((board, name) for name, board in run.world.devices.items()):
+        stage = board.do_stage
+        board.do_stage = lambda bundle, *rest, stage=stage, name=name: (staged.append(name), stage(bundle, *rest))[1]  # type: ignore[method-assign]
+
+    def stage_ahead() -> None:
+        conductor = run.conductor
+        journal = store.begin(conductor.rollouts, conductor.plan, pid=os.getpid(), now=conductor.clock.now())
+        for host in ahead.visits(journal.read())[0]:
+            conductor.steps(journal, host, lambda: None).stage_ahead()
+
+    try:
+        stage_ahead()
+    except Killed:
+        run.world.kill_at = None
+        stage_ahead()
+    journal = Journal(tmp_path / store.ids(tmp_path)[-1])
+    assert ahead.staged(journal.read()) == len(HOSTS)
+    assert {board.serves for board in run.world.devices.values()} == {OLD}
+    # One whose answer was lost is asked again, and has it then.
+    assert len(staged) <= len(HOSTS) + 1
+    run.world.kill_at = None
+    check(run, run.go([]))
+    assert len(store.ids(tmp_path)) == 1

@@ -7,14 +7,16 @@ import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from hedgerow.errors import UsageError
 from hedgerow.rollout import notify
-from hedgerow.rollout.events import Closed, HostFinished, HostStarted, Opened, Outcome, State, Stopped, replay
+from hedgerow.rollout.events import Closed, HostFinished, HostStarted, Notified, Opened, Outcome, State, Stopped, replay
 from hedgerow.rollout.plan import Plan, Release
 from hedgerow.rollout.policy import Policy, parse
+from hedgerow.rollout.policy.notify import About
 
 SECRET = "Bearer of-nobodys-business"
 
@@ -78,8 +80,13 @@ def policy(**channel: object) -> Policy:
     return parse({"notify": [channel]}, where="test")
 
 
+def send(policy: Policy, state: State, about: About, *, rollout: str = "", **more: Any) -> list[Notified]:
+    task = notify.errand(policy, state, about, rollout=rollout)
+    return [] if task is None else list(notify.deliver(task, **more))
+
+
 def test_a_webhook_gets_the_counts_the_reason_and_its_secret(server: Server, state: State) -> None:
-    told = notify.send(
+    told = send(
         policy(webhook=server.url, secret_env="HOOK"), state, "stopped", rollout="r-1", environ={"HOOK": SECRET}
     )
     headers, body = server.got[0]
@@ -94,19 +101,19 @@ def test_a_webhook_gets_the_counts_the_reason_and_its_secret(server: Server, sta
 def test_only_what_can_pass_is_tried_again_and_is_the_same_message(server: Server, state: State) -> None:
     server.codes = [503, 429]
     pauses: list[float] = []
-    told = notify.send(policy(webhook=server.url), state, "stopped", sleep=pauses.append)
+    told = send(policy(webhook=server.url), state, "stopped", sleep=pauses.append)
     assert told[0].failed is None
     assert pauses == [1.0, 2.0]
     assert len({headers["Idempotency-Key"] for headers, _ in server.got}) == 1
     server.codes = [404]
-    told = notify.send(policy(webhook=server.url), state, "stopped", sleep=pauses.append)
+    told = send(policy(webhook=server.url), state, "stopped", sleep=pauses.append)
     assert told[0].failed == "it answered 404 (1 try)"
     assert len(server.got) == 4
 
 
 def test_a_secret_does_not_follow_a_redirect(server: Server, state: State) -> None:
     server.codes = [302]
-    told = notify.send(policy(webhook=server.url, secret_env="HOOK"), state, "stopped", environ={"HOOK": SECRET})
+    told = send(policy(webhook=server.url, secret_env="HOOK"), state, "stopped", environ={"HOOK": SECRET})
     assert told[0].failed is not None
     assert "302" in told[0].failed
     assert len(server.got) == 1
@@ -114,41 +121,41 @@ def test_a_secret_does_not_follow_a_redirect(server: Server, state: State) -> No
 
 def test_a_server_that_is_gone_is_a_reason_and_no_error(server: Server, state: State) -> None:
     url = server.url.replace(str(server.httpd.server_port), "1")
-    told = notify.send(policy(webhook=url, attempts=2), state, "stopped", sleep=lambda _: None)
+    told = send(policy(webhook=url, attempts=2), state, "stopped", sleep=lambda _: None)
     assert told[0].failed == "no connection: Connection refused (2 tries)"
 
 
 def test_an_unset_secret_sends_nothing(server: Server, state: State) -> None:
-    told = notify.send(policy(webhook=server.url, secret_env="HOOK"), state, "stopped", environ={})
+    told = send(policy(webhook=server.url, secret_env="HOOK"), state, "stopped", environ={})
     assert told[0].failed == "the environment has no HOOK"
     assert server.got == []
 
 
 def test_a_url_may_itself_be_the_secret(server: Server, state: State) -> None:
-    told = notify.send(policy(webhook_env="URL"), state, "stopped", environ={"URL": server.url})
+    told = send(policy(webhook_env="URL"), state, "stopped", environ={"URL": server.url})
     assert (told[0].failed, len(server.got)) == (None, 1)
-    told = notify.send(policy(webhook_env="URL"), state, "stopped", environ={"URL": "file:///etc/passwd"})
+    told = send(policy(webhook_env="URL"), state, "stopped", environ={"URL": "file:///etc/passwd"})
     assert told[0].failed == "what URL holds is no URL for a webhook"
 
 
 def test_a_command_reads_the_message(tmp_path: Path, state: State) -> None:
     copy = "import sys, pathlib; pathlib.Path(sys.argv[1]).write_text(sys.stdin.read())"
-    told = notify.send(policy(command=[sys.executable, "-c", copy, str(tmp_path / "got")]), state, "stopped")
+    told = send(policy(command=[sys.executable, "-c", copy, str(tmp_path / "got")]), state, "stopped")
     assert told[0].failed is None
     assert json.loads((tmp_path / "got").read_text())["bundle"] == "assistant@1.1.0"
 
 
 def test_a_command_that_fails_or_hangs_is_a_reason(state: State) -> None:
     failing = policy(command=[sys.executable, "-c", "import sys; sys.exit('no route to the pager')"])
-    assert notify.send(failing, state, "stopped")[0].failed == "it ended with 1: no route to the pager"
+    assert send(failing, state, "stopped")[0].failed == "it ended with 1: no route to the pager"
     hanging = policy(command=["/bin/sh", "-c", "sleep 60 & wait"], timeout_s=0.2)
-    assert notify.send(hanging, state, "stopped")[0].failed == "it took longer than 0.2 s"
+    assert send(hanging, state, "stopped")[0].failed == "it took longer than 0.2 s"
     missing = policy(command=["/nowhere/at/all"])
-    assert notify.send(missing, state, "stopped")[0].failed == "it does not start: No such file or directory"
+    assert send(missing, state, "stopped")[0].failed == "it does not start: No such file or directory"
 
 
 def test_a_channel_is_told_of_nothing_else(server: Server, state: State) -> None:
-    assert notify.send(policy(webhook=server.url, on=["complete"]), state, "stopped") == []
+    assert send(policy(webhook=server.url, on=["complete"]), state, "stopped") == []
     assert server.got == []
 
 

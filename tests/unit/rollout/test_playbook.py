@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -23,7 +24,7 @@ from hedgerow import inventory as inventories
 from hedgerow.commands.rollout import rollout as rollout_group
 from hedgerow.errors import RefusedError, UsageError
 from hedgerow.rollout import store
-from hedgerow.rollout.events import HostStarted, Outcome, State, WaveOpened
+from hedgerow.rollout.events import HostRetried, HostStarted, HostUndone, Notified, Outcome, State, WaveOpened
 
 ROOT = Path(__file__).parents[3]
 PLUGINS = Path(__file__).parent / "connection_plugins"
@@ -479,3 +480,85 @@ def test_what_was_taken_back_does_not_come_again_at_once(site: Site, command: Ca
     assert [site.get(name)["calls"] for name in NAMES] == [[]] * 3
     assert site.rollout(cooldown_s=0).returncode == 0
     assert set(site.serves().values()) == {NEW}
+
+
+def test_what_was_staged_ahead_is_not_fetched_again_and_the_run_goes_on_from_there(
+    site: Site, command: Callable[..., int]
+) -> None:
+    staged = site.rollout("-e", "stage_ahead=only")
+    assert staged.returncode == 0, staged.stdout + staged.stderr
+    assert [site.get(name)["calls"] for name in NAMES] == [["stage"]] * 3
+    assert set(site.serves().values()) == {OLD}
+    state = store.read(store.folder(FLEET))[1]
+    assert (state.phase, state.wave, [host.staged_s is not None for host in state.hosts.values()]) == (
+        "open",
+        0,
+        [True] * 3,
+    )
+    assert "staged ahead of their turn: 3 of 3 host(s)" in staged.stdout
+    # The registry is gone by then: nobody needs it any more.
+    for name in NAMES:
+        site.set(name, cut_off=True)
+    assert command("resume") == 0
+    assert set(site.serves().values()) == {NEW}
+    assert len(store.ids(store.folder(FLEET))) == 1
+    assert [site.get(name)["calls"].count("stage") for name in NAMES] == [2] * 3
+
+
+def test_staging_ahead_in_the_same_run_and_a_host_that_cannot(site: Site) -> None:
+    site.set("pi-2", full=True)
+    done = site.rollout("-e", "stage_ahead=true", budgets={"failures": 1})
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert site.serves() == {"pi-1": NEW, "pi-2": OLD, "pi-3": NEW}
+    assert "not staged ahead, its turn tries again" in done.stdout
+    assert site.get("pi-1")["calls"][:3] == ["stage", "report", "stage"]
+    wrong = site.rollout("-e", "stage_ahead=perhaps")
+    assert "ahead is one of only, true, yes, false, no, not 'perhaps'" in wrong.stdout + wrong.stderr
+
+
+def test_who_was_passed_over_gets_it_with_resume(site: Site, command: Callable[..., int]) -> None:
+    site.set("pi-2", pending=True)
+    first = site.rollout()
+    assert first.returncode == 2, first.stdout + first.stderr
+    assert "pi-2: skipped: " in first.stdout
+    assert "next: 1 host(s) were passed over and get it with: hedgerow rollout resume" in first.stdout
+    assert site.serves() == dict.fromkeys(NAMES, NEW) | {"pi-2": OLD}
+    site.set("pi-2", pending=False)
+    assert command("resume") == 0
+    assert set(site.serves().values()) == {NEW}
+    with pytest.raises(UsageError, match="there is nothing to go on with"):
+        command("resume")
+
+
+def test_a_webhook_that_hangs_holds_up_neither_a_stop_nor_the_way_back(site: Site, command: Callable[..., int]) -> None:
+    """A listener that accepts nothing: a connection to it is made by the kernel, and never answered."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        hook = {"webhook": f"http://127.0.0.1:{silent.getsockname()[1]}/", "timeout_s": 60}
+        approvals = [{"before_wave": 2, "by": ["ada"], "unsigned": True}]
+        running = Background(site, waves=[1, 2], approvals=approvals, notify=[hook])
+        running.until(lambda state: state.waiting is not None)
+        assert command("abort", "--reason", "smoke") == 0
+        asked = time.monotonic()
+        assert running.end().returncode == 2
+        assert time.monotonic() - asked < 40
+        assert set(site.serves().values()) == {OLD}
+    journal = store.Journal(next(store.folder(FLEET).glob("*/journal.jsonl")).parent)
+    told = [(event.about, event.known) for event in journal.events() if isinstance(event, Notified)]
+    assert told == [("waiting", False), ("stopped", False)]
+
+
+def test_a_silent_host_is_waited_for_when_the_others_are_back(site: Site) -> None:
+    plan = site.rollout("--check", waves=[2, 1]).stdout
+    [lost] = re.findall(r"wave 2 .*: (pi-\d)$", plan, re.MULTILINE)
+    site.set(lost, dies=True)
+    done = site.rollout(waves=[2, 1], retry={"attempts": 2, "backoff_s": 0.1})
+    assert done.returncode == 2, done.stdout + done.stderr
+    journal = store.Journal(next(store.folder(FLEET).glob("*/journal.jsonl")).parent)
+    happened = journal.events()
+    undone = [number for number, event in enumerate(happened) if isinstance(event, HostUndone)]
+    retried = [number for number, event in enumerate(happened) if isinstance(event, HostRetried)]
+    assert {happened[number].host for number in undone} == set(NAMES) - {lost}
+    assert {happened[number].host for number in retried} == {lost}
+    assert max(retried) > max(undone)
+    assert f"{lost}: lost: activation failed" in done.stdout
+    assert "tried once, and again when the others are back" in done.stdout

@@ -48,6 +48,13 @@ def test_the_defaults_are_sound_on_every_fleet(hosts: int) -> None:
             ("error", "freeze"),
         ),
         ({"soak": {"deadline_s": 595}}, ("warning", "confirm_within_s")),
+        ({"retry": {"backoff_s": 60}}, ("warning", "retry.backoff_s")),
+        ({"notify": [{"webhook": "https://h", "header": "X-Token"}]}, ("warning", "notify")),
+        ({"notify": [{"command": ["mail"], "attempts": 5}]}, ("warning", "notify")),
+        (
+            {"freeze": [{"from": "2026-12-24T12:00Z", "to": "2026-12-25T12:00Z", "timezone": "Europe/Berlin"}]},
+            ("warning", "freeze"),
+        ),
         ({"approvals": [{"before_wave": 5, "by": ["ada"]}]}, ("error", "approvals")),
     ],
 )
@@ -63,6 +70,7 @@ def test_what_makes_no_sense_on_any_fleet(policy: object, finding: tuple[str, st
         {"windows": {"download": [{"days": ["sun"], "from": "01:00", "to": "05:00"}]}},
         {"freeze": [{"from": "2026-12-24", "to": "2026-12-26"}, {"from": "2026-11-21", "to": "2026-11-21"}]},
         {"waves": [1], "approvals": [{"before_wave": 9, "by": ["ada"]}]},
+        {"notify": [{"webhook": "https://h", "header": "X-Token", "secret_env": "TOKEN"}, {"command": ["mail"]}]},
     ],
 )
 def test_what_does(policy: object) -> None:
@@ -140,6 +148,13 @@ def test_a_file_of_yaml_as_people_write_it(tmp_path: Path) -> None:
         ("waves: [1, 50%]", "policy.yml", 'add "100%", or a count, which repeats'),
         ("wave: [1]", "policy.yml", "unknown field `wave`"),
         ("windows: {timezone: Europe/Berln}", "policy.yml", "there is no time zone 'Europe/Berln' here"),
+        ("windows: {timezone: Europe}", "policy.yml", "there is no time zone 'Europe' here"),
+        ("windows: {timezone: localtime}", "policy.yml", "time zone 'localtime' is another on each machine"),
+        (
+            "freeze: [{from: 2099-12-24, to: 2099-12-26, timezone: Mars/Olympus}]",
+            "policy.yml",
+            "there is no time zone 'Mars/Olympus' here",
+        ),
         ("approvals: [{before_wave: 9, by: [ada]}]", "approvals", "wave 9 never comes"),
     ],
 )

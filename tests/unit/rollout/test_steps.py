@@ -25,6 +25,7 @@ from hedgerow.rollout.events import (
     RequestKind,
     Resumed,
 )
+from hedgerow.rollout.gate import baseline
 from hedgerow.rollout.gate.samples import Answer, Kind, Look
 from hedgerow.rollout.journal import Journal
 from hedgerow.rollout.plan import Plan, Release
@@ -68,7 +69,7 @@ class FakeDevice:
         changed = getattr(self, f"_{verb}")(*arguments[1:])
         return Completed(0, json.dumps({"changed": changed, "model": self.model(), "previous": None}), "")
 
-    def _stage(self, bundle: str, _json: str) -> bool:
+    def _stage(self, bundle: str, *_: str) -> bool:
         return self.serves != bundle
 
     def _activate(self, bundle: str, _flag: str, _seconds: str, _json: str) -> bool:
@@ -678,3 +679,42 @@ def test_what_was_measured_before_outlives_the_process_that_measured_it(
     step = HostSteps("a", journal, device, lambda: device, clock).gate()
     assert step.failed
     assert "3.00 times worse" in step.msg
+
+
+def test_a_host_is_held_to_untouched_ones_that_were_asked_before_its_activation(
+    journal: Journal, device: FakeDevice, release: Release, ticking
+) -> None:
+    """Everything becomes slower with the activation: for b, which nobody touched, as well."""
+    other = FakeDevice(release)
+    asked: list[str] = []
+
+    def peers(name: str) -> FakeDevice:
+        asked.append(name)
+        return other
+
+    clock = Clock(ticking.monotonic, ticking.sleep)
+
+    def step(name: str) -> Step:
+        return getattr(HostSteps("a", journal, device, lambda: device, clock, peers=peers), name)()
+
+    for name in ("preflight", "stage", "activate"):
+        assert not step(name).failed
+    assert set(asked) == {"b"}
+    assert baseline.load_controls(journal.folder, "a")["b"].asked == 30
+    device.answers_in_ms[release.bundle] = other.answers_in_ms[OLD] = 60.0
+    assert not step("gate").failed
+    slower = next(each for each in journal.read().hosts["a"].criteria if each.name == "slower")
+    assert "untouched hosts became 3.00 times worse" in slower.reason
+    assert other.changes() == []
+
+
+def test_a_release_that_alone_is_slower_fails_beside_untouched_hosts(
+    journal: Journal, device: FakeDevice, release: Release, ticking
+) -> None:
+    other = FakeDevice(release)
+    clock = Clock(ticking.monotonic, ticking.sleep)
+    device.answers_in_ms[release.bundle] = 60.0
+    for name in ("preflight", "stage", "activate", "gate"):
+        done = getattr(HostSteps("a", journal, device, lambda: device, clock, peers=lambda _: other), name)()
+    assert done.failed
+    assert "untouched hosts 1.00 times meanwhile" in done.msg

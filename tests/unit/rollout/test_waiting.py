@@ -26,9 +26,10 @@ from hedgerow.rollout.events import (
 from hedgerow.rollout.gate.samples import Look
 from hedgerow.rollout.hostline import Clock
 from hedgerow.rollout.journal import Journal
+from hedgerow.rollout.patrol import LOOKERS, Patrol
 from hedgerow.rollout.plan import Plan, Release
 from hedgerow.rollout.policy import parse
-from hedgerow.rollout.waiting import LOOKERS, Patrol, Turn, await_wave
+from hedgerow.rollout.waiting import Turn, await_wave
 
 OLD = "assistant@1.0.0"
 
@@ -39,7 +40,9 @@ class Site:
     def __init__(self, folder: Path, release: Release, **policy: object) -> None:
         self.journal = Journal(folder)
         self.release = release
-        plan = Plan(release=release, policy=parse(policy, where="test"), waves=[["a", "b"], ["c"]])
+        # Looks before a wave have tests of their own.
+        parsed = parse({"recheck": {"hosts": 0}} | policy, where="test")
+        plan = Plan(release=release, policy=parsed, waves=[["a", "b"], ["c"]])
         self.journal.append(Opened(at="t0", plan=plan, by="ada"))
         for host in "ab":
             self.journal.append(HostStarted(at="t", host=host, before=OLD, baseline=["hot"]))

@@ -154,3 +154,51 @@ def test_a_host_without_pips_wheel_is_told_the_package(tmp_path: Path, monkeypat
     with pytest.raises(InstallError) as caught:
         install._pip()
     assert "python3-pip-whl" in str(caught.value.next_step)
+
+
+def links(tmp_path: Path) -> dict[str, str]:
+    return {
+        name: (tmp_path / "rt" / name).readlink().name for name in install.LINKS if (tmp_path / "rt" / name).exists()
+    }
+
+
+def stage(tmp_path: Path, version: str, *, imports: str = "json") -> dict[str, Any]:
+    path = tmp_path / "archive.tar"
+    digest = archive(path, version)
+    return install.stage(
+        archive=str(path), sha256=digest, version=version, root=str(tmp_path / "rt"), smoke_imports=[imports]
+    )
+
+
+def test_an_installation_moves_all_links_and_keeps_the_way_back(tmp_path: Path, run: list[list[str]]) -> None:
+    put(tmp_path, "1")
+    assert links(tmp_path) == {"current": "1", "confirmed": "1"}
+    put(tmp_path, "2")
+    assert links(tmp_path) == {"current": "2", "confirmed": "2", "previous": "1"}
+    assert run
+
+
+def test_a_link_that_stayed_behind_is_a_change(tmp_path: Path, run: list[list[str]]) -> None:
+    put(tmp_path, "1")
+    (tmp_path / "rt/confirmed").unlink()
+    assert put(tmp_path, "1")["changed"] is True
+    assert links(tmp_path) == {"current": "1", "confirmed": "1"}
+    assert run
+
+
+def test_staging_proves_and_switches_nothing(tmp_path: Path, run: list[list[str]]) -> None:
+    for version in ("1", "2"):
+        put(tmp_path, version)
+    put(tmp_path, "0", keep=9)
+    put(tmp_path, "2", keep=9)  # from 0, so that 1 is nobody's
+    before = links(tmp_path)
+    assert stage(tmp_path, "3") == {"changed": True, "removed": ["1"]}
+    assert links(tmp_path) == before == {"current": "2", "confirmed": "2", "previous": "0"}
+    assert "import json\n" in run[-2]
+    commands = len(run)
+    assert stage(tmp_path, "3")["changed"] is False
+    assert len(run) == commands
+    with pytest.raises(InstallError, match="broken"):
+        stage(tmp_path, "4", imports="broken")
+    assert links(tmp_path) == before
+    assert not (tmp_path / "rt/4").exists()

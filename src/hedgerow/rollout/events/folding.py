@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from hedgerow.rollout import records
 from hedgerow.rollout.events.host import HostState
 from hedgerow.rollout.records import (
+    AWAY,
     HARMED,
     Closed,
     HostActivated,
@@ -27,12 +28,14 @@ from hedgerow.rollout.records import (
     Opened,
     OperatorAsked,
     Outcome,
+    Rechecked,
     RequestKind,
     Resumed,
     RolledBack,
     Stopped,
     Superseded,
     Surveyed,
+    Telling,
     Waiting,
     WaveOpened,
 )
@@ -58,6 +61,10 @@ def _settle(state: State, name: str, outcome: Outcome | None, reason: str, at: s
         else:
             group.pop(name, None)
     state.fallen.pop(name, None)
+    if outcome in AWAY:
+        state.away[name] = str(outcome)
+    elif outcome not in {None, Outcome.REFUSED, Outcome.SKIPPED}:
+        state.away.pop(name, None)
     host.outcome, host.reason, host.finished_at = outcome, reason, at
     return host
 
@@ -79,9 +86,17 @@ def _waiting(state: State, event: Waiting) -> None:
     state.waiting, state.waited_at = (event.code, event.reason), event.at
 
 
+def _rechecked(state: State, event: Rechecked) -> None:
+    state.rechecked = event.last or state.rechecked
+    state.away |= dict.fromkeys(event.away, "silent or failing")
+    for name in event.back:
+        state.away.pop(name, None)
+
+
 def _prepared(state: State, event: HostPrepared) -> None:
     host = state.hosts[event.host]
     host.before, host.baseline = event.before, event.baseline
+    state.away.pop(event.host, None)
 
 
 def _started(state: State, event: HostStarted) -> None:
@@ -176,11 +191,12 @@ def _closed(state: State, event: Closed) -> None:
     state.closed_at = event.at
 
 
-def _surveyed(state: State, event: Surveyed) -> None:  # noqa: ARG001 - the signature of all
+def _surveyed(state: State, event: Surveyed) -> None:
     state.surveyed = True
+    state.away |= dict.fromkeys(event.silent, "silent")
 
 
-def _notified(state: State, event: Notified) -> None:
+def _notified(state: State, event: Telling | Notified) -> None:
     """Kept for the archive; nothing follows from it."""
 
 
@@ -189,6 +205,7 @@ CHANGES: Final[dict[type[Any], Callable[[State, Any], None]]] = {
     Surveyed: _surveyed,
     WaveOpened: _wave_opened,
     Waiting: _waiting,
+    Rechecked: _rechecked,
     HostPrepared: _prepared,
     HostStarted: _started,
     HostStaged: _staged,
@@ -203,6 +220,7 @@ CHANGES: Final[dict[type[Any], Callable[[State, Any], None]]] = {
     Stopped: _stopped,
     RolledBack: _rolled_back,
     Superseded: _superseded,
+    Telling: _notified,
     Notified: _notified,
     Closed: _closed,
 }

@@ -34,6 +34,10 @@ class State(msgspec.Struct, kw_only=True):
     paused: str | None = None
     no_data: str | None = None
     """Which host could not be judged, until somebody resumes."""
+    rechecked: str | None = None
+    """The last host that was looked at before a wave."""
+    away: dict[str, str] = {}
+    """Hosts that may serve nobody, and why: lost, unreachable, left with a release that failed, or seen so."""
     approvals: dict[int, list[str]] = {}
     """Wave → who approved it, each once, signed unless the policy asks for no signature."""
     asked: int = 0

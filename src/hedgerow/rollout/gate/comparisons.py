@@ -5,18 +5,23 @@
 - Answers are compared question by question: only questions that were put on both sides count, for a long one takes
   longer on any version.
 - A report gives one figure and no samples: there the ratio alone decides, at every look.
+- What became slower than before is the release's doing only as far as hosts without it did not become slower, too, in
+  the same time (``shift``). Where none can be asked, the breach must show in both halves of the answers.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import msgspec
 
-from hedgerow.rollout.gate import statistics
+from hedgerow.rollout.gate import shift, statistics
 from hedgerow.rollout.gate.findings import UNTESTED, Finding, Sight, errors_of, errors_since, gauge, last, stage_of
 from hedgerow.rollout.gate.limits import too_few
 from hedgerow.rollout.gate.samples import Window, value_of
+from hedgerow.rollout.gate.shift import Shift
+from hedgerow.rollout.gate.statistics import percentile
 from hedgerow.rollout.gate.verdicts import Standing
 from hedgerow.rollout.policy.gate import LESS_IS_WORSE, Condition, Metric
 
@@ -60,7 +65,16 @@ def _compared_gauge(condition: Condition, sight: Sight) -> Finding:
         return Finding(Standing.NO_DATA, f"{condition.subject}: {why}")
     if baseline is None:
         return _missing(condition)
+    if condition.against == "before":
+        baseline = _worse(condition, baseline, _gauge_factor(condition, sight))
     return _by_ratio(condition, value, baseline, n=None, n_baseline=None)
+
+
+def _gauge_factor(condition: Condition, sight: Sight) -> float:
+    """How many times worse the figure became on hosts without the release, 1 at the least, or where they do not say."""
+    pairs = [(gauge(condition, last(each.after))[0], gauge(condition, last(each.before))[0]) for each in sight.controls]
+    ratios = [_ratio(condition, now, earlier) for now, earlier in pairs if now is not None and earlier is not None]
+    return max(1.0, percentile(ratios, 0.5) or 1.0)
 
 
 def _by_ratio(
@@ -84,6 +98,11 @@ def _by_ratio(
         n,
         n_baseline,
     )
+
+
+def _worse(condition: Condition, baseline: float, factor: float) -> float:
+    """``baseline`` made worse ``factor`` times."""
+    return baseline / factor if condition.metric in LESS_IS_WORSE else baseline * factor
 
 
 def _is_worse(condition: Condition, value: float, baseline: float) -> bool:
@@ -124,7 +143,44 @@ def _compared(condition: Condition, sight: Sight, key: str) -> Finding:
     better, worse = (ours, theirs) if metric in LESS_IS_WORSE else (theirs, ours)
     p = statistics.mann_whitney(better, worse)
     found = _by_ratio(condition, value, baseline, n=len(ours), n_baseline=len(theirs), p=p)
-    return found if p <= alpha else msgspec.structs.replace(found, standing=Standing.PASS)
+    if found.standing is not Standing.BREACH or p > alpha:
+        return msgspec.structs.replace(found, standing=Standing.PASS)
+    return found if condition.against == "untouched" else _blamed(condition, found, sight, ours, alpha / sight.alpha)
+
+
+def _blamed(condition: Condition, found: Finding, sight: Sight, ours: Sequence[float], share: float) -> Finding:
+    """What is left of a breach against the time before. ``share``: of its alpha, what the test behind it has spent."""
+    if condition.metric is None or sight.before is None:
+        return found
+    others = shift.measured(sight.before, sight.after, sight.controls, condition.metric)
+    if others is not None:
+        return _beside_others(condition, found, others, level=sight.shift_alpha * share)
+    # While others are asked, their answers come; at the end it is judged by what there is.
+    return UNTESTED if sight.controls and not sight.final else _by_itself(condition, found, condition.metric, ours)
+
+
+def _beside_others(condition: Condition, found: Finding, others: Shift, *, level: float) -> Finding:
+    """What is left of a breach against the time before, beside the change of hosts without the release."""
+    allowed = _worse(condition, found.baseline or 0.0, others.factor)
+    tested = f"p = {others.p:.2g}, {others.pairs} answers of untouched hosts"
+    if others.p <= level and _is_worse(condition, found.value or 0.0, allowed):
+        standing, reason = found.standing, f"{found.reason}; untouched hosts {others.factor:.2f} times meanwhile"
+    else:
+        standing, reason = Standing.PASS, f"{found.reason}, but untouched hosts became {others.factor:.2f} times worse"
+    limit = _limit(condition, allowed)
+    return msgspec.structs.replace(found, standing=standing, reason=f"{reason} ({tested})", limit=limit)
+
+
+def _by_itself(condition: Condition, found: Finding, metric: Metric, ours: Sequence[float]) -> Finding:
+    """What is left of it where no host is there to hold it to.
+
+    In each half it must show by the root of what the whole must show: halves have half of the answers to show it by.
+    """
+    least = math.sqrt(condition.worse_by or 1.0)
+    if all(_ratio(condition, each, found.baseline or 0.0) >= least for each in shift.halves(ours, metric)):
+        return msgspec.structs.replace(found, reason=f"{found.reason}; no untouched host to hold it to")
+    reason = f"{found.reason}; not in both halves of the answers"
+    return msgspec.structs.replace(found, standing=Standing.PASS, reason=reason)
 
 
 def _lack(condition: Condition, metric: Metric, after: Window, ours: int, theirs: int) -> Finding | None:

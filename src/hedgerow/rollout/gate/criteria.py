@@ -5,9 +5,8 @@ from __future__ import annotations
 from hedgerow.rollout.gate.comparisons import compared
 from hedgerow.rollout.gate.findings import Finding, Sight
 from hedgerow.rollout.gate.limits import held
-from hedgerow.rollout.gate.samples import Window
 from hedgerow.rollout.gate.verdicts import CriterionResult, Standing
-from hedgerow.rollout.policy.gate import EXPLAINED, Condition, Criterion
+from hedgerow.rollout.policy.gate import Condition, Criterion
 
 
 def evaluate(criterion: Criterion, sight: Sight) -> tuple[Finding, Condition]:
@@ -24,12 +23,6 @@ def evaluate(criterion: Criterion, sight: Sight) -> tuple[Finding, Condition]:
         if finding.standing is not Standing.BREACH and unknown is None:
             unknown = finding, condition
     return unknown if unknown is not None else (finding, condition)
-
-
-def explained(criterion: Criterion, window: Window) -> bool:
-    """Whether the board's supply or heat explains a breach: it stands now, or has since the look before the last."""
-    throttled = any(look.throttled for look in window.looks[-2:])
-    return throttled and all(each.metric in EXPLAINED for each in criterion.all_of)
 
 
 def result(criterion: Criterion, finding: Finding, condition: Condition, standing: Standing) -> CriterionResult:

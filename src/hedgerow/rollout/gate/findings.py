@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import msgspec
 
 from hedgerow.rollout.gate.samples import Look, Window
+from hedgerow.rollout.gate.shift import SHIFT_ALPHA, Control
 from hedgerow.rollout.gate.verdicts import Standing
 from hedgerow.rollout.policy.gate import Condition
 
@@ -29,6 +31,10 @@ class Sight:
     final: bool
     interim: bool = True
     """Interim tests may be made: not in the first looks, when a version that was just loaded is still warming up."""
+    controls: Sequence[Control] = ()
+    """Hosts without the release, of which there is a time before and a time since."""
+    shift_alpha: float = SHIFT_ALPHA
+    """As ``alpha``, for the test whether the host changed more than those."""
 
 
 class Finding(msgspec.Struct, frozen=True, gc=False):

@@ -14,7 +14,8 @@
 - No data is never a pass. What nobody measures on this host is left out only
   where its criterion says so, and is listed as skipped.
 - A breach of latency, throughput or heat while the board is slowed down or
-  short of voltage is the environment's. Wrong answers and errors never are.
+  short of voltage is the environment's, and so is one of latency or throughput
+  while other work has taken the board (``board``). Wrong answers and errors never are.
 - Comparisons are tested when samples have doubled and once at the end, each with
   its share of ``alpha`` (``findings.stage_of``): looking often does not make
   alarms. None is tested before ``soak.passes`` looks: a version warms up.
@@ -22,14 +23,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import msgspec
 
-from hedgerow.rollout.gate import criteria
+from hedgerow.rollout.gate import board, criteria
 from hedgerow.rollout.gate.findings import Finding, Sight
 from hedgerow.rollout.gate.rules import Rules
 from hedgerow.rollout.gate.samples import Expectation, Look, Window
+from hedgerow.rollout.gate.shift import Control
 from hedgerow.rollout.gate.verdicts import CriterionResult, Judgement, Standing, Verdict
 from hedgerow.rollout.policy.gate import Condition, Criterion
 
@@ -59,6 +62,11 @@ def _other_model(look: Look, expected: Expectation) -> str | None:
         return f"it serves {look.version}, not {expected.version}: it has gone back by itself, or was changed"
     if look.sha256 != expected.sha256:
         return f"its {look.version} has manifest {look.sha256}, the release has {expected.sha256}"
+    runs_with = {f"runtime:{look.runtime}", f"configuration:{look.configuration}"}
+    if expected.started_with is not None and expected.started_with not in runs_with:
+        kind = expected.started_with.partition(":")[0]
+        found = look.runtime if kind == "runtime" else look.configuration
+        return f"it runs with {kind} {found}, not {expected.started_with}: it has gone back by itself, or was changed"
     return None
 
 
@@ -89,23 +97,37 @@ def judge(
     *,
     started: float,
     now: float,
+    controls: Sequence[Control] = (),
 ) -> Judgement:
     """Judge all that was seen since the activation; ``final`` is False while the host must be watched further.
 
     ``before`` is the host's own window before its activation, ``untouched`` hosts without the release in the same
-    time; None: there is none. ``started`` and ``now`` are on the clock of the looks. Notes what it has judged in
-    ``after`` (``row``, ``judged``, ``tested``), so that a long soak costs as much a look as a short one.
+    time; None: there is none. ``controls`` are those of them that were asked before the activation, too. ``started``
+    and ``now`` are on the clock of the looks. Notes what it has judged in ``after`` (``row``, ``judged``, ``tested``),
+    so that a long soak costs as much a look as a short one.
     """
     soak, elapsed = rules.soak, now - started
     interim = after.looked >= soak.passes
-    sight = Sight(before, after, untouched, after.latest, started, now, rules.alpha, final=False, interim=interim)
+    sight = Sight(
+        before,
+        after,
+        untouched,
+        after.latest,
+        started,
+        now,
+        rules.alpha,
+        final=False,
+        interim=interim,
+        controls=controls,
+        shift_alpha=rules.shift_alpha,
+    )
     fatal = _look_on(sight, expected, rules)
     if fatal is not None:
         return fatal
     found = [(criterion, *criteria.evaluate(criterion, sight)) for criterion in rules.since]
-    breach = _broken(found, after)
+    breach = _broken(found, sight)
     if breach is not None:
-        return _end(breach, found, after)
+        return _end(breach, found, sight)
     waiting = [finding for criterion, finding, _ in found if _holds_back(criterion, finding, rules, elapsed)]
     if after.row >= soak.passes and elapsed >= soak.minimum_s and not waiting:
         return _last_word(sight, expected, rules)
@@ -140,7 +162,7 @@ def _whole_look(look: Look, sight: Sight, expected: Expectation, rules: Rules) -
         return health, []
     seen = sight if sight.look is look else replace(sight, look=look)
     found = [_settled(criterion, *criteria.evaluate(criterion, seen), look, rules) for criterion in rules.by_look]
-    worst = _broken(found, sight.after)
+    worst = _broken(found, sight)
     if worst is not None:
         return worst, found
     for criterion, finding, _ in found:
@@ -168,27 +190,29 @@ def _holds_back(criterion: Criterion, finding: Finding, rules: Rules, elapsed: f
     return finding.comes and rules.asks and elapsed < PATIENCE * rules.soak.deadline_s
 
 
-def _broken(found: list[_Found], after: Window) -> Judgement | None:
+def _broken(found: list[_Found], sight: Sight) -> Judgement | None:
     """What breached criteria say together: the release's fault first, then the environment's."""
     broken = [each for each in found if each[1].standing is Standing.BREACH]
     if not broken:
         return None
-    blamed = [each for each in broken if not criteria.explained(each[0], after)]
+    explained = {criterion.name: board.explanation(criterion, sight) for criterion, _, _ in broken}
+    blamed = [each for each in broken if explained[each[0].name] is None]
     reason = "; ".join(f"{criterion.name}: {finding.reason}" for criterion, finding, _ in blamed or broken)
     if blamed:
         return Judgement(verdict=Verdict.FAIL, reason=reason, final=False)
-    return Judgement(verdict=Verdict.ENVIRONMENT, reason=f"its supply or its heat explains it: {reason}", final=False)
+    why = " and ".join(dict.fromkeys(each for each in explained.values() if each is not None))
+    return Judgement(verdict=Verdict.ENVIRONMENT, reason=f"{why} explains it: {reason}", final=False)
 
 
-def _end(judgement: Judgement, found: list[_Found], after: Window) -> Judgement:
+def _end(judgement: Judgement, found: list[_Found], sight: Sight) -> Judgement:
     """The judgement as the last one, with every criterion listed."""
-    listed = tuple(_result(*each, after) for each in found)
+    listed = tuple(_result(*each, sight) for each in found)
     return msgspec.structs.replace(judgement, final=True, criteria=listed)
 
 
-def _result(criterion: Criterion, finding: Finding, condition: Condition, after: Window) -> CriterionResult:
+def _result(criterion: Criterion, finding: Finding, condition: Condition, sight: Sight) -> CriterionResult:
     standing = finding.standing
-    if standing is Standing.BREACH and criteria.explained(criterion, after):
+    if standing is Standing.BREACH and board.explanation(criterion, sight) is not None:
         standing = Standing.ENVIRONMENT
     elif standing is Standing.NO_DATA and criterion.unknown == "skip":
         standing = Standing.SKIPPED
@@ -202,14 +226,14 @@ def _last_word(sight: Sight, expected: Expectation, rules: Rules) -> Judgement:
     # A criterion may rest on a look and on a test: that was its last, too.
     health, by_look = (_HEALTHY, []) if look is None else _whole_look(look, last, expected, rules)
     found = [*by_look, *since]
-    verdict = _broken(found, after)
+    verdict = _broken(found, sight)
     if verdict is None and health.verdict is not Verdict.PASS:
         verdict = health
     if verdict is None:
         answers = f"{after.asked} answer{'s' if after.asked != 1 else ''} right"
         reason = f"{after.row} passes in a row: {health.reason}; {answers}"
         verdict = Judgement(verdict=Verdict.PASS, reason=reason, final=True)
-    return _end(verdict, found, after)
+    return _end(verdict, found, sight)
 
 
 def _overdue(
@@ -229,4 +253,4 @@ def _overdue(
     else:
         reason = f"{waiting[0].reason} {within}" if waiting else f"not watched for {soak.minimum_s:g} s {within}"
         last = Judgement(verdict=Verdict.NO_DATA, reason=reason, final=True)
-    return _end(last, [*by_look, *since], after)
+    return _end(last, [*by_look, *since], sight)

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 
 from hedgerow.rollout.gate.rules import Rules
 from hedgerow.rollout.policy import Policy
-from hedgerow.rollout.policy.gate import SAMPLED, Condition, Criterion
+from hedgerow.rollout.policy.gate import NOT_COMPARED, SAMPLED, Condition, Criterion, Gate, Metric
 
 
 class Remark(NamedTuple):
@@ -28,6 +28,7 @@ def remarks(policy: Policy) -> Iterator[Remark]:
             if condition.worse_by is not None:
                 yield from _comparison(policy, criterion, condition)
                 yield from _power(rules, criterion, condition)
+    yield from _without_effect(policy.gate)
     prometheus = policy.gate.prometheus
     if prometheus is not None:
         used = {condition.query for criterion in policy.gate.criteria for condition in criterion.all_of}
@@ -39,6 +40,28 @@ def remarks(policy: Policy) -> Iterator[Remark]:
         if prometheus.url.startswith("http://"):
             what = "what decides over a release comes without TLS"
             yield Remark("warning", "gate.prometheus.url", what, "https://, with ca where the authority is your own")
+
+
+def _without_effect(gate: Gate) -> Iterator[Remark]:
+    for criterion in gate.criteria:
+        for condition in criterion.all_of:
+            for key in _idle(condition):
+                what = f"{criterion.name}: {key} has no effect on {condition.subject} as it is held here"
+                yield Remark("warning", "gate.criteria", what, f"leave {key} out")
+    if gate.controls != Gate().controls and not gate.needs_controls:
+        what = "no criterion compares answers, so that no untouched host is asked"
+        yield Remark("warning", "gate.controls", what, "leave it out, or a criterion with worse_by")
+
+
+def _idle(condition: Condition) -> Iterator[str]:
+    """Keys that a condition may have and that change nothing of it."""
+    limit = condition.worse_by is None
+    if limit and condition.against != "before":
+        yield "against"
+    if condition.even_if_before and (not limit or condition.metric in NOT_COMPARED):
+        yield "even_if_before"
+    if condition.minimum_samples is not None and condition.metric not in SAMPLED | {Metric.ERROR_RATIO}:
+        yield "minimum_samples"
 
 
 def _comparison(policy: Policy, criterion: Criterion, condition: Condition) -> Iterator[Remark]:

@@ -7,6 +7,7 @@ from typing import Final, Self
 import msgspec
 
 from hedgerow.registry.manifest import Slo
+from hedgerow.rollout.gate.shift import SHIFT_ALPHA
 from hedgerow.rollout.policy import Policy
 from hedgerow.rollout.policy.gate import COUNTED, SAMPLED, Condition, Criterion, Metric
 from hedgerow.rollout.policy.soak import Soak
@@ -43,6 +44,8 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
 
     soak: Soak
     alpha: float
+    shift_alpha: float = SHIFT_ALPHA
+    """As ``alpha``, for the test whether a host changed more than those without the release."""
     by_look: tuple[Criterion, ...]
     since: tuple[Criterion, ...]
     asks: bool = True
@@ -62,6 +65,7 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
             soak=policy.soak,
             # Bonferroni: whatever the comparisons have in common, all together stay under alpha.
             alpha=gate.alpha / max(1, tested),
+            shift_alpha=SHIFT_ALPHA / max(1, tested),
             by_look=tuple(_tested_last(each) for each in criteria if not _counts_on(each)),
             since=tuple(_tested_last(each) for each in criteria if _counts_on(each)),
             asks=gate.probes.count > 0,

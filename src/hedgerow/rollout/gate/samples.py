@@ -25,6 +25,8 @@ class Expectation(msgspec.Struct, frozen=True, kw_only=True):
     sha256: str
     baseline: frozenset[str] = frozenset()
     """Reason codes that stood before the release touched the host."""
+    started_with: str | None = None
+    """``runtime:VERSION`` or ``configuration:VERSION`` that its server must run with; None: whatever it does."""
 
 
 class Look(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -38,6 +40,9 @@ class Look(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """``name@version`` that it says it serves."""
     sha256: str | None = None
     """Hash of that bundle's manifest."""
+    runtime: str | None = None
+    configuration: str | None = None
+    """Versions that its server was started with."""
     reasons: frozenset[str] = frozenset()
     """Codes of what keeps it from being ``ok``; remarks that do not are left out."""
     note: str = ""
@@ -49,6 +54,9 @@ class Look(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     errors: int | None = None
     window_s: float | None = None
     restarts: int | None = None
+    cpu_s: float | None = None
+    """Seconds of all cores since the board's start, and of these what ran for others than the server."""
+    cpu_others_s: float | None = None
     throttled: bool = False
     """Slowed down or short of voltage now, or once since the look before."""
     queries: dict[str, float] = {}

@@ -6,7 +6,7 @@ whatever a host does.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import msgspec
@@ -56,7 +56,8 @@ class GateSession:
     """Watches one host. ``stop`` says why the watch is to end, or None; it is asked at least once a second.
 
     ``before`` is what ``baseline`` measured before the activation. ``controls`` are watchers of hosts that do not have
-    the release yet. ``start_s``: seconds in which the server loaded the model, if the activation said so.
+    the release yet, by name; ``controls_before`` is what they answered before the activation. ``start_s``: seconds in
+    which the server loaded the model, if the activation said so.
     """
 
     def __init__(
@@ -69,7 +70,8 @@ class GateSession:
         clock: Clock,
         stop: Callable[[], str | None] = _nobody,
         before: Window | None = None,
-        controls: Sequence[Watcher] = (),
+        controls: Mapping[str, Watcher] | None = None,
+        controls_before: Mapping[str, Window] | None = None,
         queries: Queries | None = None,
         start_s: float | None = None,
     ) -> None:
@@ -82,7 +84,8 @@ class GateSession:
         self._queries = queries
         self._probes = policy.gate.probes
         self._rules = Rules.of(policy, release.slo)
-        self._controls = Controls(controls, release, self._run) if controls and policy.gate.needs_controls else None
+        compared = bool(controls) and policy.gate.needs_controls
+        self._controls = Controls(controls or {}, release, self._run, controls_before) if compared else None
         self.before = before
         self.after = Window(start_s=start_s)
         self._order = pace.order(len(release.questions), () if before is None else before.questions)
@@ -98,13 +101,17 @@ class GateSession:
         Answers are not judged: the version that serves now need not know this release's.
         """
         window = Window()
-        started = self._clock.monotonic()
         try:
             self._heed()
+            if self._controls is not None:
+                self._controls.look_at_all()
+            started = self._clock.monotonic()
             window.see(self._look())
             if window.looks[0].version is not None:
                 self._ask_before(window, until=started + self._probes.baseline_s)
                 window.see(self._look())
+                if self._controls is not None:
+                    self._controls.look_at_all()
         except Ended:
             pass  # The step that follows finds out for itself that the rollout has stopped.
         self.before = window
@@ -119,7 +126,15 @@ class GateSession:
                 return
             kind = Kind.RIGHT if answer.kind is Kind.WRONG else answer.kind
             window.hear(msgspec.structs.replace(answer, kind=kind))
-            self._wait(pace.pause_s(self._probes, _took_s(answer), shortest_soak_s=None))
+            rested_at = self._clock.monotonic() + pace.pause_s(self._probes, _took_s(answer), shortest_soak_s=None)
+            if self._controls is not None:
+                self._controls.ask(number)
+            self._wait(rested_at - self._clock.monotonic())
+
+    @property
+    def controls_measured(self) -> dict[str, Window]:
+        """What hosts without the release have answered so far; after ``baseline``, to be kept for ``run``."""
+        return {} if self._controls is None else self._controls.measured
 
     def run(self) -> Judgement:
         """Watch the host until there is a verdict, or ``stop`` says why there will be none (``STOPPED``)."""
@@ -150,7 +165,16 @@ class GateSession:
             self._note(self._look())
             now = self._clock.monotonic()
             untouched = None if self._controls is None else self._controls.window
-            judgement = judge(self.before, self.after, untouched, self._expected, self._rules, started=started, now=now)
+            judgement = judge(
+                self.before,
+                self.after,
+                untouched,
+                self._expected,
+                self._rules,
+                started=started,
+                now=now,
+                controls=() if self._controls is None else self._controls.pairs,
+            )
             if judgement.final:
                 return judgement
             if self._controls is not None:

@@ -59,12 +59,16 @@ class HttpsWatcher:
             status=report.status,
             version=report.reference,
             sha256=None if report.model is None else report.model.sha256,
+            runtime=report.runtime,
+            configuration=report.configuration,
             reasons=frozenset(reason.code for reason in report.troubles),
             metrics=metrics(report, self._now()),
             requests=report.serving.requests,
             errors=report.serving.errors,
             window_s=report.serving.window_s,
             restarts=report.serving.restarts,
+            cpu_s=None if report.processor is None else report.processor.total_s,
+            cpu_others_s=None if report.processor is None else report.processor.others_s,
             throttled=self._throttled(report),
         )
 

@@ -19,6 +19,7 @@ from hedgerow.rollout.policy.budgets import Budgets
 from hedgerow.rollout.policy.gate import Gate
 from hedgerow.rollout.policy.notify import Channel
 from hedgerow.rollout.policy.quarantine import Cooldown, Quarantine
+from hedgerow.rollout.policy.recheck import Recheck
 from hedgerow.rollout.policy.retry import Retry
 from hedgerow.rollout.policy.rollback import Rollback
 from hedgerow.rollout.policy.schedule import Freeze, Windows
@@ -46,9 +47,10 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     soak: Soak = Soak()
     gate: Gate = Gate()
     activate_within_s: Annotated[int, msgspec.Meta(ge=1)] = 900
-    """Seconds for download, verification and switch together, after which the command on the host is ended."""
+    """Seconds after which a command on the host is ended: as many for fetching and verifying, and for the switch."""
     confirm_within_s: Annotated[int, msgspec.Meta(ge=30)] = 600
     """Seconds after which a device that nobody confirmed goes back by itself."""
+    recheck: Recheck = Recheck()
     budgets: Budgets = Budgets()
     approvals: list[Approval] = []
     """Waves that wait for people; several entries for one wave must all be met."""

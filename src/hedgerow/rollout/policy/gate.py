@@ -52,6 +52,8 @@ LESS_IS_WORSE: Final = frozenset({Metric.TOKENS_PER_S, Metric.REPORTED_TOKENS_PE
 """The others are worse the higher they are."""
 EXPLAINED: Final = frozenset(Metric) - COUNTED - {Metric.MEMORY_USED_RATIO, Metric.HEARTBEAT_AGE_S, Metric.PERPLEXITY}
 """What a supply that sags, or a board that is slowed down, makes worse without the release's doing."""
+EXPLAINED_BY_LOAD: Final = EXPLAINED - {Metric.TEMPERATURE_C, Metric.THROTTLED, Metric.UNDERVOLTAGE}
+"""What other work on the board makes worse without the release's doing."""
 NOT_COMPARED: Final = frozenset({Metric.GOLDEN_FAILURES, Metric.RESTARTS, Metric.START_S})
 """Counted from the activation on: there is no value before it to be compared with."""
 
@@ -73,9 +75,11 @@ class Condition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     against: Literal["before", "untouched"] = "before"
     """The host itself before its activation, or hosts that do not have the release yet, in the same minutes."""
     minimum_samples: Count | None = None
-    """Answers (before and after, each) under which nothing is said; None: 1 for a limit, 8 for a comparison."""
+    """Answers (before and after, each) under which nothing is said; None: 1 for a limit, 8 for a comparison. Of answers
+    and errors alone; a report gives one figure."""
     even_if_before: bool = False
-    """A limit counts, too, where the host broke it before the release touched it."""
+    """A limit counts, too, where the host broke it before the release touched it. What is counted since the activation
+    (restarts, wrong answers, the start) always does."""
 
     def __post_init__(self) -> None:
         if (self.metric is None) == (self.query is None):
@@ -180,7 +184,7 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """What a host must keep to."""
 
     slo: bool = True
-    """Hold probes and reports to the bundle's ``slo``."""
+    """Hold the answers to the gate's own questions to the bundle's ``slo``."""
     without: list[Literal["errors", "restarts", "memory", "start", "slower"]] = []
     """Built-in criteria that are not to count."""
     criteria: list[Criterion] = []
@@ -188,7 +192,7 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     alpha: Probability = 0.001
     """Chance that a host is failed by its comparisons although nothing changed, over all of them and all looks."""
     controls: Annotated[int, msgspec.Meta(ge=1, le=8)] = 2
-    """How many untouched hosts are probed for a comparison with them, where a criterion asks for one."""
+    """How many untouched hosts are asked the same in the same time, where a criterion compares answers."""
     probes: Probes = Probes()
     prometheus: Prometheus | None = None
 
@@ -210,9 +214,10 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     @property
     def needs_controls(self) -> bool:
-        """Whether any criterion compares with untouched hosts."""
-        return any(
-            each.worse_by is not None and each.against == "untouched" for c in self.criteria for each in c.all_of
+        """Whether any criterion compares with untouched hosts, or with a time before that was another for them, too."""
+        compared = [each for criterion in self.criteria for each in criterion.all_of if each.worse_by is not None]
+        return "slower" not in self.without or any(
+            each.against == "untouched" or each.metric not in {None, Metric.ERROR_RATIO} for each in compared
         )
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from datetime import date, datetime, time, timedelta
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 from zoneinfo import ZoneInfo, available_timezones
 
 import msgspec
@@ -31,12 +31,18 @@ def minutes(clock: str | int) -> int:
     return int(hours) * 60 + int(rest)
 
 
+OWN: Final = frozenset({"localtime", "posixrules", "Factory"})
+"""Names in the database that are another zone, or none, on each machine."""
+
+
 def zone(name: str) -> ZoneInfo:
     """The time zone ``name``.
 
     Raises:
-        ValueError: This machine knows none of that name.
+        ValueError: This machine knows none of that name, or it is one on each machine.
     """
+    if name in OWN:
+        raise ValueError(f"time zone {name!r} is another on each machine; write it like Europe/Berlin")
     try:
         return ZoneInfo(name)
     except (KeyError, ValueError, OSError) as error:

@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-from hedgerow.rollout.policy.units import Natural
+from hedgerow.rollout.policy.units import Count, Natural
 from hedgerow.rollout.policy.waves import Percent, reach, share
 
 
@@ -19,6 +19,9 @@ class Sites(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     small: Literal["one_by_one", "leave_out"] = "one_by_one"
     """A site that has not more hosts than that: one after the other all the same, which the plan says (a site of one
     host is then without), or not at all."""
+
+    downloads: Count = 2
+    """Hosts of a site that fetch at one time when a release is staged ahead of their turns: its uplink is one."""
 
     def __post_init__(self) -> None:
         if isinstance(self.min_available, str) and share(self.min_available) >= 1:

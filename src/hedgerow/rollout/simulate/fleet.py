@@ -37,6 +37,8 @@ class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Median of trial and switch together."""
     activate_spread: Annotated[float, msgspec.Meta(ge=0)] = 0.3
     revert_s: Above = 2.0
+    restart_s: Above = 12.0
+    """Of a release that is no model: draining, and the server's restart until it serves again; forward as back."""
     step_s: Annotated[float, msgspec.Meta(ge=0)] = 0.3
     """What each step costs over SSH besides its work."""
     silent_s: Above = 10.0

@@ -58,7 +58,7 @@ class Gate:
         draw = random.Random(f"{seed}/answers")  # noqa: S311 - a simulation is to give the same twice
         self._noise = tuple(math.exp(draw.gauss(0, model.answer_spread)) for _ in range(NOISE + NOISE_OF_ONE))
         self._rules = Rules.of(policy, release.slo)
-        self._expected = Expectation(version=release.bundle, sha256=release.sha256)
+        self._expected = Expectation(version=release.serves, sha256=release.serves_sha256)
         self._keep = keep
         # How long each question takes beside the others: golden inputs are not all of one length.
         self._length = [0.7 + 0.6 * (number % 7) / 6 for number in range(len(release.questions))]
@@ -86,7 +86,7 @@ class Gate:
         while True:
             due = now + soak.interval_s
             hurt = hurts_after_s is not None and since_switch_s + now >= hurts_after_s
-            after.see(self._look(device, now, serving=self._release.bundle, hurt=hurt, throttled=device.throttling))
+            after.see(self._look(device, now, serving=self._release.serves, hurt=hurt, throttled=device.throttling))
             now += LOOK_S
             judgement = judge(before, after, None, self._expected, self._rules, started=0.0, now=now)
             if judgement.final:
@@ -152,7 +152,7 @@ class Gate:
             reached=True,
             status=status,
             version=serving,
-            sha256=self._release.sha256,
+            sha256=self._release.serves_sha256,
             reasons=frozenset(reasons),
             metrics=_WELL,
             throttled=throttled,

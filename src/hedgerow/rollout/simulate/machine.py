@@ -55,6 +55,7 @@ class Machine:
         self._start = start
         self._keep = keep
         self._plan = plan
+        self._restart_s = self._model.restart_s if decide.drains(plan.release.kind) else 0.0
         self._gate = Gate(plan.release, plan.policy, flaw, self._model, seed, keep=keep)
         self._draw = random.Random(f"{seed}/times")  # noqa: S311 - a simulation is to give the same twice
         self._now = 0.0
@@ -66,6 +67,7 @@ class Machine:
         self._switched: dict[str, float] = {}
         self._gates: dict[str, Done] = {}
         self._failed: dict[str, str] = {}
+        self._again: list[str] = []
         self._gone: dict[str, float] = {}
         self._confirmed_bad: dict[str, float] = {}
         self.served: dict[str, Served] = {}

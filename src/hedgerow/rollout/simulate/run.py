@@ -15,18 +15,22 @@ from __future__ import annotations
 import itertools
 import math
 
-from hedgerow.rollout import decide, events
+from hedgerow.rollout import decide, events, spare, way_back
 from hedgerow.rollout.decide import Finish, Go, Stop, Wait, WaitCode
-from hedgerow.rollout.events import Request, RequestKind
+from hedgerow.rollout.events import Outcome, Request, RequestKind
+from hedgerow.rollout.patrol import AGAIN_S, LOOKERS, LOOKS_PER_S, sample
 from hedgerow.rollout.simulate.machine import FORKS, START
 from hedgerow.rollout.simulate.outcome import Result
 from hedgerow.rollout.simulate.turn import Turns
-from hedgerow.rollout.waiting import INTERVAL_S, LOOKERS, LOOKS_PER_S
+from hedgerow.rollout.waiting import INTERVAL_S
 
 __all__ = ["FORKS", "START", "Run"]
 
 PATROLLED_PER_S = min(LOOKS_PER_S, LOOKERS / INTERVAL_S)
 """Looks that a wait begins in a second: it fills its threads once in each of its rounds."""
+SHOWN_BY_A_LOOK = frozenset({"leak", "fails"})
+"""Flaws that a host's own report shows."""
+FELL = "failing: what the simulated release does"
 WAITS_AT_MOST = 1000
 """A wait that nothing ends is a policy that cannot be met."""
 
@@ -40,9 +44,16 @@ class Run(Turns):
         for number, hosts in batches:
             if not self._await(number):
                 break
+            passed = spare.passed_over(self.state, hosts)
+            halt = spare.nobody_first(self.state, hosts, passed)
+            if halt is not None:
+                self._record(events.Stopped(at=self._at(), reason=halt))
+                break
+            for host, reason in passed.items():
+                self._finish(host, Outcome.SKIPPED, reason)
             self._batch(number, hosts)
         self._note_stop()
-        self._do(decide.to_undo(self.state), self._undo)
+        self._all_back(way_back.order(self.state))
         self._settle_lost()
         ended = self._now
         self._record(events.Closed(at=self._at()))
@@ -60,10 +71,13 @@ class Run(Turns):
     def _await(self, wave: int) -> bool:
         """Whether the wave starts; what ``waiting.await_wave`` does, and the play around it."""
         promised: dict[WaitCode, float] = {}
-        waits = 0
+        waits, looked = 0, False
         while waits < WAITS_AT_MOST:
             self._note_stop()
             match decide.next_wave(self.state, wave, self._moment()):
+                case Go() if not looked:
+                    looked = True
+                    self._recheck()
                 case Go():
                     if wave > self.state.wave:
                         self._record(events.WaveOpened(at=self._at(), number=wave, hosts=self._plan.waves[wave - 1]))
@@ -73,6 +87,22 @@ class Run(Turns):
                 case Wait() as wait:
                     waits += self._wait(wait, wave, promised)
         return False
+
+    def _recheck(self) -> None:
+        """Look at confirmed hosts before a wave, as ``waiting`` does; who falls goes back where the budget bears it."""
+        rule = self._plan.policy.recheck
+        names = sample(list(self.state.holding), after=self.state.rechecked, most=rule.hosts)
+        if not names:
+            return
+        shows = self._flaw.kind in SHOWN_BY_A_LOOK
+        bad = [host for host in names if shows and self._confirmed_bad.get(host, math.inf) <= self._now]
+        again_s = (self._plan.policy.soak.passes - 1) * AGAIN_S if bad else 0.0
+        self._now += min(rule.within_s, len(names) / PATROLLED_PER_S + again_s)
+        self._record(events.Rechecked(at=self._at(), hosts=len(names), last=names[-1]))
+        for host in bad:
+            self._record(events.HostFell(at=self._at(), host=host, reason=FELL))
+        if self.state.stopped is None:
+            self._all_back(list(self.state.fallen), together=False)
 
     def _wait(self, wait: Wait, wave: int, promised: dict[WaitCode, float]) -> bool:
         """Wait; False if somebody fell meanwhile. ``promised``: when people answer, whoever falls until then."""
@@ -86,8 +116,7 @@ class Run(Turns):
         fell = self._patrol(until)
         if fell and self.state.stopped is None:
             # The play brings them back one after the other, before it goes on waiting.
-            for host in list(self.state.fallen):
-                self._do([host], self._undo)
+            self._all_back(list(self.state.fallen), together=False)
         elif not fell:
             self._now = until
             promised.pop(wait.code, None)
@@ -100,7 +129,7 @@ class Run(Turns):
 
         A host falls after some failing looks in a row, one in each round. The patrol of every wait begins anew.
         """
-        if self._flaw.kind not in {"leak", "fails"}:
+        if self._flaw.kind not in SHOWN_BY_A_LOOK:
             return False
         holding = [host for host in self.state.holding if host not in self.state.fallen]
         rows_s = self._plan.policy.soak.passes * max(INTERVAL_S, len(holding) / PATROLLED_PER_S)
@@ -112,7 +141,7 @@ class Run(Turns):
             return False
         self._now = first
         for host in [host for host, at in falls.items() if at < first + INTERVAL_S][:LOOKERS]:
-            self._record(events.HostFell(at=self._at(), host=host, reason="failing: what the simulated release does"))
+            self._record(events.HostFell(at=self._at(), host=host, reason=FELL))
         return True
 
     def _answer(self, wait: Wait, wave: int) -> None:

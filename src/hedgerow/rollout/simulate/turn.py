@@ -67,6 +67,10 @@ class Turns(Returns):
         return done()
 
     def _stage(self, host: str, done: Done) -> None:
+        closed = decide.may_fetch(self.state, self._moment())
+        if closed is not None:
+            self._finish(host, Outcome.SKIPPED, f"{closed.code}: {closed.reason}")
+            return done()
         began = self._now
         site, size = self._devices[host].site, self._plan.release.size_bytes
         link = self.links.get(site)
@@ -85,7 +89,7 @@ class Turns(Returns):
 
         self._fetching[host] = staged
         link.begin(host, size, self._now)
-        self._foresee(link)
+        return self._foresee(link)
 
     def _foresee(self, link: Link) -> None:
         """Put the link's next completion on the queue; one that was there before becomes stale."""
@@ -114,7 +118,7 @@ class Turns(Returns):
             return done()
         device, known = self._devices[host], self.state.hosts[host]
         self._record(events.HostStarted(at=self._at(), host=host, before=known.before))
-        took = self._model.activate_s * math.exp(self._draw.gauss(0, self._model.activate_spread))
+        took = (self._model.activate_s + self._restart_s) * math.exp(self._draw.gauss(0, self._model.activate_spread))
 
         def switched() -> None:
             if device.lost:

@@ -5,7 +5,7 @@ Only root and the server itself can open the socket; there is no other authentic
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 from msgspec import Meta, Struct
 from starlette.requests import Request
@@ -23,6 +23,16 @@ if TYPE_CHECKING:
 _LIMIT = 4096
 
 
+class Runs(Protocol):
+    """What this process was started with; ``hedgerow.server.observe.Observer`` knows it."""
+
+    @property
+    def runtime(self) -> str: ...
+
+    @property
+    def configuration(self) -> str | None: ...
+
+
 class Which(Struct, frozen=True, forbid_unknown_fields=True):
     """A version of a model on this device."""
 
@@ -36,7 +46,7 @@ class HowLong(Struct, frozen=True, forbid_unknown_fields=True):
     within_s: Annotated[float, Meta(gt=0, le=MAXIMUM_S)]
 
 
-def routes(plane: DataPlane, model: str) -> list[Route]:
+def routes(plane: DataPlane, model: str, runs: Runs) -> list[Route]:
     async def prepare(request: Request) -> Response:
         which = decode(await body(request, limit=_LIMIT), Which)
         try:
@@ -60,11 +70,11 @@ def routes(plane: DataPlane, model: str) -> list[Route]:
         Route("/control/v1/prepare", prepare, methods=["POST"]),
         Route("/control/v1/switch", switch, methods=["POST"]),
         Route("/control/v1/discard", discard, methods=["POST"]),
-        *_state_routes(plane, model),
+        *_state_routes(plane, model, runs),
     ]
 
 
-def _state_routes(plane: DataPlane, model: str) -> list[Route]:
+def _state_routes(plane: DataPlane, model: str, runs: Runs) -> list[Route]:
     async def drain(request: Request) -> Response:
         plane.drain.begin(decode(await body(request, limit=_LIMIT), HowLong).within_s)
         return state()
@@ -87,6 +97,8 @@ def _state_routes(plane: DataPlane, model: str) -> list[Route]:
                 "prepared": _shown(plane.prepared(model)),
                 "inflight": plane.inflight,
                 "drained_until": plane.drain.until,
+                "runtime": runs.runtime,
+                "configuration": runs.configuration,
             }
         )
 

@@ -29,3 +29,11 @@ def test_only_untouched_hosts_are_chosen(state) -> None:
 def test_the_choice_is_stable_and_not_the_same_for_every_host(state) -> None:
     assert choose_controls(state.plan, state, "a", 3) == choose_controls(state.plan, state, "a", 3)
     assert len({tuple(choose_controls(state.plan, state, host, 1)) for host in "abcdef"}) > 1
+
+
+def test_hosts_of_the_same_wave_come_last_and_those_that_were_asked_before_first(state) -> None:
+    chosen = choose_controls(state.plan, state, "d", 99)
+    assert chosen[-2:] == sorted("ef", key=chosen.index)
+    assert choose_controls(state.plan, state, "d", 2, {"e", "f"}) == chosen[-2:]
+    state.apply(HostStarted(at="t", host="e", before=None))
+    assert choose_controls(state.plan, state, "d", 1, {"e", "f"}) == ["f"]

@@ -42,9 +42,13 @@ def test_everything_that_can_be_said() -> None:
     assert jsonschema.Draft202012Validator(policy.schema()).is_valid(document)
 
 
-def test_defaults_ask_no_other_host() -> None:
-    assert not Policy().gate.needs_controls
+def test_other_hosts_are_asked_where_answers_are_compared() -> None:
+    assert Policy().gate.needs_controls
     assert policy.parse({"gate": {}}, where="x") == Policy()
+    alone = {"without": ["slower"], "criteria": [{"name": "mine", "all_of": [{"metric": "p95_ms", "above": 90}]}]}
+    assert not policy.parse({"gate": alone}, where="x").gate.needs_controls
+    alone["criteria"][0]["all_of"] = [{"metric": "reported_p95_ms", "worse_by": 1.5}]
+    assert policy.parse({"gate": alone}, where="x").gate.needs_controls
 
 
 def criteria(*conditions: object, **more: object) -> dict[str, object]:

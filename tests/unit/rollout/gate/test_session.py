@@ -232,12 +232,12 @@ def test_untouched_hosts_are_asked_the_same_less_often(
     session, host: Host, ticking, others_s: float, verdict: Verdict
 ) -> None:
     host.answer_s = 0.05
-    others = [Host(ticking, others_s, OLD), Host(ticking, others_s, OLD)]
+    others = {"b": Host(ticking, others_s, OLD), "c": Host(ticking, others_s, OLD)}
     found = session({"gate": AGAINST}, controls=others).run()
     assert found.verdict is verdict
-    asked = [len(each.questions) for each in others]
+    asked = [len(each.questions) for each in others.values()]
     assert sum(asked) >= 8
-    assert sum(asked) <= len(host.questions) / 3 + 1
+    assert sum(asked) <= len(host.questions) / 2 + 1
     assert abs(asked[0] - asked[1]) <= 1
 
 
@@ -245,9 +245,65 @@ def test_a_control_that_is_lost_or_gets_the_release_is_left_out(session, host: H
     gone, updated, good = Host(ticking, 0.02, OLD), Host(ticking, 0.02, NEW), Host(ticking, 0.02, OLD)
     gone.kind, gone.reached = Kind.LOST, False
     soak = {"soak": {"passes": 12, "deadline_s": 20}}
-    assert session(soak | {"gate": AGAINST}, controls=[gone, updated, good]).run().verdict is Verdict.PASS
+    assert (
+        session(soak | {"gate": AGAINST}, controls={"b": gone, "c": updated, "d": good}).run().verdict is Verdict.PASS
+    )
     assert len(gone.questions) <= 2
     assert len(updated.questions) < len(good.questions)
+
+
+@pytest.mark.parametrize("others_s, verdict", [(0.05, Verdict.PASS), (0.02, Verdict.FAIL)])
+def test_what_became_slower_for_untouched_hosts_too_is_not_the_releases(
+    session, host: Host, ticking, others_s: float, verdict: Verdict
+) -> None:
+    others = {"b": Host(ticking, 0.02, OLD), "c": Host(ticking, 0.02, OLD)}
+    first = session(controls=others)
+    host.version = OLD
+    before = first.baseline()
+    kept = first.controls_measured
+    assert (before.asked, {name: window.asked for name, window in kept.items()}) == (30, {"b": 15, "c": 15})
+    assert {window.looked for window in kept.values()} == {2}
+    host.version, host.answer_s = NEW, 0.05
+    for other in others.values():
+        other.answer_s = others_s
+    # Another process: only what was kept of the time before is there.
+    kept = msgspec.json.decode(msgspec.json.encode(kept), type=dict[str, Window])
+    found = session(before=before, controls=others, controls_before=kept).run()
+    assert found.verdict is verdict
+    assert "untouched hosts" in next(each.reason for each in found.criteria if each.name == "slower")
+
+
+def test_untouched_hosts_cost_the_time_before_nothing_but_their_looks(session, host: Host, ticking) -> None:
+    host.version = OLD
+    begun = ticking.now
+    session().baseline()
+    alone_s, begun = ticking.now - begun, ticking.now
+    session(controls={"b": Host(ticking, 0.02, OLD)}).baseline()
+    assert ticking.now - begun == pytest.approx(alone_s, abs=0.05)
+
+
+def test_a_control_that_is_off_before_is_not_waited_for(session, host: Host, ticking) -> None:
+    gone, good = Host(ticking, 0.02, OLD), Host(ticking, 0.02, OLD)
+    gone.reached = False
+    host.version = OLD
+    gate = session(controls={"b": gone, "c": good})
+    gate.baseline()
+    assert (gone.questions, len(gone.looked_at), list(gate.controls_measured)) == ([], 1, ["c"])
+
+
+def test_a_control_is_asked_what_it_was_asked_before(session, host: Host, release: Release, ticking) -> None:
+    """Where the time before was too short for all questions, others than those tell nothing of its change."""
+    many = with_questions(release, 40)
+    other = Host(ticking, 0.02, OLD)
+    host.version, host.answer_s = OLD, 1.0
+    first = session({"gate": {"probes": {"baseline_s": 10}}}, release=many, controls={"b": other})
+    before = first.baseline()
+    known = set(first.controls_measured["b"].questions)
+    host.version, host.answer_s = NEW, 0.02
+    other.questions.clear()
+    session(release=many, before=before, controls={"b": other}, controls_before=first.controls_measured).run()
+    assert len(other.questions) > 5
+    assert set(other.questions) <= known
 
 
 def test_without_an_untouched_host_the_comparison_is_listed_as_skipped(session) -> None:
@@ -301,6 +357,9 @@ def test_what_breaks_in_a_watcher_breaks_the_session(session, host: Host, monkey
 def test_a_baseline_outlives_its_process(session, host: Host, tmp_path: Path) -> None:
     before = measured(session, host)
     assert baseline.load(tmp_path, "pi-1") is None
+    assert baseline.load_controls(tmp_path, "pi-1") == {}
+    baseline.save_controls(tmp_path, "pi-1", {"pi-2": before})
+    assert baseline.load_controls(tmp_path, "pi-1") == {"pi-2": before}
     baseline.save(tmp_path, "pi-1", before)
     assert baseline.load(tmp_path, "pi-1") == before
     (tmp_path / "baselines" / "pi-1.json").write_text("{")

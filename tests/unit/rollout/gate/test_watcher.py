@@ -99,6 +99,12 @@ def seen(**report: object) -> Look:
     return HttpsWatcher(Client(msgspec.convert({"status": "ok"} | report, Report)), now=lambda: NOON).look()
 
 
+def test_what_the_processor_did_for_others_is_in_the_look() -> None:
+    look = seen(processor={"total_s": 4000.5, "others_s": 120.25})
+    assert (look.cpu_s, look.cpu_others_s) == (4000.5, 120.25)
+    assert (seen().cpu_s, seen().cpu_others_s) == (None, None)
+
+
 def test_what_a_report_measures() -> None:
     look = seen(
         board={"memory_available_mb": 500, "memory_total_mb": 4000, "temperature_c": 61.5, "throttled_now": []},

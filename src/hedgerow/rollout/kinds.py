@@ -1,0 +1,98 @@
+"""What is different where a release is no model: what a host has of it, what it is to have, what it serves. Pure.
+
+- A model's release is asked its own questions, and the server switches to it: the host is never drained.
+- A runtime and a configuration are taken up by a restart. The host is drained before, serves the same model before and
+  after, and is asked that one's questions.
+- A runtime has one version for all; a configuration has one for each host, since it names the host.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from hedgerow.errors import RefusedError, UsageError
+from hedgerow.fleet.endpoint import Report
+from hedgerow.rollout.gate.samples import Expectation, Look
+from hedgerow.rollout.plan_types import Kind, Release
+
+RESTARTING: tuple[Kind, ...] = ("runtime", "configuration")
+_LACKING = {
+    "adapter": "the server cannot load an adapter onto a model yet; release the model with it merged in",
+    "application": "there are no application bundles yet; playbooks/site.yml brings what a device runs",
+}
+
+
+def is_kind(what: str) -> bool:
+    """Whether an operator's word means no model: ``runtime``, ``configuration:VERSION``; also what lacks yet."""
+    return what.partition(":")[0] in {*RESTARTING, *_LACKING}
+
+
+def parse(change: str) -> tuple[Kind, str | None]:
+    """Read ``runtime``, ``configuration``, or one of them with the version that is expected (``runtime:VERSION``).
+
+    Raises:
+        RefusedError: nothing of that kind can be released yet; says what is missing.
+        UsageError: there is no such kind.
+    """
+    word, colon, version = change.partition(":")
+    for kind in RESTARTING:
+        if word == kind and (version or not colon):
+            return kind, version or None
+    if word in _LACKING:
+        raise RefusedError(f"rule kind: no {word} can be released: {_LACKING[word]}", where=f"change={change}")
+    raise UsageError(
+        f"change={change} is nothing that can be released",
+        next_step="change=runtime, change=configuration, or a model: bundle=NAME@VERSION",
+    )
+
+
+def wanted(release: Release, host: str) -> str:
+    """What ``host`` is to activate, as ``hedgerow-device`` names it."""
+    version = release.versions.get(host)
+    return release.bundle if version is None else f"{release.kind}:{version}"
+
+
+def had(report: Report, release: Release) -> str | None:
+    """What a host has of the release's kind, by its report; None: nothing, or it does not say."""
+    if release.kind == "model":
+        return report.reference
+    return _named(release.kind, report.runtime, report.configuration)
+
+
+def seen(look: Look, release: Release) -> str | None:
+    """The same by a look at it."""
+    if release.kind == "model":
+        return look.version
+    return _named(release.kind, look.runtime, look.configuration)
+
+
+def expectation(release: Release, host: str, baseline: Iterable[str] = ()) -> Expectation:
+    """What a look at ``host`` is held against once it has the release."""
+    own = None if release.kind == "model" else wanted(release, host)
+    return Expectation(
+        version=release.serves, sha256=release.serves_sha256, baseline=frozenset(baseline), started_with=own
+    )
+
+
+def has(look: Look, release: Release, host: str) -> bool:
+    """Whether a look found the release on ``host``, whatever else it found."""
+    return seen(look, release) == wanted(release, host)
+
+
+def other_model(serves: str | None, sha256: str | None, release: Release) -> str | None:
+    """Why a host cannot be judged by the release's questions: it serves another model; None: it serves that one."""
+    if (serves, sha256) == (release.serves, release.serves_sha256):
+        return None
+    what = serves or "no model" if serves != release.serves else f"{serves} with manifest {sha256}"
+    return f"rule same-model: it serves {what}, and the {release.kind} is judged by the questions of {release.serves}"
+
+
+def revert(release: Release, reason: str) -> Sequence[str]:
+    """The command that brings a host back; it names the kind, so that it never takes back anything else."""
+    which = [] if release.kind == "model" else ["--kind", release.kind]
+    return ["revert", *which, "--reason", reason]
+
+
+def _named(kind: str, runtime: str | None, configuration: str | None) -> str | None:
+    version = runtime if kind == "runtime" else configuration
+    return None if version is None else f"{kind}:{version}"

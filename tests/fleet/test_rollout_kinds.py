@@ -1,0 +1,163 @@
+"""Releases that are no models: the server's configuration and its runtime, by the same engine, gate and way back.
+
+A host is out of service while it restarts: its callers are told so (503) or find nobody, and a gateway would ask
+another host. What must not happen is that a question which was taken is lost, or answered by another model.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import rollout_fleet as fleets
+
+from hedgerow import paths
+
+pytestmark = [pytest.mark.fleet, pytest.mark.slow, pytest.mark.usefixtures("sound")]
+
+ROOT = Path(__file__).parents[2]
+OUT_OF_SERVICE = re.compile(r"HTTP 503|refused|Server disconnected without sending a response", re.IGNORECASE)
+FAST = {"waves": [1, 7], "soak": {"passes": 2, "interval_s": 0.5, "deadline_s": 25}}
+
+
+def values(change: str, server: dict[str, Any] | None = None, **policy: Any) -> list[str]:
+    said = {"change": change, "rollout_policy": fleets.POLICY | FAST | policy}
+    return ["-e", json.dumps(said | ({} if server is None else {"inference_runtime_server": server}))]
+
+
+def versions(woods, key: str) -> dict[str, str]:
+    """What each server says that it was started with."""
+    found = {}
+    for host in woods.pis:
+        with woods.client(host) as client:
+            found[host] = getattr(client.report(), key)
+    return found
+
+
+def told(callers: fleets.Callers) -> None:
+    """Whoever got no answer was told that the host is out of service, or found nobody there."""
+    assert [line for line in callers.failed if not OUT_OF_SERVICE.search(line)] == []
+    assert set(callers.answered) == set(callers.hosts)
+    assert all(len(numbers) == 1 for numbers in callers.numbers.values()), "another model answered"
+
+
+def test_a_configuration_reaches_all_and_is_the_role_s_own(woods) -> None:
+    before, served = versions(woods, "configuration"), woods.serves()
+    same = woods.controller.play("rollout.yml", *values("configuration"))
+    assert same.returncode == 0, same.stdout + same.stderr
+    assert set(woods.outcomes().values()) == {"already"}, "the engine renders another text than the role"
+    with fleets.Callers(woods, woods.pis) as callers:
+        done = woods.controller.play("rollout.yml", *values("configuration", {"limits": {"queue": 12}}))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert set(woods.outcomes().values()) == {"confirmed"}
+    after = versions(woods, "configuration")
+    assert all(after[host] not in {before[host], None} for host in woods.pis)
+    assert woods.serves() == served
+    told(callers)
+    back = woods.hedgerow("rollout", "rollback", "--reason", "a test")
+    assert back.returncode == 0, back.stdout + back.stderr
+    assert versions(woods, "configuration") == before
+
+
+@pytest.mark.parametrize(
+    "server",
+    [{"limits": {"body_bytes": 8}}, {"http": {"address": "127.0.0.1", "port": 22}}],
+    ids=["answers nobody", "does not start"],
+)
+def test_a_bad_configuration_stops_at_the_canary_and_is_taken_back(woods, server: dict[str, Any]) -> None:
+    before = versions(woods, "configuration")
+    done = woods.controller.play("rollout.yml", *values("configuration", server))
+    assert done.returncode != 0
+    assert versions(woods, "configuration") == before
+    outcomes = [outcome for outcome in woods.outcomes().values() if outcome is not None]
+    assert outcomes == ["reverted"], outcomes
+
+
+def test_what_the_server_would_refuse_is_refused_before_a_host_is_touched(woods) -> None:
+    done = woods.controller.play("rollout.yml", *values("configuration", {"treads": 2}))
+    assert done.returncode != 0
+    assert "treads" in done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def another_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """This checkout with one more line of code: another runtime."""
+    copy = tmp_path_factory.mktemp("tree") / "hedgerow"
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)
+    for name in listed.stdout.splitlines():
+        if (ROOT / name).is_file():
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, copy / name)
+    with (copy / "src/hedgerow/__init__.py").open("a") as file:
+        file.write("# another runtime, for a test\n")
+    return copy
+
+
+def play(woods, tree: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """``rollout.yml`` of a tree, with this controller's keys and journals."""
+    program = shutil.which("ansible-playbook")
+    assert program is not None
+    line = [program, "-i", str(Path(woods.inventory.path).resolve()), "playbooks/rollout.yml", *arguments]
+    environment = os.environ | {
+        "HEDGEROW_VAR": str(paths.var_dir()),
+        "HEDGEROW_ROOT": str(tree),
+        "ANSIBLE_CONFIG": str(tree / "ansible.cfg"),
+        "ANSIBLE_FORCE_COLOR": "0",
+    }
+    return subprocess.run(line, cwd=tree, env=environment, capture_output=True, text=True, check=False, timeout=1200)
+
+
+def test_a_runtime_reaches_all_and_goes_back(woods, another_tree: Path) -> None:
+    before, served = versions(woods, "runtime"), woods.serves()
+    with fleets.Callers(woods, woods.pis) as callers:
+        done = play(woods, another_tree, *values("runtime"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    after = versions(woods, "runtime")
+    assert set(woods.outcomes().values()) == {"confirmed"}
+    assert len(set(after.values())) == 1
+    assert set(after.values()).isdisjoint(before.values())
+    assert woods.serves() == served
+    told(callers)
+    for host in woods.pis:
+        links = woods.on(host, "cd /opt/hedgerow/runtime && readlink current confirmed previous").split()
+        assert links == [after[host], after[host], before[host]]
+    back = woods.hedgerow("rollout", "rollback", "--reason", "a test")
+    assert back.returncode == 0, back.stdout + back.stderr
+    assert versions(woods, "runtime") == before
+    assert {woods.on(host, "readlink /opt/hedgerow/runtime/confirmed").strip() for host in woods.pis} == set(
+        before.values()
+    )
+
+
+def test_without_a_controller_an_unconfirmed_runtime_goes_back_even_if_it_starts_nothing(
+    woods, another_tree: Path, wait
+) -> None:
+    """Its own program and its server are broken after the activation: the runtime before takes it back."""
+    pi = woods.pis[-1]
+    before = versions(woods, "runtime")[pi]
+    only = {"change": "runtime", "stage_ahead": "only", "rollout_policy": fleets.POLICY}
+    done = play(woods, another_tree, "-e", json.dumps(only), "--limit", pi)
+    assert done.returncode == 0, done.stdout + done.stderr
+    staged = woods.on(pi, "ls /opt/hedgerow/runtime").split()
+    new = next(each for each in staged if each not in {before, "current", "previous", "confirmed"})
+    device = "/opt/hedgerow/runtime/confirmed/bin/hedgerow-device"
+    woods.on(pi, f"{device} activate runtime:{new} --confirm-within 20")
+    assert versions(woods, "runtime")[pi] == new
+    woods.on(pi, f"cd /opt/hedgerow/runtime/{new}/bin && chmod -x hedgerow hedgerow-device")
+    woods.on(pi, "systemctl kill -s KILL hedgerow-server")
+    started = time.monotonic()
+    wait(lambda: woods.on(pi, "readlink /opt/hedgerow/runtime/current").strip() == before, within_s=90)
+    assert time.monotonic() - started < 90
+    wait(lambda: woods.served_by(pi) is not None, within_s=60)
+    assert versions(woods, "runtime")[pi] == before
+    last = [event for event in woods.events(pi) if event["event"] == "reverted"][-1]
+    assert last["model"] == f"runtime:{new}"
+    woods.on(pi, f"rm -r /opt/hedgerow/runtime/{new}")
+    woods.hedgerow("rollout", "rollback", "--reason", "a test")
