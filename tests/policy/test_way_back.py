@@ -1,4 +1,4 @@
-"""What takes a runtime back must run in none that could be at fault: by what units start, and what the switch imports."""
+"""What takes a runtime back must run in none that could be at fault: what units start, what the switch imports."""
 
 from __future__ import annotations
 
