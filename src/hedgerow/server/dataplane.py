@@ -38,6 +38,7 @@ CURRENT = "current"
 _INFER_THREADS = 2
 # A model whose last request will not end keeps the process no longer than this.
 _CLOSE_S = 5.0
+_STARTING_S = 2
 
 
 @dataclass(frozen=True)
@@ -112,11 +113,15 @@ class DataPlane:
         """The model in service.
 
         Raises:
+            Overloaded: nothing is in service yet, as while a server that was restarted loads its model.
             NotFound: no such name, or another version.
         """
         slot = self._slots.get(name)
         if slot is None or slot.serving is None:
-            known = ", ".join(each.name for each in self._slots.values() if each.serving is not None) or "none"
+            known = ", ".join(each.name for each in self._slots.values() if each.serving is not None)
+            if not known:
+                # The caller is not wrong, and another host may answer: a gateway takes 503 for that, and 404 for final.
+                raise Overloaded("no model is in service here yet", retry_after_s=_STARTING_S)
             raise NotFound(f"model '{name}' is not served here; served: {known}")
         if version is not None and version != slot.serving.version:
             raise NotFound(f"model '{name}' is served in version {slot.serving.version}, not {version}")

@@ -20,7 +20,7 @@ import msgspec
 from hedgerow.device import hardware, heartbeat, processor
 from hedgerow.device.health import AgentState, Code, HealthReport, ModelState, Observation, build
 from hedgerow.runtime import installed
-from hedgerow.server.errors import NotFound
+from hedgerow.server.errors import NotFound, Overloaded
 
 if TYPE_CHECKING:
     from hedgerow.server.dataplane import DataPlane
@@ -107,7 +107,7 @@ class Observer:
     def _model_state(self) -> ModelState | None:
         try:
             served = self._plane.served(self._model)
-        except NotFound:
+        except (NotFound, Overloaded):
             return None
         return ModelState(served.name, served.version, served.sha256, served.since, self._previous())
 

@@ -16,7 +16,7 @@ from starlette.routing import Route
 
 from hedgerow import __version__
 from hedgerow.server import tensors
-from hedgerow.server.errors import BadRequest, NotFound, ServingError
+from hedgerow.server.errors import BadRequest, NotFound, Overloaded, ServingError
 from hedgerow.server.protocols.http import body, decode, json_response, retry_headers
 
 if TYPE_CHECKING:
@@ -101,6 +101,8 @@ def routes(plane: DataPlane, limits: Limits) -> list[Route]:
             plane.served(name, version)
         except NotFound:
             return PlainTextResponse("", 404)
+        except Overloaded:
+            return PlainTextResponse("", 503)
         return PlainTextResponse("", 200 if plane.ready(name) else 503)
 
     async def infer(request: Request) -> Response:
