@@ -109,8 +109,13 @@ class DataPlane:
         slots = [slot for slot in self._slots.values() if name is None or slot.name == name]
         return bool(slots) and all(slot.serving is not None for slot in slots)
 
+    def serving(self, name: str) -> Served | None:
+        """The version in service, None where there is none: for whoever tells how things are."""
+        slot = self._slots.get(name)
+        return None if slot is None else slot.serving
+
     def served(self, name: str, version: str | None = None) -> Served:
-        """The model in service.
+        """The model in service, for whoever has a question for it.
 
         Raises:
             Overloaded: nothing is in service yet, as while a server that was restarted loads its model.
