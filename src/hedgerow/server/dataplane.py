@@ -38,6 +38,7 @@ CURRENT = "current"
 _INFER_THREADS = 2
 # A model whose last request will not end keeps the process no longer than this.
 _CLOSE_S = 5.0
+# When a caller may try again: most models that a Pi serves are loaded in a second or two.
 _STARTING_S = 2
 
 

@@ -245,7 +245,10 @@ class Run:
 
     def go(self) -> State:
         journal = store.begin(self.folder, self.plan, pid=os.getpid(), now=self.world.clock().now())
-        look = lambda host: self.world.devices[host].look  # noqa: E731
+
+        def look(host: str) -> Callable[[], Look]:
+            return self.world.devices[host].look
+
         survey(journal, look, lambda _: None, lambda _: None, self.world.clock())
         patrol = Patrol(self.plan.release, look, falls_after=2)
         for wave in self.plan.waves:
