@@ -115,10 +115,10 @@ class RestartingSlot(ABC):
         if status is not None and self._of(status) != version:
             self.switch(version)
 
-    def ready(self, version: str) -> None:
+    def ready(self, version: str) -> None:  # noqa: B027 - a default, not a duty
         """Nothing can be done before the restart."""
 
-    def forget(self, version: str, back: str | None) -> None:
+    def forget(self, version: str, back: str | None) -> None:  # noqa: B027 - a default, not a duty
         """Proving it has left nothing in the server."""
 
     @abstractmethod
