@@ -12,4 +12,16 @@ export ANSIBLE_SSH_CONTROL_PATH_DIR="${ANSIBLE_SSH_CONTROL_PATH_DIR:-$HOME/.ansi
 if [[ ${1-} == test && " $* " == *" --shared-state "* && " $* " != *" --destroy=never "* ]]; then
   molecule destroy -s default
 fi
-exec molecule "$@"
+
+# Molecule's last page tells which scenario failed, not which test: that is said after it (tests/conftest.py).
+HEDGEROW_FAILURES="$(mktemp)"
+export HEDGEROW_FAILURES
+trap 'rm -f "$HEDGEROW_FAILURES"' EXIT
+molecule "$@" || {
+  status=$?
+  if [[ -s $HEDGEROW_FAILURES ]]; then
+    printf 'Failed tests:\n'
+    head -n 60 "$HEDGEROW_FAILURES"
+  fi
+  exit "$status"
+}

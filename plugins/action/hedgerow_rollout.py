@@ -93,7 +93,7 @@ class ActionModule(ActionBase):
                     attend=partial(requests.take, journal, approvers),
                     peers=watcher,
                     labels=_labels(variables),
-                    deliver=_delivery(host, self, variables),
+                    deliver=self._delivery(host, variables),
                 )
                 step = self._take(steps, name)
         except HedgerowError as error:
@@ -107,6 +107,10 @@ class ActionModule(ActionBase):
             return steps.revert(plain(self._task.args.get("reason")) or "the rollout asked for it")
         step: Step = getattr(steps, name)()
         return step
+
+    def _delivery(self, host: str, variables: dict[str, Any]) -> Delivery:
+        keys = (*configuration.FACTS, "inference_runtime_smoke_imports")
+        return Delivery(host, self, plain({key: self._templar.template(variables.get(key)) for key in keys}))
 
     # -- hedgerow.rollout.delivery.Line ---------------------------------------
 
@@ -148,11 +152,6 @@ class ActionModule(ActionBase):
         except AnsibleConnectionFailure as error:
             raise NetworkError(f"cannot be reached: {error}") from error
         return Completed(code=int(done["rc"]), stdout=str(done["stdout"]), stderr=str(done["stderr"]))
-
-
-def _delivery(host: str, line: ActionModule, variables: dict[str, Any]) -> Delivery:
-    keys = (*configuration.FACTS, "inference_runtime_smoke_imports")
-    return Delivery(host, line, plain({key: variables.get(key) for key in keys}))
 
 
 def _client(variables: dict[str, Any]) -> DeviceClient:

@@ -395,3 +395,10 @@ def test_killed_upgrades_end_by_their_deadline(thing, command, device, server):
         assert (thing.links(device), device.pending) == ((thing.old, None), None), step
         assert (thing.runs(server), server.serving, confirmed(device)) == (thing.old, "1.0.0", OLD_RUNTIME), step
     assert reverted > 0, "no kill came after the switch"
+
+
+@pytest.mark.usefixtures("switched")
+def test_a_report_without_a_server_says_what_it_would_start_with(command, device):
+    device.config.control_socket.unlink(missing_ok=True)
+    report = command("report").json
+    assert (report["runtime"], report["configuration"]) == (OLD_RUNTIME, OLD_CONFIGURATION)

@@ -96,7 +96,8 @@ def test_a_host_that_throttles_is_set_aside_and_the_release_is_not_blamed(woods)
     weak = woods.pis[0]
     watched = {"passes": 8, "interval_s": 1, "deadline_s": 25}
     with fleets.Callers(woods, woods.pis) as callers, Weather(woods, bundle, [weak], WEAK, STRONG) as weather:
-        done = woods.rollout(bundle, waves=[8], soak=watched)
+        # Those that are well wait for its verdict before they are confirmed: the wave goes step by step.
+        done = woods.rollout(bundle, waves=[8], soak=watched, confirm_within_s=90)
     assert weather.struck == [weak]
     assert (done.returncode != 0, woods.state().phase) == (True, "partial"), done.stdout + done.stderr
     assert woods.outcomes() == dict.fromkeys(woods.pis, "confirmed") | {weak: "environment"}

@@ -46,6 +46,8 @@ UNTOUCHABLE = (
     "/opt/hedgerow/runtime/0.1.0+abc/bin/hedgerow-device",
     "/opt/hedgerow/runtime/0.1.0+abc/lib/python3.13/site-packages/hedgerow/cli.py",
     "/opt/hedgerow/runtime/current",
+    "/opt/hedgerow/runtime/confirmed",
+    "/usr/local/lib/hedgerow/switch.py",
     "/usr/bin/python3.13",
     "/usr/bin/mender",
     "/usr/bin/prometheus-node-exporter",

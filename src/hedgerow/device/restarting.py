@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import subprocess
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -87,7 +88,7 @@ def _lack(status: Status | None, model: Reference | None, *, ran: bool) -> str:
     return f"serves {status.serving or 'no model'}, not {model or 'none'}"
 
 
-class RestartingSlot:
+class RestartingSlot(ABC):
     """What both have in common; ``point`` and ``prove`` are their own."""
 
     kind: Kind
@@ -114,14 +115,15 @@ class RestartingSlot:
         if status is not None and self._of(status) != version:
             self.switch(version)
 
-    def ready(self, version: str) -> None:
+    def ready(self, version: str) -> None:  # noqa: B027 - a default, not a duty
         """Nothing can be done before the restart."""
 
-    def forget(self, version: str, back: str | None) -> None:
+    def forget(self, version: str, back: str | None) -> None:  # noqa: B027 - a default, not a duty
         """Proving it has left nothing in the server."""
 
+    @abstractmethod
     def _of(self, status: Status) -> str | None:
-        raise NotImplementedError
+        """The version that a running server says it was started with."""
 
     def _require_back(self, back: str | None) -> None:
         if back is None or not is_whole(self.home, Change.of(self.kind, back)):

@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Any, Protocol
 
 from hedgerow.device.change import Change, configuration_version
-from hedgerow.errors import DeviceError
+from hedgerow.errors import DeviceError, MachineError, UsageError
 from hedgerow.rollout import configuration
 from hedgerow.rollout.remote import NO_TERMINAL, Completed, parse_answer
 from hedgerow.runtime import wheelhouse
@@ -47,9 +47,12 @@ class Delivery:
 
     def __call__(self, change: str, *, timeout_s: int) -> dict[str, Any]:
         wanted = Change.parse(change)
-        if wanted.kind == "configuration":
-            return self._configuration(wanted, timeout_s)
-        return self._runtime(wanted, timeout_s)
+        bring = self._configuration if wanted.kind == "configuration" else self._runtime
+        try:
+            return bring(wanted, timeout_s)
+        except (UsageError, MachineError) as error:
+            # What the controller lacks for this host keeps this host from getting it, and says so in its outcome.
+            raise DeviceError(error.what, where=error.where, next_step=error.next_step) from error
 
     def _configuration(self, wanted: Change, timeout_s: int) -> dict[str, Any]:
         text = configuration.render(self._host, self._variables)

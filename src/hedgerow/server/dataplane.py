@@ -46,6 +46,8 @@ CURRENT = "current"
 _INFER_THREADS = 2
 # A model whose last request will not end keeps the process no longer than this.
 _CLOSE_S = 5.0
+# When a caller may try again: most models that a Pi serves are loaded in a second or two.
+_STARTING_S = 2
 
 
 @dataclass(frozen=True)
@@ -132,21 +134,35 @@ class DataPlane:
             return slot is not None and slot.serving is not None
         return self._opened and all(slot.serving is not None for slot in self._slots.values())
 
+    def serving(self, name: str) -> Served | None:
+        """The version in service, None where there is none: for whoever tells how things are."""
+        slot = self._slots.get(name)
+        return None if slot is None else slot.serving
+
     def served(self, name: str, version: str | None = None) -> Served:
-        """The model in service.
+        """The model in service, for whoever has a question for it.
 
         Raises:
+            Overloaded: nothing is in service yet, as while a server that was restarted loads its model.
             NotFound: no such name, or another version.
         """
         slot = self._slots.get(name)
         if slot is None or slot.serving is None:
-            known = ", ".join(each.name for each in self._slots.values() if each.serving is not None) or "none"
-            raise NotFound(f"model '{name}' is not served here; served: {known}")
+            known = ", ".join(each.name for each in self._slots.values() if each.serving is not None)
+            if not known and self._starting:
+                # The caller is not wrong, and another host may answer: a gateway takes 503 for that, and 404 for final.
+                raise Overloaded("no model is in service here yet", retry_after_s=_STARTING_S)
+            raise NotFound(f"model '{name}' is not served here; served: {known or 'none'}")
         model = slot.find(version)
         if model is None:
             known = " and ".join(each.version for each in slot.all)
             raise NotFound(f"model '{name}' is served in version {known}, not {version}")
         return model
+
+    @property
+    def _starting(self) -> bool:
+        # A device's server is to serve one name and waits for it; a repository that has been read is all there is.
+        return self._library is None or not self._opened
 
     def prepared(self, name: str) -> Served | None:
         """The version beside the one in service."""

@@ -20,7 +20,6 @@ import msgspec
 from hedgerow.device import hardware, heartbeat, processor
 from hedgerow.device.health import AgentState, Code, HealthReport, ModelState, Observation, build
 from hedgerow.runtime import installed
-from hedgerow.server.errors import NotFound
 
 if TYPE_CHECKING:
     from hedgerow.server.dataplane import DataPlane
@@ -105,9 +104,8 @@ class Observer:
         return {**now, "hat": {**now["hat"], **kept}}
 
     def _model_state(self) -> ModelState | None:
-        try:
-            served = self._plane.served(self._model)
-        except NotFound:
+        served = self._plane.serving(self._model)
+        if served is None:
             return None
         return ModelState(served.name, served.version, served.sha256, served.since, self._previous())
 

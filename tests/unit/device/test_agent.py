@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from hedgerow import filelock
@@ -16,6 +18,7 @@ from hedgerow.device.activation import LOCK, Activation
 from hedgerow.device.agent import BEAT_S, Agent
 from hedgerow.device.config import DeviceConfig
 from hedgerow.device.control import ServerDownError, Status
+from hedgerow.device.restarting import RuntimeSlot, Service
 from hedgerow.device.transition import Pending
 from hedgerow.device.watchdog import AgentConfig, Answer, Look
 from hedgerow.registry.reference import Reference
@@ -31,11 +34,12 @@ class Server:
         self.serving: Reference | None = Reference("assistant", "2.0.0")
         self.prepared: Reference | None = None
         self.down = False
+        self.runtime: Callable[[], str | None] = lambda: None
 
     def status(self) -> Status:
         if self.down:
             raise ServerDownError("nobody answers")
-        return Status(self.serving, self.prepared)
+        return Status(self.serving, self.prepared, runtime=self.runtime())
 
     def prepare(self, name: str, version: str) -> dict[str, Any]:
         self.prepared = Reference(name, version)
@@ -242,3 +246,42 @@ def test_an_unreadable_beat_is_none(tmp_path: Path) -> None:
     assert heartbeat.read(tmp_path / "no") is None
     (tmp_path / "torn").write_bytes(b'{"at": "2026-')
     assert heartbeat.read(tmp_path / "torn") is None
+
+
+class Switch:
+    """Restarts the server double with the runtime that ``current`` names, which it points by itself."""
+
+    def __init__(self, home: Path, server: Server) -> None:
+        self.home, self.server, self.restarts = home, server, 0
+
+    def restart(self) -> None:
+        self.restarts += 1
+        self.server.down = False
+
+    def point(self, link: str, version: str | None) -> None:
+        links.point(self.home, link, version)
+
+
+def test_an_unconfirmed_runtime_that_fails_is_taken_back_by_the_one_before(device: Device) -> None:
+    home = device.config.models_dir.parent / "runtime"
+    for version in ("old", "new"):
+        (home / version).mkdir(parents=True)
+    switch = Switch(home, device.server)
+    for link, version in (("current", "new"), ("previous", "old"), ("confirmed", "old")):
+        switch.point(link, version)
+    service = Service(device.server, switch, device.home, monotonic=lambda: 0.0, sleep=lambda _: None)
+    device.server.runtime = lambda: links.target(home, "current")
+    slot = RuntimeSlot(home, service, configuration=Path("/nowhere"))
+    config = msgspec.structs.replace(device.config, runtime_dir=home)
+    activation = Activation(config.models_dir, config.activation_dir, device.server, restarting=(slot,))
+    device.agent = Agent(
+        config, device, activation, beats=device.beats, now=lambda: START, clock=lambda: device.passed_s
+    )
+    device.pend("old", kind="runtime", name="runtime", to="new")
+    device.server.down = True
+    device.looks = [BAD, BAD, BAD, GOOD]
+    device.run(30)
+    assert (links.target(home, "current"), links.target(home, "confirmed"), switch.restarts) == ("old", "old", 1)
+    assert links.read_pending(config.activation_dir) is None
+    assert device.log == [("fails its watchdog", "runtime:new"), ("reverted", "runtime:new")]
+    assert device.current == "2.0.0", "a model has changed"

@@ -21,6 +21,7 @@ from hedgerow.rollout.events import Closed, HostActivated, HostFinished, HostSta
 from hedgerow.rollout.plan import Plan, Release, Target
 from hedgerow.rollout.policy import Policy
 from hedgerow.rollout.remote import Completed
+from hedgerow.runtime import target as runtimes
 
 FLEET, NEW = "meadow-unit", "assistant@1.1.0"
 
@@ -169,6 +170,20 @@ def test_a_configuration_is_brought_as_it_was_planned_or_not_at_all() -> None:
     assert (line.asked, line.stdin) == ([("stage", change, "--json")], text)
     with pytest.raises(DeviceError, match="the inventory makes configuration:"):
         Delivery("a", line, variables(1, threads=3))(change, timeout_s=9)
+
+
+def test_what_the_controller_lacks_for_a_host_is_that_host_s_refusal() -> None:
+    class Old(Line):
+        def device(self, arguments, *, timeout_s: int, stdin: bytes) -> Completed:
+            return Completed(2, "", '{"what": "runtime:1 is not on this device", "where": "", "next": null}')
+
+        def target(self):
+            return runtimes.Target("2.7", "aarch64")
+
+    with pytest.raises(DeviceError, match=r"no runtime is built for Python 2\.7"):
+        Delivery("a", Old(), variables(1))("runtime:1", timeout_s=9)
+    with pytest.raises(DeviceError, match="treads"):
+        Delivery("a", Line(), variables(1, treads=2))("configuration:1", timeout_s=9)
 
 
 def test_a_runtime_that_is_there_is_not_brought_again() -> None:

@@ -138,6 +138,12 @@ class Board:
             assert self.previous is not None, "a revert with nothing before"
             self.runs, self.previous = self.previous, None
 
+    def do_stage(self, change: str, *words: str) -> bool:
+        assert words == ("--here",), "no device fetches a runtime or a configuration"
+        if change not in self.staged:
+            raise RuntimeError(f"{change} is not whole on this device")
+        return False
+
     def do_drain(self, *words: str) -> bool:
         within_s, wait_s = int(words[words.index("--within") + 1]), int(words[words.index("--wait") + 1])
         assert wait_s < within_s <= 3600, "the server's own bound"
@@ -239,7 +245,10 @@ class Run:
 
     def go(self) -> State:
         journal = store.begin(self.folder, self.plan, pid=os.getpid(), now=self.world.clock().now())
-        look = lambda host: self.world.devices[host].look  # noqa: E731
+
+        def look(host: str) -> Callable[[], Look]:
+            return self.world.devices[host].look
+
         survey(journal, look, lambda _: None, lambda _: None, self.world.clock())
         patrol = Patrol(self.plan.release, look, falls_after=2)
         for wave in self.plan.waves:

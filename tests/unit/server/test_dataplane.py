@@ -74,7 +74,7 @@ def test_a_first_model_comes_by_activation(folder) -> None:
     async def work(plane: DataPlane) -> None:
         assert not await plane.open_current()
         assert plane.error("assistant") is None
-        with pytest.raises(NotFound, match="model 'assistant' is not served here; served: none"):
+        with pytest.raises(Overloaded, match="no model is in service here yet"):
             plane.served("assistant")
         await plane.prepare("assistant", "1.0.0")
         assert not plane.ready()

@@ -281,6 +281,11 @@ def test_a_device_without_a_model_stays_up_and_says_why(own_device, tmp_path, cu
     assert current is None or "INVALID_PROTOBUF" in reason["text"]
     assert support.answers(device.http, "/health/live") == 200
     assert support.answers(device.http) == 503
+    # Callers are not wrong, and may ask another host; commands are told how things are.
+    asked = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1], "data": [0.0]}]}
+    assert device.plain("/v2/models/assistant/infer", asked)[0] == 503
+    status, said = device.control("status")
+    assert (status, said["serving"]) == (200, None)
     # And it comes back without a restart.
     assert device.control("prepare", "1.0.0")[0] == device.control("switch", "1.0.0")[0] == 200
     assert support.answers(device.http) == 200

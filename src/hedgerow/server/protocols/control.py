@@ -87,13 +87,9 @@ def _state_routes(plane: DataPlane, model: str, runs: Runs) -> list[Route]:
         return state()
 
     def state() -> Response:
-        try:
-            serving = plane.served(model)
-        except NotFound:
-            serving = None
         return json_response(
             {
-                "serving": _shown(serving),
+                "serving": _shown(plane.serving(model)),
                 "prepared": _shown(plane.prepared(model)),
                 "inflight": plane.inflight,
                 "drained_until": plane.drain.until,

@@ -15,7 +15,7 @@ from starlette.routing import Route
 
 from hedgerow import __version__
 from hedgerow.server import modelconfig
-from hedgerow.server.errors import NotFound, ServingError
+from hedgerow.server.errors import NotFound, Overloaded, ServingError
 from hedgerow.server.protocols import oip_infer
 from hedgerow.server.protocols.http import json_response, retry_headers
 
@@ -68,6 +68,8 @@ def routes(plane: DataPlane, limits: Limits) -> list[Route]:
             plane.served(name, version)
         except NotFound:
             return PlainTextResponse("", 404)
+        except Overloaded:
+            return PlainTextResponse("", 503)
         return PlainTextResponse("", 200 if plane.ready(name) else 503)
 
     async def infer(request: Request) -> Response:

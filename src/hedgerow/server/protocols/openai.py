@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
@@ -38,8 +37,8 @@ def routes(plane: DataPlane, limits: Limits) -> list[Route]:
         listed: list[dict[str, Any]] = []
         for name in plane.names:
             # Also while the server is drained: what is served does not change by that.
-            with contextlib.suppress(NotFound):
-                listed += _models(plane.served(name))
+            model = plane.serving(name)
+            listed += [] if model is None else _models(model)
         return json_response({"object": "list", "data": listed})
 
     async def one_model(request: Request) -> Response:

@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError, Message
 
 from hedgerow import __version__
 from hedgerow.server import modelconfig
-from hedgerow.server.errors import BadRequest, NotFound, ServingError
+from hedgerow.server.errors import BadRequest, NotFound, Overloaded, ServingError
 from hedgerow.server.protocols import oip
 from hedgerow.server.protocols.grpc import answers, messages, status, texts
 from hedgerow.server.protocols.grpc.infer import Inference
@@ -127,7 +127,7 @@ class Service:
     async def _model_ready(self, request: messages.ModelReadyRequest, _context: Context) -> messages.ModelReadyResponse:
         try:
             self._plane.served(request.name, request.version or None)
-        except NotFound:
+        except (NotFound, Overloaded):
             return messages.ModelReadyResponse(ready=False)
         return messages.ModelReadyResponse(ready=self._plane.ready(request.name))
 
