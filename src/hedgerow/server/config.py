@@ -82,6 +82,11 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True):
     drain_s: float = 20.0
     answer_s: float = 600.0
 
+    @property
+    def json_body_bytes(self) -> int:
+        """Of a body that is JSON alone."""
+        return min(self.json_bytes, self.body_bytes)
+
     def timeout_s(self, wanted_s: float | None) -> float:
         """Seconds that a request may take, waiting included: its own limit, and never more than the server's."""
         return self.answer_s if wanted_s is None else min(wanted_s, self.answer_s)

@@ -1,4 +1,11 @@
-"""uvicorn's HTTP/1.1 protocol with bounds on a request's head: uvicorn has none for its fast parser."""
+"""uvicorn's HTTP/1.1 protocol with bounds on what is no body: uvicorn has none for its fast parser.
+
+Invariants:
+
+- A connection on which nothing is asked, or whose answer is sent before its request has ended, has a deadline.
+- What comes between two pieces of a body (heads, trailers, chunks' extensions) is bounded wherever it stands.
+- Nothing else is spoken here: a connection that should be upgraded is answered as it is, and closed.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +20,17 @@ from hedgerow.server.intake import FillingProtocol
 # Ten times what clients send; nginx takes 32 KiB by default (large_client_header_buffers).
 HEAD_BYTES = 64 * 1024
 HEAD_S = 20.0
+_BOUNDS = f"the head may have {HEAD_BYTES} bytes and take {HEAD_S:g} s"
 
 
 class BoundedProtocol(FillingProtocol):
-    """Refuses a head over ``HEAD_BYTES`` with 431, and one that takes longer than ``HEAD_S`` with 408."""
+    """Refuses a head over ``HEAD_BYTES`` with 431, and one that takes longer than ``HEAD_S`` with 408.
+
+    ``_unfinished``: bytes since a piece of a body, or the last request's end.
+    """
 
     _unfinished = 0
+    _within = False
     _refused = False
     _deadline: asyncio.TimerHandle | None = None
 
@@ -33,28 +45,49 @@ class BoundedProtocol(FillingProtocol):
     def data_received(self, data: bytes) -> None:
         self._unfinished += len(data)
         super().data_received(data)
-        if self._deadline is not None and self._unfinished > HEAD_BYTES and not self._refused:
+        if self.filling:
+            self._unfinished = 0
+        elif self._unfinished > HEAD_BYTES and not self._refused:
             self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+        elif not self._within and self._deadline is None and not self._answering:
+            self._expect_head()  # empty lines, which are no request and end uvicorn's own waiting for one
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        self._within = True
         self._expect_head()
 
     def on_headers_complete(self) -> None:
         self._stop_waiting()
         if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > HEAD_BYTES:
             self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
-        else:
-            super().on_headers_complete()
+            return
+        super().on_headers_complete()
+        if self.parser.should_upgrade():
+            # The parser reads no further on this connection.
+            self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
+        self._unfinished = 0
         if not self._refused:
             super().on_body(body)
 
     def on_message_complete(self) -> None:
         self._unfinished = 0
+        self._within = False
+        self._stop_waiting()
         if not self._refused:
             super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self._within and not self._answering and self._deadline is None:
+            # The rest of a body that nobody reads: time to send it and read the answer, not more.
+            self._deadline = self.loop.call_later(HEAD_S, self.transport.close)
+
+    @property
+    def _answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
 
     def _expect_head(self) -> None:
         self._stop_waiting()
@@ -65,10 +98,16 @@ class BoundedProtocol(FillingProtocol):
             self._deadline.cancel()
             self._deadline = None
 
-    def _refuse(self, status: HTTPStatus) -> None:
+    def send_400_response(self, msg: str) -> None:
+        self._refuse(HTTPStatus.BAD_REQUEST, msg)
+
+    def _refuse(self, status: HTTPStatus, why: str = _BOUNDS) -> None:
         self._refused = True
         self._stop_waiting()
-        text: dict[str, Any] = {"error": f"{status.phrase}: the head may have {HEAD_BYTES} bytes and take {HEAD_S:g} s"}
+        if self._answering and self.cycle.response_started:
+            self.transport.close()  # another answer may not stand within one
+            return
+        text: dict[str, Any] = {"error": f"{status.phrase}: {why}"}
         body = msgspec.json.encode(text)
         head = (
             f"HTTP/1.1 {status.value} {status.phrase}\r\ncontent-type: application/json\r\n"

@@ -32,7 +32,7 @@ from hedgerow.server.metrics import Metrics
 from hedgerow.server.modelconfig import ModelConfig, TransactionPolicy
 from hedgerow.server.models import Served, Slot
 from hedgerow.server.recording import Record, Recorder
-from hedgerow.server.repository import Repository
+from hedgerow.server.repository import Repository, is_folder
 from hedgerow.server.scheduler import Piece, Scheduler
 from hedgerow.server.statistics import Window
 from hedgerow.server.systemd import Patience
@@ -258,7 +258,7 @@ class DataPlane:
         if name not in self._slots:
             raise Unusable("other_model", f"this server serves {' and '.join(self.names)}, not {name}")
         folder = self._models_dir / name / version
-        if "/" in version or version in {"", ".", ".."} or not folder.is_dir():
+        if "/" in version or version in {"", ".", ".."} or not is_folder(folder):
             raise NotFound(f"{name}@{version} is not on this device")
         async with self._change:
             return await self._open(name, folder, check_golden=True)

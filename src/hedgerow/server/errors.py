@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+# What an error quotes may be as long as a request: nobody reads more, and journals and clients bound it.
+_LONGEST = 4000
+
 
 class ServingError(Exception):
     """Base; ``status`` is the HTTP status that every protocol here answers with."""
@@ -11,8 +14,8 @@ class ServingError(Exception):
     status = 500
 
     def __init__(self, text: str, *, field: str | None = None) -> None:
-        super().__init__(text)
-        self.text = text
+        self.text = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+        super().__init__(self.text)
         self.field = field
 
 

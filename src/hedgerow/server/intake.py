@@ -17,8 +17,18 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 FILL: Final = "hedgerow.fill"
 """Key in the ASGI scope of ``async fill(memory) -> bool``: False where the caller hung up.
 
-Raises TimeoutError when nothing comes for ``IDLE_S`` seconds. Absent where the body's length is not known."""
+Raises TimeoutError when nothing comes for ``IDLE_S`` seconds, or all of it more slowly than ``allowed_s`` says. Absent
+where the body's length is not known."""
 IDLE_S = 20.0
+# Below this the sender is no slow line but somebody who holds a connection. Source of the two bounds, and of the time
+# that each byte earns: Apache, mod_reqtimeout (``body=20,MinRate=500``).
+_BYTES_PER_S = 16 * 1024
+TOO_SLOW: Final = f"nothing of the body has come for {IDLE_S:g} s, or less than {_BYTES_PER_S} bytes a second in all"
+
+
+def allowed_s(size: int) -> float:
+    """Seconds in which so many bytes of a body must have come."""
+    return IDLE_S + size / _BYTES_PER_S
 
 
 class _Filling:
@@ -45,6 +55,11 @@ class FillingProtocol(HttpToolsProtocol):
     """Offers ``FILL`` for each request whose body has a length."""
 
     _filling: _Filling | None = None
+
+    @property
+    def filling(self) -> bool:
+        """Whether what comes now is a body's, and goes past the parser."""
+        return self._filling is not None
 
     def data_received(self, data: bytes) -> None:
         if self._filling is not None:
@@ -80,11 +95,14 @@ class FillingProtocol(HttpToolsProtocol):
             cycle.waiting_for_100_continue = False
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         self.flow.resume_reading()
+        started = self.loop.time()
         try:
             while not filling.ended.done():
                 before = filling.place
-                await asyncio.wait((filling.ended,), timeout=IDLE_S)
-                if filling.place == before and not filling.ended.done():
+                left = started + allowed_s(before) - self.loop.time()
+                await asyncio.wait((filling.ended,), timeout=min(IDLE_S, max(0.0, left)))
+                late = filling.place == before or self.loop.time() - started > allowed_s(filling.place)
+                if late and not filling.ended.done():
                     raise TimeoutError
         finally:
             # Whoever leaves in between leaves a connection on which nobody knows where the next request begins.

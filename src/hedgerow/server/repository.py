@@ -112,7 +112,7 @@ class Repository:
         """
         # A repository that is itself one model's folder is served under its own name.
         folder = self.root if _is_model(self.root) and name == self.root.resolve().name else self.root / name
-        if not name or name in {".", ".."} or "/" in name or "\0" in name or not folder.is_dir():
+        if not name or name in {".", ".."} or "/" in name or "\0" in name or not is_folder(folder):
             raise NotFound(f"model '{name}' is not in the repository")
         versions = _versions(folder)
         if not versions:
@@ -120,6 +120,14 @@ class Repository:
         link = folder / _CURRENT
         current = link.resolve().name if link.is_symlink() and _is_model(link) else None
         return Entry(name, folder, versions, _config(name, folder), current)
+
+
+def is_folder(path: Path) -> bool:
+    """Whether it is there; a name that no file system would take is not."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
 
 
 def model_folder(version: Path) -> Path:

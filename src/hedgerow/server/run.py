@@ -231,9 +231,12 @@ def _application(routes: list[Route]) -> Starlette:
         # Starlette raises it again once this is sent, and uvicorn logs it; what it says may be another caller's data.
         return json_response({"error": f"the server failed: {type(error).__name__}"}, status=500)
 
-    return Starlette(
+    application = Starlette(
         routes=routes, exception_handlers={ServingError: refused, HTTPException: no_route, Exception: broken}
     )
+    # It would send callers to whatever host their request names.
+    application.router.redirect_slashes = False
+    return application
 
 
 def _run(service: Callable[[], Service]) -> None:
@@ -297,12 +300,13 @@ def _uvicorn_config(listener: Listener, limits: Limits) -> uvicorn.Config:
     return uvicorn.Config(
         listener.app,
         http=BoundedProtocol if tls is None else PeerProtocol,
+        ws="none",
         ssl_context_factory=None if tls is None else lambda *_: tls.context,
         loop="none",
         lifespan="off",
         access_log=False,
         log_config=None,
-        log_level=logging.WARNING,
+        log_level=logging.ERROR,  # it warns of each request that is not HTTP; callers must not fill the journal
         server_header=False,
         timeout_graceful_shutdown=int(limits.drain_s),
     )

@@ -41,6 +41,9 @@ DTYPES: dict[str, np.dtype[Any]] = {
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 # numpy.ndarray's own limit is 64; no model comes near this one.
 _MAX_RANK = 16
+# numpy.intp's, and that of the protocol's own field (int64). Python writes no number of more than 4,300 digits, so a
+# product of sizes without bound could not even be named in an error.
+_MAX_SIZE = 2**63 - 1
 # What msgspec can hold integers to; numpy refuses what is outside of the 64-bit types.
 _BOUNDED = {"INT8": 8, "INT16": 16, "INT32": 32, "UINT8": 8, "UINT16": 16, "UINT32": 32}
 _LENGTH = struct.Struct("<I")
@@ -237,6 +240,8 @@ def _check_shape(shape: Sequence[int], *, name: str) -> None:
         raise BadRequest(f"input '{name}' has {len(shape)} dimensions; {_MAX_RANK} are allowed", field=name)
     if any(size < 0 for size in shape):
         raise BadRequest(f"input '{name}' has shape {list(shape)}; sizes are not negative", field=name)
+    if any(size > _MAX_SIZE for size in shape):
+        raise BadRequest(f"input '{name}' has shape {list(shape)}, which is too large", field=name)
 
 
 def _shown(shape: tuple[int, ...]) -> str:

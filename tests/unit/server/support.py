@@ -226,11 +226,22 @@ def served(backend: Any, name: str = "assistant", version: str = "1.0.0") -> Ser
 
 
 class InProcess:
-    """The whole HTTP side on a real socket, on a thread of this process, over a data plane that a test prepares."""
+    """The whole HTTP side on a real socket, on a thread of this process, over a data plane that a test prepares.
 
-    def __init__(self, prepare: Callable[[DataPlane], None], folder: Path, limits: Limits) -> None:
+    ``grpc`` makes a port of gRPC beside it.
+    """
+
+    def __init__(
+        self,
+        prepare: Callable[[DataPlane], None],
+        folder: Path,
+        limits: Limits,
+        *,
+        grpc: Callable[[DataPlane], Any] | None = None,
+    ) -> None:
         self.plane: DataPlane
-        self.port = 0
+        self.port = self.grpc_port = 0
+        self._grpc = grpc
         self._stop: Callable[[], None] = lambda: None
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._main, args=(prepare, folder, limits))
@@ -266,8 +277,14 @@ class InProcess:
         server = self._server = run._Server(run._uvicorn_config(listener, limits))
         loop = asyncio.get_running_loop()
         self._stop = lambda: loop.call_soon_threadsafe(functools.partial(setattr, server, "should_exit", True))  # noqa: FBT003
+        grpc = None if self._grpc is None else self._grpc(plane)
+        if grpc is not None:
+            await grpc.start()
+            self.grpc_port = grpc.port
         self._ready.set()
         await server.serve(sockets=[listener.socket])
+        if grpc is not None:
+            await grpc.stop()
         await plane.close()
 
 

@@ -85,6 +85,9 @@ class GenaiBackend:
             yield path.stem
 
     def _prompt(self, request: TextRequest) -> list[int]:
+        texts = [request.prompt or "", *(text for each in request.messages or () for text in each.values())]
+        if any("\0" in text for text in texts):  # the tokenizer would silently end there
+            raise BadRequest("the prompt holds a NUL character", field=_field(request))
         if request.messages is None:
             text = request.prompt or ""
         else:

@@ -13,6 +13,8 @@ from hedgerow.server.errors import ServingError
 # hold 1.3 % of the probability, and less below it; above, they hold much (40 % at 2), and all are sorted.
 _CANDIDATES = 1024
 _CALM = 1.0
+# Divided by less than this, logits overflow float32, or the runtime takes the temperature for 0 and refuses the rest.
+_LEAST = 1e-5
 # Tokens that ``Generator`` reads at once. It holds Python's lock meanwhile: parts of 32 keep the freeze a twentieth of
 # what a prompt of 800 tokens takes whole, at the same speed within the noise.
 _PART = 32
@@ -36,11 +38,11 @@ class Sampling:
     @classmethod
     def of(cls, request: TextRequest, vocabulary: int) -> Sampling | None:
         """None is greedy."""
-        if request.temperature <= 0:
+        if request.temperature < _LEAST:
             return None
         top_k = min(_CANDIDATES, vocabulary) if request.temperature <= _CALM else vocabulary
         seed = None if request.seed is None else request.seed % _SEEDS
-        return cls(request.temperature, request.top_p, top_k, seed)
+        return cls(request.temperature, max(request.top_p, _LEAST), top_k, seed)
 
 
 class EngineDecoding:

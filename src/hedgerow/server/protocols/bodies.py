@@ -19,7 +19,7 @@ import numpy as np
 from starlette.requests import ClientDisconnect, Request
 
 from hedgerow.server.errors import BadRequest, TimedOut, TooLarge, UnsupportedCoding
-from hedgerow.server.intake import FILL, IDLE_S
+from hedgerow.server.intake import FILL, IDLE_S, TOO_SLOW, allowed_s
 
 # A cache line; more than any kernel of the runtimes asks for.
 _ALIGNMENT = 64
@@ -29,39 +29,43 @@ _STEP = 1024 * 1024
 _WINDOWS = {"gzip": 31, "deflate": 15}
 # Compression of less is not worth a thread.
 _INLINE = 32 * 1024
+# Pieces below this are joined as they come: a million of one byte each would take forty times their size.
+_PIECE = 64 * 1024
 _FAST = 1
 
 
-async def read(request: Request, *, limit: int, head: int | None) -> memoryview:
+async def read(request: Request, *, limit: int, head: int | None, unpacked: int | None = None) -> memoryview:
     """The body, decompressed. ``head``: the length of the JSON, where tensors stand behind it.
+
+    A compressed one may have ``unpacked`` bytes when it is decompressed, by default as many as one that is not.
 
     Raises:
         TooLarge: over ``limit`` bytes, as sent or decompressed; the rest is not read.
         BadRequest: the caller hung up before its end, or it is not compressed as it says.
-        TimedOut: nothing came for a while.
+        TimedOut: nothing came for a while, or all of it too slowly.
         UnsupportedCoding: compressed otherwise than by gzip or deflate.
     """
     coding = request.headers.get("content-encoding", "identity").strip().lower()
     if coding not in {"identity", *_WINDOWS}:
         raise UnsupportedCoding(f"content-encoding is {coding}; known: gzip, deflate, identity")
     declared = request.headers.get("content-length", "")
-    if declared.isdigit() and int(declared) > limit:
+    if declared.isdecimal() and int(declared) > limit:
         raise TooLarge(f"the body has {declared} bytes; {limit} are allowed")
-    if coding == "identity" and declared.isdigit() and FILL in request.scope:
+    if coding == "identity" and declared.isdecimal() and FILL in request.scope:
         buffer = _buffer(int(declared), head or 0)
         try:
             whole = await request.scope[FILL](buffer)
         except TimeoutError as error:
-            raise TimedOut(f"nothing of the body has come for {IDLE_S:g} s") from error
+            raise TimedOut(TOO_SLOW) from error
         if not whole:
             raise BadRequest("the connection ended before the body did")
         return buffer
     parts = await _parts(request, limit=limit)
     if coding != "identity":
         if sum(map(len, parts)) < _INLINE:
-            parts = _decompressed(parts, coding, limit=limit)
+            parts = _decompressed(parts, coding, limit=unpacked or limit)
         else:
-            parts = await asyncio.to_thread(_decompressed, parts, coding, limit=limit)
+            parts = await asyncio.to_thread(_decompressed, parts, coding, limit=unpacked or limit)
     buffer = _buffer(sum(map(len, parts)), head or 0)
     place = 0
     for part in parts:
@@ -97,32 +101,36 @@ def _buffer(size: int, head: int) -> memoryview:
     return memory[start : start + size].data
 
 
-async def _parts(request: Request, *, limit: int) -> list[bytes]:
-    parts: list[bytes] = []
+async def _parts(request: Request, *, limit: int) -> Sequence[bytes | bytearray]:
+    parts: list[bytearray] = []
     size = 0
     loop = asyncio.get_running_loop()
+    started = loop.time()
     try:
         async with asyncio.timeout(IDLE_S) as idle:
             async for part in request.stream():
-                idle.reschedule(loop.time() + IDLE_S)
                 size += len(part)
+                idle.reschedule(min(loop.time() + IDLE_S, started + allowed_s(size)))
                 if size > limit:
                     raise TooLarge(f"the body has more than {limit} bytes")
-                parts.append(part)
+                if parts and len(parts[-1]) < _PIECE:
+                    parts[-1] += part
+                else:
+                    parts.append(bytearray(part))
     except ClientDisconnect as error:
         raise BadRequest("the connection ended before the body did") from error
     except TimeoutError as error:
-        raise TimedOut(f"nothing of the body has come for {IDLE_S:g} s") from error
+        raise TimedOut(TOO_SLOW) from error
     return parts
 
 
-def _decompressed(parts: Sequence[bytes], coding: str, *, limit: int) -> list[bytes]:
+def _decompressed(parts: Sequence[bytes | bytearray], coding: str, *, limit: int) -> Sequence[bytes | bytearray]:
     engine = zlib.decompressobj(_WINDOWS[coding])
     found: list[bytes] = []
     size = 0
     try:
         for part in parts:
-            rest = part
+            rest: bytes | bytearray = part
             while rest and not engine.eof:
                 found.append(engine.decompress(rest, _STEP))
                 rest = engine.unconsumed_tail

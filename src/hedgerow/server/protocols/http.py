@@ -9,11 +9,12 @@ from collections.abc import AsyncIterator, Coroutine
 from typing import Any, TypeVar
 
 import msgspec
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from hedgerow.server.errors import BadRequest, Gone, Overloaded, ServingError, TooLarge
+from hedgerow.server.errors import BadRequest, Gone, Overloaded, ServingError
+from hedgerow.server.protocols import bodies
 
 T = TypeVar("T")
 JSON = "application/json"
@@ -30,27 +31,9 @@ def retry_headers(error: ServingError) -> dict[str, str]:
     return {"retry-after": str(error.retry_after_s)} if isinstance(error, Overloaded) else {}
 
 
-async def body(request: Request, *, limit: int) -> bytes:
-    """The request's body.
-
-    Raises:
-        TooLarge: over ``limit`` bytes; the rest is not read.
-        BadRequest: the caller hung up before its end.
-    """
-    declared = request.headers.get("content-length", "")
-    if declared.isdigit() and int(declared) > limit:
-        raise TooLarge(f"the body has {declared} bytes; {limit} are allowed")
-    parts: list[bytes] = []
-    size = 0
-    try:
-        async for part in request.stream():
-            size += len(part)
-            if size > limit:
-                raise TooLarge(f"the body has more than {limit} bytes")
-            parts.append(part)
-    except ClientDisconnect as error:
-        raise BadRequest("the connection ended before the body did") from error
-    return b"".join(parts)
+async def body(request: Request, *, limit: int) -> memoryview:
+    """A body without tensors behind it. Raises as ``bodies.read``."""
+    return await bodies.read(request, limit=limit, head=None)
 
 
 def decode(data: bytes | memoryview, kind: type[T]) -> T:
@@ -65,6 +48,8 @@ def decode(data: bytes | memoryview, kind: type[T]) -> T:
         raise BadRequest(str(error), field=_field(str(error))) from error
     except msgspec.DecodeError as error:
         raise BadRequest(f"the body is not JSON: {error}") from error
+    except UnicodeDecodeError as error:
+        raise BadRequest(f"the body is not UTF-8: {error}") from error
     except RecursionError as error:
         raise BadRequest("the body is nested too deep") from error
 

@@ -61,7 +61,7 @@ class Generate(Sampling, frozen=True, forbid_unknown_fields=True, kw_only=True):
 def routes(plane: DataPlane, limits: Limits) -> list[Route]:
     async def read(request: Request) -> tuple[Generate, Sampling, AsyncGenerator[list[Piece], None]]:
         name, version = which(request)
-        asked = decode(await body(request, limit=limits.body_bytes), Generate)
+        asked = decode(await body(request, limit=limits.json_body_bytes), Generate)
         how = _merged(asked)
         wanted = text_request(asked.text_input, how, limits, timeout_s(request))
         return asked, how, plane.generate(name, wanted, protocol=PROTOCOL, version=version)

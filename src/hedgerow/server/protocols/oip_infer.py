@@ -34,7 +34,8 @@ _INLINE = 256 * 1024
 # Less than this is joined and sent at once.
 _JOINED = 64 * 1024
 _MICRO = 1e-6
-_Size = Annotated[int, Meta(ge=0)]
+# What 64 bits with a sign hold, so that arithmetic with it cannot overflow.
+_Size = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 
 
 class InputParameters(Struct, frozen=True, forbid_unknown_fields=True):
@@ -98,7 +99,8 @@ async def read(request: Request, model: str, version: str | None, limits: Limits
         BadRequest, TooLarge, UnsupportedCoding.
     """
     head = _header_length(request.headers.get(HEADER_LENGTH))
-    data = await bodies.read(request, limit=limits.body_bytes, head=head)
+    unpacked = limits.body_bytes if head is not None else limits.json_body_bytes
+    data = await bodies.read(request, limit=limits.body_bytes, unpacked=unpacked, head=head)
     asked = parse(data, head, json_limit=limits.json_bytes)
     laid = slices(asked, data[len(data) if head is None else head :])
     if _cost(laid) > _INLINE:

@@ -50,11 +50,11 @@ def routes(plane: DataPlane, limits: Limits) -> list[Route]:
         raise NotFound(f"model '{asked}' is not served here")
 
     async def chat(request: Request) -> Response:
-        asked = decode(await body(request, limit=limits.body_bytes), ChatRequest)
+        asked = decode(await body(request, limit=limits.json_body_bytes), ChatRequest)
         return await answer(request, answers.CHAT, asked)
 
     async def completion(request: Request) -> Response:
-        asked = decode(await body(request, limit=limits.body_bytes), CompletionRequest)
+        asked = decode(await body(request, limit=limits.json_body_bytes), CompletionRequest)
         return await answer(request, answers.COMPLETION, asked)
 
     async def answer(request: Request, kind: answers.Kind, asked: ChatRequest | CompletionRequest) -> Response:

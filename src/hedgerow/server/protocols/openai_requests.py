@@ -131,7 +131,7 @@ class ChatRequest(_Asked, frozen=True, forbid_unknown_fields=True, kw_only=True)
         if self.max_tokens is not None and self.max_completion_tokens is not None:
             raise BadRequest("max_tokens and max_completion_tokens say the same; give one", field="max_tokens")
         messages = [{"role": _ROLES.get(each.role, each.role), "content": each.text} for each in self.messages]
-        tokens = self.max_tokens or self.max_completion_tokens or _CHAT_TOKENS
+        tokens = self.max_tokens or self.max_completion_tokens or min(_CHAT_TOKENS, limits.max_tokens)
         return self._text_request(
             limits, tokens, messages=messages, priority=_TIERS[self.service_tier], timeout_s=timeout_s
         )
@@ -157,5 +157,5 @@ class CompletionRequest(_Asked, frozen=True, forbid_unknown_fields=True, kw_only
         prompts = [self.prompt] if isinstance(self.prompt, str) else self.prompt
         if len(prompts) != 1:
             raise BadRequest(f"prompt holds {len(prompts)} texts; one a request is supported", field="prompt")
-        tokens = self.max_tokens or _COMPLETION_TOKENS
+        tokens = self.max_tokens or min(_COMPLETION_TOKENS, limits.max_tokens)
         return self._text_request(limits, tokens, prompt=prompts[0], timeout_s=timeout_s)

@@ -104,7 +104,7 @@ class Service:
                 failure = ServingError("the server failed")
             else:
                 return answer
-            return await context.abort(status.code_of(failure), failure.text, status.trailers_of(failure))
+            return await context.abort(status.code_of(failure), status.details_of(failure), status.trailers_of(failure))
 
         written = getattr(messages, f"{name}Response").SerializeToString
         return grpc.unary_unary_rpc_method_handler(guarded, response_serializer=written)
@@ -217,7 +217,7 @@ class Service:
         if self._stopping:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "the server is stopping")
         if failure is not None:
-            await context.abort(status.code_of(failure), failure.text)
+            await context.abort(status.code_of(failure), status.details_of(failure))
 
 
 def _only_repository(name: str) -> None:

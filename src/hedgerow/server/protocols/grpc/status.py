@@ -22,6 +22,7 @@ _CODES: Final = {
     504: grpc.StatusCode.DEADLINE_EXCEEDED,
     507: grpc.StatusCode.RESOURCE_EXHAUSTED,
 }
+_DETAILS: Final = 2048
 # gRPC's retry design (A6): for how long a client's retry policy holds back.
 _PUSHBACK: Final = "grpc-retry-pushback-ms"
 
@@ -29,6 +30,14 @@ _PUSHBACK: Final = "grpc-retry-pushback-ms"
 def code_of(error: ServingError) -> grpc.StatusCode:
     """The status code for an error of ours."""
     return _CODES.get(error.status, grpc.StatusCode.INTERNAL)
+
+
+def details_of(error: ServingError) -> str:
+    """Its text, as long as a client's bound on trailers (8 KiB by default) surely lets through.
+
+    Past that bound gRPC's clients report RESOURCE_EXHAUSTED in place of the status. A byte may take three there.
+    """
+    return error.text.encode()[:_DETAILS].decode(errors="ignore")
 
 
 def trailers_of(error: ServingError) -> tuple[tuple[str, str], ...]:

@@ -101,6 +101,8 @@ def _sampling(request: messages.ModelInferRequest, as_json: str) -> oip_generate
         return msgspec.convert(listed | parameters, oip_generate.Sampling, strict=False)
     except msgspec.DecodeError as error:
         raise BadRequest(f"sampling parameters: {error}", field="sampling_parameters") from error
+    except RecursionError as error:
+        raise BadRequest("sampling parameters: nested too deep", field="sampling_parameters") from error
 
 
 def _text(given: dict[str, NDArray[np.generic]], name: str) -> str:
