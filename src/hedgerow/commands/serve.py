@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,28 +22,89 @@ if TYPE_CHECKING:
 )
 @click.option("--http", default="127.0.0.1:8000", show_default=True, help="With --repository: where to listen.")
 @click.option("--grpc", default="127.0.0.1:8001", show_default=True, help="The same for gRPC; 'none' to do without.")
-def serve(config: Path | None, repository: Path | None, http: str, grpc: str) -> None:
+@click.option(
+    "--memory-budget",
+    type=click.IntRange(min=1),
+    metavar="MB",
+    help="With --repository: load models when they are asked for, and unload the least recently used beyond this.",
+)
+@click.option(
+    "--keep-alive",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="With --repository: load models when they are asked for, and unload those that nobody asks for this long.",
+)
+@click.option(
+    "--minimum-stay",
+    type=click.FloatRange(min=0),
+    default=30.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="With either of these: how long a model stays after it was loaded.",
+)
+@click.option(
+    "--pin",
+    "pins",
+    multiple=True,
+    metavar="MODEL",
+    help="With either of these: a model that is loaded at the start and stays; repeatable.",
+)
+def serve(
+    config: Path | None,
+    repository: Path | None,
+    *,
+    http: str,
+    grpc: str,
+    memory_budget: int | None,
+    keep_alive: float | None,
+    minimum_stay: float,
+    pins: tuple[str, ...],
+) -> None:
     """Run the inference server.
 
     \b
     On a device:      hedgerow serve --config /etc/hedgerow/server.yml
     On a workstation: hedgerow serve --repository models/ --http 127.0.0.1:8000 --grpc 127.0.0.1:8001
+                      hedgerow serve --repository models/ --memory-budget 8000 --keep-alive 600 --pin assistant
     """  # noqa: D301 - click's mark for a paragraph as it stands
     from hedgerow.server import config as configs
     from hedgerow.server import run
+    from hedgerow.server.redaction import Redactor
+    from hedgerow.server.residency import Rules
+    from hedgerow.server.telemetry import logs
+    from hedgerow.server.telemetry.config import Logs
 
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     if (config is None) == (repository is None):
         raise UsageError("give exactly one of --config and --repository", next_step="hedgerow serve --help")
+    on_demand = memory_budget is not None or keep_alive is not None
+    if on_demand and config is not None:
+        raise UsageError(
+            "--memory-budget and --keep-alive are for a repository; a device serves one model",
+            next_step="hedgerow serve --help",
+        )
+    if pins and not on_demand:
+        raise UsageError(
+            "--pin is for models that would be unloaded otherwise",
+            where="--pin",
+            next_step="give --memory-budget or --keep-alive, too",
+        )
     if config is not None:
-        run.serve_device(*configs.read(config))
+        settings, version = configs.read(config)
+        logs.configure(settings.telemetry.logs, Redactor(words=settings.telemetry.words))
+        run.serve_device(settings, version)
         return
+    logs.configure(Logs(format="text", level="warning"), Redactor())
     if repository is not None:
         run.serve_folder(
             repository,
             _loopback(http, "HTTP"),
             configs.Limits(),
             grpc=None if grpc == "none" else _loopback(grpc, "gRPC"),
+            residency=Rules(
+                None if memory_budget is None else memory_budget << 20, keep_alive, minimum_stay, frozenset(pins)
+            )
+            if on_demand
+            else None,
         )
 
 

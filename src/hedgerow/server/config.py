@@ -15,6 +15,9 @@ from hedgerow.device import heartbeat
 from hedgerow.device.change import configuration_version
 from hedgerow.errors import UsageError
 from hedgerow.server.batching import Batching
+from hedgerow.server.degradation import Policy
+from hedgerow.server.fallback.config import FallbackConfig
+from hedgerow.server.telemetry.config import Telemetry
 
 LOOPBACK_HTTP = "127.0.0.1:8000"
 
@@ -111,7 +114,9 @@ class ServerConfig(Struct, frozen=True, forbid_unknown_fields=True):
 
     ``models_dir/<model>/current`` is what it serves. ``http`` and ``grpc`` are plain and on loopback, ``https`` and
     ``grpcs`` mutual TLS; None is not served. ``threads`` for one model: None leaves a core to the rest of the
-    system where there are more than two. ``activation_dir`` is where ``hedgerow-device`` keeps its pending state,
+    system where there are more than two. ``degradation``: what the server does less of on a board under pressure; null
+    is nothing. ``fallback``: which text requests may go to a cloud endpoint (docs/fallback.md). ``telemetry``: what it tells of
+    requests (docs/telemetry.md). ``activation_dir`` is where ``hedgerow-device`` keeps its pending state,
     ``heartbeat`` what its agent says of itself.
     """
 
@@ -131,6 +136,9 @@ class ServerConfig(Struct, frozen=True, forbid_unknown_fields=True):
     threads: int | None = None
     limits: Limits = Limits()
     batching: BatchingConfig = BatchingConfig()
+    degradation: Policy | None = Policy()
+    fallback: FallbackConfig | None = None
+    telemetry: Telemetry = Telemetry()
 
     def __post_init__(self) -> None:
         for key, address in (("http", self.http), ("grpc", self.grpc)):

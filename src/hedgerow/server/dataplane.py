@@ -24,8 +24,9 @@ from hedgerow.device.health import Serving
 from hedgerow.server import classification, loading, modelconfig, tensors
 from hedgerow.server.batching import NONE, Batching
 from hedgerow.server.config import Limits
+from hedgerow.server.degrading import Degradation
 from hedgerow.server.drain import Drain
-from hedgerow.server.errors import BadRequest, NotFound, Overloaded, Unusable
+from hedgerow.server.errors import BadRequest, Draining, NotFound, Starting, Unusable
 from hedgerow.server.inference import InferRequest, InferResponse, ModelMetadata
 from hedgerow.server.library import Indexed, Library
 from hedgerow.server.metrics import Metrics
@@ -33,6 +34,7 @@ from hedgerow.server.modelconfig import ModelConfig, TransactionPolicy
 from hedgerow.server.models import Served, Slot
 from hedgerow.server.recording import Record, Recorder
 from hedgerow.server.repository import Repository, is_folder
+from hedgerow.server.residents import Residents
 from hedgerow.server.scheduler import Piece, Scheduler
 from hedgerow.server.statistics import Window
 from hedgerow.server.systemd import Patience
@@ -40,6 +42,9 @@ from hedgerow.server.workers import Workers
 
 if TYPE_CHECKING:
     from hedgerow.server.backends import Arrays, TensorBackend, TextRequest
+    from hedgerow.server.degradation import Policy
+    from hedgerow.server.fallback.service import Fallback
+    from hedgerow.server.residency import Rules
 
 CURRENT = "current"
 # A model's own threads do the work of one call; the second keeps them busy between two.
@@ -62,7 +67,8 @@ class DataPlane:
     """The models of one server: on a device the one name ``model``, on a workstation those of a whole repository.
 
     ``model`` is served from ``models_dir/<model>/current``, and activation alone changes that; None serves
-    ``models_dir`` as a repository. ``batching`` is for models that say nothing of it themselves.
+    ``models_dir`` as a repository. ``batching`` is for models that say nothing of it themselves. ``residency`` is for a
+    repository: models are loaded when a request asks for them, and give way by these rules (``on_demand``).
     """
 
     def __init__(
@@ -73,6 +79,8 @@ class DataPlane:
         limits: Limits | None = None,
         threads: int | None = None,
         batching: Batching = NONE,
+        degradation: Policy | None = None,
+        residency: Rules | None = None,
     ) -> None:
         self._models_dir = models_dir
         self._model = model
@@ -86,7 +94,10 @@ class DataPlane:
         self._workers = Workers(threads=_INFER_THREADS, queue=self._limits.queue, on_batch=self._count_batch)
         self._change = asyncio.Lock()
         self._patience = Patience()
+        self.metrics = Metrics(lambda: self.queue_depth)
         self._library: Library | None = None
+        self._keeping: asyncio.Task[None] | None = None
+        self.on_demand = model is None and residency is not None
         if model is None:
             self._library = Library(
                 Repository(models_dir),
@@ -95,13 +106,24 @@ class DataPlane:
                 patience=self._patience.loading,
                 changed=self._changed,
                 unload_s=self._limits.drain_s,
+                residents=None if residency is None else Residents(residency, self._slots, self.metrics),
             )
         # Set once, when the process stops; ``drain`` is an operator's and ends.
         self.stopping = False
         self.drain = Drain()
         self.window = Window()
-        self.metrics = Metrics(lambda: self.queue_depth)
         self._recorder = Recorder(self.metrics, self.window)
+        # Set before requests come, where the configuration lets some leave; closed with the rest.
+        self.fallback: Fallback | None = None
+        self.degradation = Degradation(
+            None if model is None else degradation,
+            models_dir=models_dir,
+            threads=threads,
+            serving=lambda: None if model is None else self.serving(model),
+            restore=self._restore,
+            patience=self._patience.loading,
+            metrics=self.metrics,
+        )
 
     # ── what is served ──────────────────────────────────────────────────────
 
@@ -114,6 +136,11 @@ class DataPlane:
     def draining(self) -> bool:
         """Whether no new requests are taken."""
         return self.stopping or self.drain.until is not None
+
+    @property
+    def recorder(self) -> Recorder:
+        """What counts requests, and tells others of them."""
+        return self._recorder
 
     @property
     def inflight(self) -> int:
@@ -131,8 +158,8 @@ class DataPlane:
             return False
         if name is not None:
             slot = self._slots.get(name)
-            return slot is not None and slot.serving is not None
-        return self._opened and all(slot.serving is not None for slot in self._slots.values())
+            return slot is not None and (slot.serving is not None or self.on_demand)
+        return self._opened and all(slot.serving is not None or self.on_demand for slot in self._slots.values())
 
     def serving(self, name: str) -> Served | None:
         """The version in service, None where there is none: for whoever tells how things are."""
@@ -147,11 +174,13 @@ class DataPlane:
             NotFound: no such name, or another version.
         """
         slot = self._slots.get(name)
+        if slot is not None and slot.serving is None and self.on_demand:
+            raise NotFound(f"model '{name}' is not loaded; a request loads it")
         if slot is None or slot.serving is None:
             known = ", ".join(each.name for each in self._slots.values() if each.serving is not None)
             if not known and self._starting:
                 # The caller is not wrong, and another host may answer: a gateway takes 503 for that, and 404 for final.
-                raise Overloaded("no model is in service here yet", retry_after_s=_STARTING_S)
+                raise Starting("no model is in service here yet", retry_after_s=_STARTING_S)
             raise NotFound(f"model '{name}' is not served here; served: {known or 'none'}")
         model = slot.find(version)
         if model is None:
@@ -201,8 +230,22 @@ class DataPlane:
             MachineError: there is none.
             Unusable: one cannot be loaded; names it.
         """
-        await self._whole_library().load_all()
+        library = self._whole_library()
+        await library.load_all()
         self._opened = True
+        if self.on_demand:
+            self._keeping = asyncio.create_task(library.keep())
+
+    async def bring(self, name: str) -> None:
+        """Have a model of the repository loaded that gave way; nothing elsewhere.
+
+        Raises:
+            DoesNotFit: it is larger than what the budget leaves.
+            Overloaded: it has to wait for others.
+            Unusable: it cannot be loaded.
+        """
+        if self._library is not None and not self.draining:
+            await self._library.bring(name)
 
     async def load(self, name: str) -> None:
         """Serve a model as the repository has it now.
@@ -295,6 +338,20 @@ class DataPlane:
         self._slots[name].prepare(loaded.model)
         return Prepared(round(time.monotonic() - started, 3), loaded.golden)
 
+    async def _restore(self) -> None:
+        """Load the version in service again, whose memory a smaller model had; its history goes on."""
+        async with self._change:
+            before = None if self._model is None else self.serving(self._model)
+            if before is None or not before.retired:
+                return
+            folder = self._models_dir / before.name / before.version
+            with self._patience.loading():
+                loaded = await asyncio.to_thread(
+                    loading.load, before.name, folder, threads=self._threads, check_golden=True
+                )
+            loaded.model.since, loaded.model.statistics = before.since, before.statistics
+            self._slots[before.name].serving = loaded.model
+
     def _switch(self, name: str) -> Served | None:
         before = self._slots[name].switch()
         self._errors.pop(name, None)
@@ -351,7 +408,10 @@ class DataPlane:
         Raises:
             NotFound, BadRequest, Overloaded.
         """
-        with self._request(request.model, protocol) as record, self._hold(request.model, request.version) as model:
+        with (
+            self._request(request.model, protocol) as record,
+            await self._held(request.model, request.version) as model,
+        ):
             record.served_by(model)
             if not hasattr(model.backend, "infer"):
                 raise BadRequest(f"model '{request.model}' takes text: POST /v2/models/{request.model}/generate")
@@ -366,6 +426,7 @@ class DataPlane:
                 priority=request.priority,
                 timeout_s=self._limits.timeout_s(request.timeout_s),
                 batching=model.batching or self._batching,
+                progress=record.progress,
             )
             return InferResponse(
                 model.name, model.version, classification.applied(results, request.outputs, model.labels), request.id
@@ -379,14 +440,43 @@ class DataPlane:
         Raises:
             NotFound, BadRequest, Overloaded: before the first piece.
         """
-        with self._request(name, protocol) as record, self._hold(name, version) as model:
+        with self._request(name, protocol) as record:
+            pieces = self._answer(name, request, record, version)
+            record.asked = request
+            async with contextlib.aclosing(pieces):
+                async for batch in pieces:
+                    record.hears(batch)
+                    yield batch
+
+    def _answer(
+        self, name: str, request: TextRequest, record: Record, version: str | None
+    ) -> AsyncGenerator[list[Piece], None]:
+        route = None if self.fallback is None or self.draining else self.fallback.route(name)
+        if route is None or not route.may_leave(request, version=version):
+            return self._own_answer(name, request, record, version)
+        return route.generate(
+            request,
+            _Device(self, name, request, record),
+            timeout_s=self._limits.timeout_s(request.timeout_s),
+        )
+
+    async def _own_answer(
+        self, name: str, request: TextRequest, record: Record, version: str | None
+    ) -> AsyncGenerator[list[Piece], None]:
+        with await self._held(name, version, request.adapter) as model:
             record.served_by(model)
             if not hasattr(model.backend, "begin"):
                 raise BadRequest(f"model '{name}' takes tensors: POST /v2/models/{name}/infer", field="model")
             if request.adapter is not None and request.adapter not in getattr(model.backend, "adapters", ()):
                 raise NotFound(f"model '{name}' has no adapter '{request.adapter}'", field="model")
+            canned = self.degradation.canned(model)
+            if canned is not None:
+                yield [Piece(canned, 0, 0, "stop")]
+                return
             timeout_s = self._limits.timeout_s(request.timeout_s)
-            pieces = self._scheduler.generate(model, dataclasses.replace(request, timeout_s=timeout_s))
+            request = dataclasses.replace(self.degradation.shortened(request, model), timeout_s=timeout_s)
+            record.waits = lambda: self._scheduler.waits(request)
+            pieces = self._scheduler.generate(model, request, record.progress)
             async with contextlib.aclosing(pieces):
                 async for batch in pieces:
                     record.note(batch[-1])
@@ -399,19 +489,68 @@ class DataPlane:
         # A name that is not served would be an unbounded label.
         return self._recorder.request(name if name in self._slots else "unknown", protocol)
 
+    async def _held(
+        self, name: str, version: str | None, adapter: str | None = None
+    ) -> contextlib.AbstractContextManager[Served]:
+        await self.bring(name)
+        return self._hold(name, version, adapter)
+
     @contextlib.contextmanager
-    def _hold(self, name: str, version: str | None) -> Iterator[Served]:
+    def _hold(self, name: str, version: str | None, adapter: str | None = None) -> Iterator[Served]:
         if self.draining:
-            raise Overloaded("the server is being drained", retry_after_s=5)
-        with self.served(name, version).hold() as model:
-            yield model
+            raise Draining("the server is being drained", retry_after_s=5)
+        model = self.degradation.answering(self.served(name, version), exact=version is not None, adapter=adapter)
+        with model.hold():
+            try:
+                yield model
+            finally:
+                if self._library is not None:
+                    self._library.touch(name)
 
     async def close(self) -> None:
         """Let every model go; what still runs ends with an error."""
+        if self.fallback is not None:
+            await self.fallback.close()
+        if self._keeping is not None:
+            self._keeping.cancel()
         await asyncio.to_thread(self._workers.close)
         await asyncio.to_thread(self._scheduler.close)
-        for model in [model for slot in self._slots.values() for model in slot.empty()]:
+        smaller = self.degradation.close()
+        loaded = [model for slot in self._slots.values() for model in slot.empty()]
+        for model in [*loaded, *([] if smaller is None else [smaller])]:
             await asyncio.to_thread(model.wait_closed, _CLOSE_S)
+
+
+class _Device:
+    """The device's side of a text request that may leave (``hedgerow.server.fallback.route.Device``)."""
+
+    def __init__(self, plane: DataPlane, name: str, request: TextRequest, record: Record) -> None:
+        self._plane = plane
+        self._name = name
+        self._request = request
+        self._record = record
+
+    @property
+    def takes_requests(self) -> bool:
+        return not self._plane.draining
+
+    @property
+    def in_service(self) -> bool:
+        return self._plane.serving(self._name) is not None
+
+    @property
+    def expected_wait_s(self) -> float:
+        return self._plane._scheduler.expected_wait_s(self._name)  # noqa: SLF001 - a part of it
+
+    def waits(self) -> bool:
+        return self._record.waits()
+
+    def generate(self, timeout_s: float) -> AsyncGenerator[list[Piece], None]:
+        request = dataclasses.replace(self._request, timeout_s=timeout_s)
+        return self._plane._own_answer(self._name, request, self._record, None)  # noqa: SLF001 - a part of it
+
+    def answered_elsewhere(self, *, failed: bool) -> None:
+        self._record.answered_elsewhere(failed=failed)
 
 
 def _check(backend: TensorBackend, inputs: Arrays, outputs: Sequence[str]) -> None:

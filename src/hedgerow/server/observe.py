@@ -20,6 +20,7 @@ import msgspec
 from hedgerow.device import hardware, heartbeat, processor
 from hedgerow.device.health import AgentState, Code, HealthReport, ModelState, Observation, build
 from hedgerow.runtime import installed
+from hedgerow.server.degradation import Readings
 
 if TYPE_CHECKING:
     from hedgerow.server.dataplane import DataPlane
@@ -62,7 +63,7 @@ class Observer:
         self._models_dir = models_dir
         self._activation_dir = activation_dir
         self._certificate_ends = certificate_ends
-        self._restarts = restarts
+        self.restarts = restarts
         self._heartbeat = heartbeat_file
         self._first_seen: dict[Code, datetime] = {}
         self._boot_facts: dict[str, Any] | None = None
@@ -84,12 +85,14 @@ class Observer:
             model=self._model_state(),
             model_error=self._plane.error(self._model),
             draining=self._plane.draining,
-            serving=self._plane.serving_figures(restarts=self._restarts()),
+            serving=self._plane.serving_figures(restarts=self.restarts()),
             confirm_deadline=self._confirm_deadline(),
             certificate_ends=self._certificate_ends(),
             agent=None if beat is None else AgentState(beat.at, beat.last_answer, beat.failures),
             watchdog=None if beat is None else beat.failing,
             processor=processor.read(),
+            degradation=self._plane.degradation.shown(),
+            on_demand=self._plane.on_demand,
         )
         return build(observed, datetime.now(UTC), self._first_seen)
 
@@ -121,6 +124,20 @@ class Observer:
         except (OSError, msgspec.DecodeError):
             return None
         return pending.deadline.astimezone(UTC)
+
+
+def readings() -> Readings:
+    """The board's state as the server's own decisions go by it. Blocks: one program is started."""
+    now = hardware.read_pressure()
+    flags = {} if now["throttled"] is None else now["throttled"]["now"]
+    alarm = now["undervoltage_now"]
+    return Readings(
+        temperature_c=now["thermal"]["soc_c"],
+        memory_available_mb=now["memory"]["available_mb"],
+        memory_stalled_percent=now["memory_stalled_percent"],
+        undervoltage=flags.get("undervoltage") if alarm is None else alarm,
+        throttled=flags["throttled"] or flags["capped"] if flags else None,
+    )
 
 
 def _hidden_from_us(hat: dict[str, Any]) -> bool:

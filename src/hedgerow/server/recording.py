@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
+import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from hedgerow.server.errors import ServingError
+from hedgerow.server.errors import Cause, ServingError, cause_of
+from hedgerow.server.progress import Progress
 from hedgerow.server.statistics import Sample, Window
+from hedgerow.server.telemetry import tracecontext
+from hedgerow.server.telemetry.caller import Caller, current
+from hedgerow.server.telemetry.finished import Finished, prompt_size
 
 if TYPE_CHECKING:
+    from hedgerow.server.backends import TextRequest
     from hedgerow.server.metrics import Metrics
     from hedgerow.server.models import Served
     from hedgerow.server.modelstatistics import ModelStatistics
@@ -22,24 +29,61 @@ _SERVER_FAULT = 500
 _FAILED = 400
 # As nginx names a client that closed its request.
 _LEFT = 499
+# Stands for the version of what answered, where that was another machine (``fallback``).
+_ELSEWHERE = "fallback"
+log = logging.getLogger("hedgerow.server")
 
 
 class Record:
-    """What is known of one request while it runs; times are monotonic seconds. ``version`` is "" until it is known."""
+    """What is known of one request while it runs; times are monotonic seconds. ``version`` is "" until it is known.
 
-    def __init__(self, started: float) -> None:
+    ``waits`` tells whether it still waits for its turn. ``keeps_text``: whether its answer is kept until its end, for
+    those who sample.
+    """
+
+    def __init__(self, started: float, *, keeps_text: bool = False) -> None:
         self.started = started
+        self.caller = current()
+        # Requests of a stream share their caller; the first of them came with it.
+        self.arrived = started if self.caller.recorded else self.caller.arrived
+        self.caller.recorded = True
+        self.span_id = tracecontext.new_span_id()
+        self.progress = Progress()
+        self.asked: TextRequest | None = None
+        self.finish: str | None = None
+        self.texts: list[str] | None = [] if keeps_text else None
         self.version = ""
         self.statistics: ModelStatistics | None = None
         self.first: float | None = None
         self.last = started
         self.tokens = 0
         self.prompt_tokens = 0
+        self.waits: Callable[[], bool] = lambda: False
+        self.elsewhere = False
+        self.device_failed = False
 
     def served_by(self, model: Served) -> None:
         """The version that the request runs on is known now."""
         self.version = model.version
         self.statistics = model.statistics
+
+    def answered_elsewhere(self, *, failed: bool) -> None:
+        """Another machine answers; ``failed``: since this one could not."""
+        self.elsewhere, self.device_failed = True, failed
+        self.version, self.statistics = _ELSEWHERE, None
+
+    @property
+    def traceparent(self) -> str:
+        """For whoever is asked on behalf of this request: the header by which its spans come below this one's."""
+        parent = self.caller.parent
+        sampled = parent is not None and parent.sampled
+        return tracecontext.shown(self.caller.trace_id, self.span_id, sampled=sampled)
+
+    def hears(self, batch: Sequence[Piece]) -> None:
+        """Pieces go to the caller, wherever they come from."""
+        self.finish = batch[-1].finish
+        if self.texts is not None:
+            self.texts += [piece.text for piece in batch]
 
     def note(self, piece: Piece) -> None:
         """Take an answer's newest piece into account."""
@@ -50,56 +94,137 @@ class Record:
 
 
 class Recorder:
-    """Counts requests of one server."""
+    """Counts requests of one server. ``sinks`` are told of each when it has ended, and must not block.
+
+    ``keeps_text``: whether answers are kept until then.
+    """
 
     def __init__(self, metrics: Metrics, window: Window) -> None:
         self._metrics = metrics
         self._window = window
+        # Looking up a metric by its labels takes longer than counting.
+        self._requests = functools.cache(metrics.requests.labels)
+        self._duration = functools.cache(metrics.duration.labels)
+        self._queued = functools.cache(metrics.queue_duration.labels)
         self.inflight = 0
+        self.sinks: list[Callable[[Finished], None]] = []
+        self.keeps_text = False
+
+    def refused(self, caller: Caller, protocol: str, status: int) -> None:
+        """A call ended before it came to a model's name."""
+        now = time.monotonic()
+        cause = cause_of(status)
+        self._metrics.errors.labels("", protocol, cause).inc()
+        self._tell(
+            Finished(
+                caller,
+                tracecontext.new_span_id(),
+                "",
+                "",
+                protocol,
+                status,
+                cause,
+                arrived=caller.arrived,
+                started=caller.arrived,
+                began=None,
+                first=None,
+                last=now,
+                ended=now,
+            )
+        )
 
     @contextlib.contextmanager
     def request(self, name: str, protocol: str) -> Iterator[Record]:
         """Count a request on model ``name`` from here on. A caller who goes away has not found an error."""
-        record = Record(time.monotonic())
-        code = 200
+        record = Record(time.monotonic(), keeps_text=self.keeps_text)
+        code, cause = 200, None
         self._metrics.inflight.inc()
         self.inflight += 1
         try:
             yield record
         except ServingError as error:
-            code = error.status
+            code, cause = error.status, error.cause
             raise
         except (GeneratorExit, asyncio.CancelledError):
-            code = _LEFT
+            code, cause = _LEFT, Cause.LEFT
             raise
         except BaseException:
-            code = 500
+            code, cause = 500, Cause.FAULT
             raise
         finally:
             self._metrics.inflight.dec()
             self.inflight -= 1
-            self._finish(record, name, protocol, code)
+            self._finish(_described(record, name, protocol, code, cause), record)
 
-    def _finish(self, record: Record, name: str, protocol: str, code: int) -> None:
-        now = time.monotonic()
-        self._metrics.requests.labels(name, record.version, protocol, code).inc()
-        self._metrics.duration.labels(name, protocol).observe(now - record.started)
+    def _finish(self, request: Finished, record: Record) -> None:
+        self._count(request)
+        self._report(request, record)
+        self._tell(request)
+
+    def _count(self, request: Finished) -> None:
+        name, size = request.model, prompt_size(request.prompt_tokens)
+        self._requests(name, request.version, request.protocol, request.code).inc()
+        self._duration(name, request.protocol, size).observe(request.duration_s)
+        if request.cause is not None:
+            self._metrics.errors.labels(name, request.protocol, request.cause).inc()
+        if request.queued_s is not None:
+            self._queued(name).observe(request.queued_s)
+        if request.first_token_s is not None:
+            self._metrics.first_token.labels(name, size).observe(request.first_token_s)
+            self._metrics.tokens.labels(name, "prompt").inc(request.prompt_tokens)
+            self._metrics.tokens.labels(name, "generated").inc(request.tokens)
+        if request.tokens_per_s is not None:
+            self._metrics.token_rate.labels(name, size).observe(request.tokens_per_s)
+
+    def _report(self, request: Finished, record: Record) -> None:
+        now, code = request.ended, request.code
+        if record.elsewhere:
+            # The window is what a release is judged by: what others answered says nothing for it, what it failed does.
+            if record.device_failed:
+                self._window.add(Sample(at=now, duration_s=now - record.started, failed=True))
+            return
         if record.statistics is not None:
             took_ns = int((now - record.started) * 1e9)
             record.statistics.ended(took_ns, failed=code >= _FAILED, at_ms=int(time.time() * 1000))
-        ttft_s = None if record.first is None else record.first - record.started
-        if ttft_s is not None:
-            self._metrics.first_token.labels(name).observe(ttft_s)
-            self._metrics.tokens.labels(name, "prompt").inc(record.prompt_tokens)
-            self._metrics.tokens.labels(name, "generated").inc(record.tokens)
         # Only what the server is to blame for counts against it.
         self._window.add(
             Sample(
                 at=now,
                 duration_s=now - record.started,
                 failed=code >= _SERVER_FAULT,
-                ttft_s=ttft_s,
+                ttft_s=request.first_token_s,
                 tokens=record.tokens,
                 generation_s=0.0 if record.first is None else record.last - record.first,
             )
         )
+
+    def _tell(self, request: Finished) -> None:
+        for sink in self.sinks:
+            try:
+                sink(request)
+            except Exception as error:  # noqa: BLE001 - the answer is there; what tells of it must not take it back
+                log.error("a finished request could not be told of: %s", type(error).__name__)  # noqa: TRY400 - same
+
+
+def _described(record: Record, name: str, protocol: str, code: int, cause: Cause | None) -> Finished:
+    return Finished(
+        record.caller,
+        record.span_id,
+        name,
+        record.version,
+        protocol,
+        code,
+        cause,
+        arrived=record.arrived,
+        started=record.started,
+        began=record.progress.began,
+        first=record.first,
+        last=record.last,
+        ended=time.monotonic(),
+        rows=record.progress.rows,
+        prompt_tokens=record.prompt_tokens,
+        tokens=record.tokens,
+        finish=record.finish,
+        request=record.asked if record.texts is not None else None,
+        text=None if record.texts is None else "".join(record.texts),
+    )

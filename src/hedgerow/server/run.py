@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 import signal
 import socket
@@ -25,27 +26,33 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from hedgerow.device.notify import notify
-from hedgerow.errors import HedgerowError, MachineError
+from hedgerow.errors import HedgerowError, MachineError, UsageError
 from hedgerow.server import systemd
 from hedgerow.server.access import ByProfile
 from hedgerow.server.config import Address, Limits, ServerConfig, Tls, credential
 from hedgerow.server.connection import BoundedProtocol
 from hedgerow.server.dataplane import DataPlane
 from hedgerow.server.errors import ServingError, Unusable
-from hedgerow.server.observe import Observer
+from hedgerow.server.observe import Observer, readings
 from hedgerow.server.protocols import control, health, oip, oip_generate, oip_repository, openai
 from hedgerow.server.protocols.http import json_response
 from hedgerow.server.protocols.openapi import published
 from hedgerow.server.repository import Repository
 from hedgerow.server.restarts import Restarts
 from hedgerow.server.sockets import listen, listen_unix
+from hedgerow.server.telemetry.config import Telemetry as TelemetryConfig
+from hedgerow.server.telemetry.door import Door
+from hedgerow.server.telemetry.service import Telemetry, resource
 from hedgerow.server.tls import PeerProtocol, ServerTls
 
 if TYPE_CHECKING:
     from starlette.routing import Route
     from starlette.types import ASGIApp
 
+    from hedgerow.device.health import Code
+    from hedgerow.server.fallback.service import Fallback
     from hedgerow.server.protocols.grpc.port import GrpcPort
+    from hedgerow.server.residency import Rules
 
 log = logging.getLogger("hedgerow.server")
 
@@ -75,6 +82,7 @@ class Service:
     load: Callable[[], Awaitable[None]]
     limits: Limits
     grpc: list[GrpcPort]
+    telemetry: Telemetry
 
 
 def serve_device(config: ServerConfig, version: str | None = None) -> None:
@@ -93,6 +101,7 @@ def serve_device(config: ServerConfig, version: str | None = None) -> None:
             limits=config.limits,
             threads=config.threads,
             batching=config.batching.policy,
+            degradation=config.degradation,
         )
         observer = Observer(
             plane,
@@ -106,6 +115,7 @@ def serve_device(config: ServerConfig, version: str | None = None) -> None:
             heartbeat_file=config.heartbeat,
             configuration=version,
         )
+        plane.fallback = _fallback(config, plane, observer)
         listeners = _device_listeners(config, plane, observer, tls)
         grpc = _device_grpc(config, plane, grpc_tls)
         if restarts is not None:  # not before: a second server that finds the ports taken must not count
@@ -115,23 +125,35 @@ def serve_device(config: ServerConfig, version: str | None = None) -> None:
             if not await plane.open_current():
                 log.warning("%s: %s", config.model, plane.error(config.model) or "no version is active on this device")
 
-        return Service(plane, listeners, load, config.limits, grpc)
+        plane.metrics.started(runtime=observer.runtime, configuration=version, restarts=observer.restarts)
+        told = resource(host=config.host, site=config.site, fleet=config.fleet, serial=config.serial)
+        telemetry = Telemetry(config.telemetry, plane.recorder, plane.metrics, told)
+        return Service(plane, listeners, load, config.limits, grpc, telemetry)
 
     _run(service)
     if restarts is not None:
         restarts.end()
 
 
-def serve_folder(repository: Path, http: Address, limits: Limits, *, grpc: Address | None = None) -> None:
+def serve_folder(
+    repository: Path, http: Address, limits: Limits, *, grpc: Address | None = None, residency: Rules | None = None
+) -> None:
     """Serve every model of ``repository`` on loopback, until SIGTERM; gRPC where it has an address.
+
+    With ``residency`` models are loaded when they are asked for, and the pinned ones now.
 
     Raises:
         UsageError, MachineError: nothing is served: no model, a model that cannot be loaded, a port that is taken.
     """
     names = Repository(repository).required()
+    unknown = sorted(set() if residency is None else residency.pins - set(names))
+    if unknown:
+        raise UsageError(
+            f"no model {unknown[0]} in {repository}", where="--pin", next_step=f"there: {', '.join(names)}"
+        )
 
     def service() -> Service:
-        plane = DataPlane(repository, limits=limits)
+        plane = DataPlane(repository, limits=limits, residency=residency)
         observer = Observer(
             plane,
             host=socket.gethostname(),
@@ -146,12 +168,36 @@ def serve_folder(repository: Path, http: Address, limits: Limits, *, grpc: Addre
                 await plane.open_repository()
             except Unusable as error:
                 raise MachineError(error.text, where=str(error.where or repository)) from error
+            except ServingError as error:
+                raise MachineError(
+                    error.text, where=str(repository), next_step="pin fewer, or raise the budget"
+                ) from error
 
         app = _application(_public_routes(plane, observer, limits))
         listeners = [Listener(listen(http), app)]
-        return Service(plane, listeners, load, limits, [] if grpc is None else [_grpc_port(plane, grpc, limits)])
+        plane.metrics.started(runtime=observer.runtime, configuration=None, restarts=observer.restarts)
+        telemetry = Telemetry(TelemetryConfig(), plane.recorder, plane.metrics, {})
+        ports = [] if grpc is None else [_grpc_port(plane, grpc, limits)]
+        return Service(plane, listeners, load, limits, ports, telemetry)
 
     _run(service)
+
+
+def _fallback(config: ServerConfig, plane: DataPlane, observer: Observer) -> Fallback | None:
+    """The way out, where there is one. What keeps it shut does not keep the device from answering."""
+    if config.fallback is None:
+        return None
+    # httpx takes 15 MB; whoever lets nothing leave does not pay for it.
+    from hedgerow.server.fallback.service import Fallback
+
+    async def health() -> frozenset[Code]:
+        return frozenset(reason.code for reason in (await observer.report()).reasons)
+
+    try:
+        return Fallback.open(config.fallback, plane.metrics, health=health)
+    except HedgerowError as error:
+        log.error("nothing leaves the device: %s", error)  # noqa: TRY400 - the message is complete
+        return None
 
 
 def _device_listeners(
@@ -202,15 +248,15 @@ def _server_tls(config: Tls | None) -> ServerTls | None:
 
 
 def _public_routes(plane: DataPlane, observer: Observer, limits: Limits) -> list[Route]:
-    """What all doors serve; the control routes are not among them."""
+    """What all doors serve; the control routes are not among them. They are tried in turn: the busiest come first."""
     routes = [
-        *health.routes(plane, observer),
+        *oip.routes(plane, limits),
         *openai.routes(plane, limits),
+        *health.routes(plane, observer),
         *oip_repository.routes(plane),
         *oip_generate.routes(plane, limits),
-        *oip.routes(plane, limits),
     ]
-    return [published(routes), *routes]
+    return [*routes, published(routes)]
 
 
 def _application(routes: list[Route]) -> Starlette:
@@ -248,7 +294,8 @@ def _run(service: Callable[[], Service]) -> None:
 
 
 async def _serve(service: Service) -> None:
-    servers = [_Server(_uvicorn_config(listener, service.limits)) for listener in service.listeners]
+    listeners = [_told_of(listener, service.plane) for listener in service.listeners]
+    servers = [_Server(_uvicorn_config(listener, service.limits)) for listener in listeners]
     loop = asyncio.get_running_loop()
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -262,6 +309,7 @@ async def _serve(service: Service) -> None:
         await port.start()
     log.info("listening on %s", ", ".join(map(str, (*service.listeners, *service.grpc))))
     alive = asyncio.create_task(systemd.keep_alive())
+    watching = asyncio.create_task(service.plane.degradation.watch(readings))
     stopped = asyncio.create_task(stopping.wait())
     loading = asyncio.ensure_future(service.load())
     try:
@@ -276,9 +324,10 @@ async def _serve(service: Service) -> None:
         for server in servers:
             server.should_exit = True
         ended = await asyncio.gather(*tasks, *(port.stop() for port in service.grpc), return_exceptions=True)
-        for task in (loading, stopped, alive):
+        for task in (loading, stopped, alive, watching):
             task.cancel()
         await service.plane.close()
+        await asyncio.to_thread(service.telemetry.close)
         for listener in service.listeners:
             if listener.path is not None:
                 listener.path.unlink(missing_ok=True)
@@ -295,6 +344,11 @@ class _Server(uvicorn.Server):
         yield
 
 
+def _told_of(listener: Listener, plane: DataPlane) -> Listener:
+    """The same, with each call's caller known, and its refusals told of."""
+    return dataclasses.replace(listener, app=Door(listener.app, plane.recorder.refused))
+
+
 def _uvicorn_config(listener: Listener, limits: Limits) -> uvicorn.Config:
     tls = listener.tls
     return uvicorn.Config(
@@ -308,11 +362,17 @@ def _uvicorn_config(listener: Listener, limits: Limits) -> uvicorn.Config:
         log_config=None,
         log_level=logging.ERROR,  # it warns of each request that is not HTTP; callers must not fill the journal
         server_header=False,
+        proxy_headers=False,  # nobody stands before it, so nobody else may say who calls
         timeout_graceful_shutdown=int(limits.drain_s),
     )
 
 
 def _reload(service: Service) -> None:
+    if service.plane.fallback is not None:
+        try:
+            service.plane.fallback.reload()
+        except HedgerowError as error:
+            log.error("%s", error)  # noqa: TRY400 - the message is complete
     ports: list[Listener | GrpcPort] = [*service.listeners, *service.grpc]
     for each in ports:
         if each.tls is not None:

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, cast
 
 from hedgerow.server.batching import NORMAL
 from hedgerow.server.errors import Busy, DeadlineExceeded, Overloaded, ServingError
+from hedgerow.server.progress import Progress
 from hedgerow.server.stop import StopFilter
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ class _Job:
     loop: asyncio.AbstractEventLoop
     stop: StopFilter
     held: contextlib.ExitStack
+    progress: Progress
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     decoding: Decoding | None = None
     prompt_read: bool = False
@@ -91,15 +93,28 @@ class Scheduler:
         """Generations that take turns now."""
         return sum(len(lane.active) for lane in self._lanes.values())
 
-    async def generate(self, model: Served, request: TextRequest) -> AsyncGenerator[list[Piece], None]:
+    def expected_wait_s(self, name: str) -> float:
+        """How long a request for model ``name`` would wait for its turn, as those before it took; 0 at first."""
+        lane = self._lanes.get(name)
+        return 0.0 if lane is None else lane.expected_wait_s()
+
+    def waits(self, request: TextRequest) -> bool:
+        """Whether this very request still waits for its turn."""
+        return any(lane.waits(request) for lane in self._lanes.values())
+
+    async def generate(
+        self, model: Served, request: TextRequest, progress: Progress | None = None
+    ) -> AsyncGenerator[list[Piece], None]:
         """Yield an answer's pieces, all that are ready at once; leaving early cancels it before its next token.
+
+        ``progress`` is told when its turn begins.
 
         Raises:
             Busy: too many requests for this model wait already.
             BadRequest: the prompt does not fit.
             DeadlineExceeded: ``request.timeout_s`` is over.
         """
-        job = self._enqueue(model, request)
+        job = self._enqueue(model, request, progress or Progress())
         deadline = None if request.timeout_s is None else job.loop.time() + request.timeout_s
         try:
             while True:
@@ -120,14 +135,15 @@ class Scheduler:
         for lane in self._lanes.values():
             lane.close()
 
-    def _enqueue(self, model: Served, request: TextRequest) -> _Job:
+    def _enqueue(self, model: Served, request: TextRequest, progress: Progress) -> _Job:
         if self._closing:
             raise Overloaded("the server is stopping")
         lane = self._lanes.get(model.name)
         if lane is None:
             lane = self._lanes[model.name] = _Lane(model.name, self._active_limit, self._queue_limit)
         held = contextlib.ExitStack()
-        job = _Job(model, request, next(self._numbers), asyncio.get_running_loop(), StopFilter(request.stop), held)
+        loop, number = asyncio.get_running_loop(), next(self._numbers)
+        job = _Job(model, request, number, loop, StopFilter(request.stop), held, progress)
         lane.put(job)
         return job
 
@@ -155,19 +171,31 @@ class _Lane:
         with self._condition:
             if self._closing:
                 raise Overloaded("the server is stopping")
-            # Those whose callers have left make room, and those that have ended but not left the round.
-            inside = sum(not (each.cancelled or each.ended) for each in (*self.active, *self.waiting))
+            inside = self._inside()
             if inside >= self._active_limit + self._queue_limit:
-                wait_s = math.ceil(self._job_s * (inside - self._active_limit + 1) / self._active_limit)
                 raise Busy(
                     f"{inside - self._active_limit} requests wait already",
-                    retry_after_s=min(max(1, wait_s), _LONGEST_WAIT_S),
+                    retry_after_s=min(max(1, math.ceil(self.expected_wait_s())), _LONGEST_WAIT_S),
                 )
             job.held.enter_context(job.model.hold())
             self.waiting.append(job)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name=f"generate-{self._name}", daemon=True)
                 self._thread.start()
+
+    def expected_wait_s(self) -> float:
+        """How long one more would wait for its turn, if those before it take as long as the last ones did."""
+        with self._condition:
+            return self._job_s * max(0, self._inside() - self._active_limit + 1) / self._active_limit
+
+    def waits(self, request: TextRequest) -> bool:
+        """Whether this very request still waits for its turn."""
+        with self._condition:
+            return any(job.request is request for job in self.waiting)
+
+    def _inside(self) -> int:
+        # Those whose callers have left make room, and those that have ended but not left the round.
+        return sum(not (each.cancelled or each.ended) for each in (*self.active, *self.waiting))
 
     def close(self) -> None:
         """End the thread; what still runs ends with an error."""
@@ -194,7 +222,7 @@ class _Lane:
             self.waiting.sort(key=lambda job: job.order)
             while self.waiting and len(self.active) < self._places(self.waiting[0].model):
                 job = self.waiting.pop(0)
-                job.began = time.monotonic()
+                job.began = job.progress.began = time.monotonic()
                 self.active.append(job)
             if not self.active:
                 self._thread = None

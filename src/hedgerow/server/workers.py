@@ -16,9 +16,10 @@ import contextlib
 import functools
 import itertools
 import math
+import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
@@ -28,6 +29,7 @@ from hedgerow.server.errors import Busy, DeadlineExceeded, Overloaded
 if TYPE_CHECKING:
     from hedgerow.server.backends import Arrays, TensorBackend
     from hedgerow.server.models import Served
+    from hedgerow.server.progress import Progress
 
 # More lanes than this at work at once would share threads; no device has the memory for so many models.
 _THREADS = 256
@@ -46,7 +48,9 @@ class _Call:
     held: contextlib.ExitStack
     # For statistics: the loop's clock has milliseconds.
     arrived_ns: int = field(default_factory=time.perf_counter_ns)
-    started_ns: int = 0
+    # Of its run, once there is one: when it began, and the rows of its batch.
+    began: float | None = None
+    rows: int = 0
 
 
 class Workers:
@@ -84,8 +88,11 @@ class Workers:
         priority: int = 0,
         timeout_s: float | None = None,
         batching: Batching = NONE,
+        progress: Progress | None = None,
     ) -> Arrays:
         """The outputs, computed on a thread. ``priority`` 1 is the most urgent, 0 the usual one.
+
+        ``progress`` is told, at the end, when it began.
 
         Raises:
             Busy: too many requests for this model wait already.
@@ -110,6 +117,8 @@ class Workers:
             raise DeadlineExceeded(f"not done within {timeout_s:g} s") from error
         finally:
             lane.leave(call)
+            if progress is not None:
+                progress.began, progress.rows = call.began, call.rows
 
     def close(self) -> None:
         """Wait for what runs; what waits is dropped. From any thread."""
@@ -119,7 +128,11 @@ class Workers:
 
 
 class _Lane:
-    """One model's places and queue."""
+    """One model's places and queue.
+
+    The event loop puts calls here and ends them. A thread that has done one takes the next itself: small models would
+    else spend more on the way through the loop than on computing. Both hold ``_lock`` while they look at what waits.
+    """
 
     def __init__(
         self,
@@ -136,27 +149,36 @@ class _Lane:
         self._on_batch = on_batch
         self._again: asyncio.TimerHandle | None = None
         self._run_s = 0.0
+        self._lock = threading.Lock()
+        self._dropped = False
         self.waiting: dict[Ticket, _Call] = {}
         self.running = 0
 
     def put(self, ticket: Ticket, model: Served, inputs: Arrays, outputs: Sequence[str]) -> _Call:
-        room = (self._places - self.running) * max(1, ticket.batching.max_batch) + self._queue
-        if len(self.waiting) >= room:
-            wait_s = math.ceil(self._run_s * len(self.waiting) / self._places)
-            raise Busy(f"{len(self.waiting)} requests wait already", retry_after_s=min(max(1, wait_s), _LONGEST_WAIT_S))
-        held = contextlib.ExitStack()
-        held.enter_context(model.hold())
-        call = self.waiting[ticket] = _Call(ticket, model, inputs, outputs, self._loop.create_future(), held)
+        with self._lock:
+            room = (self._places - self.running) * max(1, ticket.batching.max_batch) + self._queue
+            if len(self.waiting) >= room:
+                wait_s = math.ceil(self._run_s * len(self.waiting) / self._places)
+                raise Busy(
+                    f"{len(self.waiting)} requests wait already", retry_after_s=min(max(1, wait_s), _LONGEST_WAIT_S)
+                )
+            held = contextlib.ExitStack()
+            held.enter_context(model.hold())
+            call = self.waiting[ticket] = _Call(ticket, model, inputs, outputs, self._loop.create_future(), held)
         self._start()
         return call
 
     def leave(self, call: _Call) -> None:
         """The caller needs it no more: if it has not begun, it never will."""
-        if self.waiting.pop(call.ticket, None) is not None:
+        with self._lock:
+            waited = self.waiting.pop(call.ticket, None) is not None
+        if waited:
             call.held.close()
 
     def drop(self) -> None:
         """End what waits; from any thread."""
+        with self._lock:
+            self._dropped = True
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
             self._loop.call_soon_threadsafe(self._drop)
 
@@ -165,37 +187,65 @@ class _Lane:
             call.future.set_exception(Overloaded("the server is stopping"))
 
     def _start(self) -> None:
-        """Run what may run now."""
+        """Give to threads what may run now. On the loop."""
         if self._again is not None:
             self._again.cancel()
             self._again = None
-        while self.waiting and self.running < self._places:
-            decision = decide(list(self.waiting), self._loop.time())
-            if not decision.run:
-                if decision.again_at is not None:
-                    self._again = self._loop.call_at(decision.again_at, self._start)
+        while self.running < self._places:
+            with self._lock:
+                calls, again_at = self._take()
+                self.running += bool(calls)
+            if not calls:
+                if again_at is not None:
+                    self._again = self._loop.call_at(again_at, self._start)
                 return
-            calls = [self.waiting.pop(ticket) for ticket in decision.run]
-            self.running += 1
-            self._on_batch(calls[0].model, sum(call.ticket.rows for call in calls))
-            started = self._loop.time()
-            calls[0].started_ns = time.perf_counter_ns()
-            done = self._loop.run_in_executor(self._pool, _run, calls)
-            done.add_done_callback(functools.partial(self._ran, calls, started))
+            self._pool.submit(self._work, calls).add_done_callback(functools.partial(self._left, calls))
+
+    def _take(self) -> tuple[list[_Call], float | None]:
+        """What runs next, off the queue; else when to look again. Whoever calls holds the lock."""
+        if not self.waiting or self._dropped:
+            return [], None
+        decision = decide(list(self.waiting), self._loop.time())
+        return [self.waiting.pop(ticket) for ticket in decision.run], decision.again_at
+
+    def _work(self, calls: list[_Call]) -> None:
+        """Run them, and then what waits by then; on a thread."""
+        while calls:
+            self._on_batch(calls[0].model, _rows(calls))
+            _begin(calls)
+            started_ns = time.perf_counter_ns()
+            results = _run(calls)
+            ended_ns = time.perf_counter_ns()
+            with self._lock:
+                following, _ = self._take()
+                self.running -= not following
+            self._tell(self._ran, calls, results, started_ns, ended_ns)
+            calls = following
+
+    def _left(self, calls: list[_Call], future: Future[None]) -> None:
+        """The thread has nothing more to do, or the pool was shut down before it began."""
+        if future.cancelled():
+            self._tell(self._done, calls, [Overloaded("the server is stopping")] * len(calls))
+        elif future.exception() is not None:
+            self._tell(future.result)  # the loop says what is wrong with us
+
+    def _tell(self, what: Callable[..., object], *arguments: object) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            self._loop.call_soon_threadsafe(what, *arguments)
 
     def _ran(
-        self, calls: Sequence[_Call], started: float, future: asyncio.Future[Sequence[Arrays | Exception]]
+        self, calls: Sequence[_Call], results: Sequence[Arrays | Exception], started_ns: int, ended_ns: int
     ) -> None:
-        if future.cancelled():  # the pool was shut down before it began
-            self._done([Overloaded("the server is stopping")] * len(calls), calls, started)
-        else:
-            _count(calls)
-            self._done(future.result(), calls, started)
+        """A run has ended. On the loop, as all that follows."""
+        took_ns = ended_ns - started_ns
+        took_s = took_ns / 1e9
+        self._run_s = took_s if not self._run_s else (1 - _NEWEST) * self._run_s + _NEWEST * took_s
+        waits_ns = [started_ns - call.arrived_ns for call in calls]
+        calls[0].model.statistics.ran(_rows(calls), waits_ns, took_ns)
+        self._done(calls, results)
+        self._start()
 
-    def _done(self, results: Sequence[Arrays | Exception], calls: Sequence[_Call], started: float) -> None:
-        self.running -= 1
-        took = self._loop.time() - started
-        self._run_s = took if not self._run_s else (1 - _NEWEST) * self._run_s + _NEWEST * took
+    def _done(self, calls: Sequence[_Call], results: Sequence[Arrays | Exception]) -> None:
         for call, result in zip(calls, results, strict=True):
             call.held.close()
             if call.future.done():  # the caller has left
@@ -204,15 +254,16 @@ class _Lane:
                 call.future.set_exception(result)
             else:
                 call.future.set_result(result)
-        self._start()
 
 
-def _count(calls: Sequence[_Call]) -> None:
-    """A run has ended just now."""
-    first = calls[0]
-    waits_ns = [first.started_ns - call.arrived_ns for call in calls]
-    took_ns = time.perf_counter_ns() - first.started_ns
-    first.model.statistics.ran(sum(call.ticket.rows for call in calls), waits_ns, took_ns)
+def _begin(calls: Sequence[_Call]) -> None:
+    now, rows = time.monotonic(), _rows(calls)
+    for call in calls:
+        call.began, call.rows = now, rows
+
+
+def _rows(calls: Sequence[_Call]) -> int:
+    return sum(call.ticket.rows for call in calls)
 
 
 def _run(calls: Sequence[_Call]) -> Sequence[Arrays | Exception]:

@@ -274,7 +274,7 @@ class InProcess:
             run.listen(Address("127.0.0.1", 0)), run._application(run._public_routes(plane, observer, limits))
         )
         self.port = listener.socket.getsockname()[1]
-        server = self._server = run._Server(run._uvicorn_config(listener, limits))
+        server = self._server = run._Server(run._uvicorn_config(run._told_of(listener, plane), limits))
         loop = asyncio.get_running_loop()
         self._stop = lambda: loop.call_soon_threadsafe(functools.partial(setattr, server, "should_exit", True))  # noqa: FBT003
         grpc = None if self._grpc is None else self._grpc(plane)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import grpc
@@ -16,8 +17,8 @@ from hedgerow import __version__
 from hedgerow.server import modelconfig
 from hedgerow.server.errors import BadRequest, NotFound, Overloaded, ServingError
 from hedgerow.server.protocols import oip
-from hedgerow.server.protocols.grpc import answers, messages, status, texts
-from hedgerow.server.protocols.grpc.infer import Inference
+from hedgerow.server.protocols.grpc import answers, callers, messages, status, texts
+from hedgerow.server.protocols.grpc.infer import PROTOCOL, Inference
 from hedgerow.server.protocols.grpc.requests import refuse_others
 from hedgerow.server.protocols.grpc.stream import InferStream
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from hedgerow.server.config import Limits
     from hedgerow.server.dataplane import DataPlane
     from hedgerow.server.inference import ModelMetadata
+    from hedgerow.server.telemetry.caller import Caller
 
     Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -94,7 +96,8 @@ class Service:
         kind = getattr(messages, f"{name}Request")
 
         async def guarded(data: bytes, context: Context) -> Message | None:
-            await self._check(context, name)
+            caller = callers.identified(context)
+            await self._check(context, name, caller)
             try:
                 answer: Message = await call(_parsed(kind, data), context)
             except ServingError as error:
@@ -104,14 +107,23 @@ class Service:
                 failure = ServingError("the server failed")
             else:
                 return answer
+            self._refused(caller, failure.status)
             return await context.abort(status.code_of(failure), status.details_of(failure), status.trailers_of(failure))
 
         written = getattr(messages, f"{name}Response").SerializeToString
         return grpc.unary_unary_rpc_method_handler(guarded, response_serializer=written)
 
-    async def _check(self, context: Context, name: str) -> None:
+    async def _check(self, context: Context, name: str, caller: Caller) -> None:
         if self._guard is not None:
-            await self._guard(context, TWINS[name])
+            try:
+                await self._guard(context, TWINS[name])
+            except grpc.aio.AbortError:
+                self._refused(caller, HTTPStatus.FORBIDDEN)
+                raise
+
+    def _refused(self, caller: Caller, code: int) -> None:
+        if not caller.recorded:
+            self._plane.recorder.refused(caller, PROTOCOL, code)
 
     # ── the server and its models ───────────────────────────────────────────
 
@@ -125,6 +137,8 @@ class Service:
         return messages.ServerMetadataResponse(name="hedgerow", version=__version__, extensions=EXTENSIONS)
 
     async def _model_ready(self, request: messages.ModelReadyRequest, _context: Context) -> messages.ModelReadyResponse:
+        if self._plane.on_demand and not request.version:
+            return messages.ModelReadyResponse(ready=self._plane.ready(request.name))
         try:
             self._plane.served(request.name, request.version or None)
         except (NotFound, Overloaded):
@@ -134,12 +148,14 @@ class Service:
     async def _model_metadata(
         self, request: messages.ModelMetadataRequest, _context: Context
     ) -> messages.ModelMetadataResponse:
+        await self._plane.bring(request.name)
         return answers.metadata(self._described(request.name, request.version or None))
 
     async def _model_config(
         self, request: messages.ModelConfigRequest, _context: Context
     ) -> messages.ModelConfigResponse:
         name, version = request.name, request.version or None
+        await self._plane.bring(name)
         shown = modelconfig.shown(self._plane.config(name, version))
         text = self._inference.takes_text(name, version)
         return answers.config(shown, self._described(name, version) if text else None)
@@ -188,7 +204,8 @@ class Service:
         return await self._inference.one(request, context.time_remaining())
 
     async def _stream(self, data: AsyncIterator[bytes], context: Context) -> None:
-        await self._check(context, "ModelStreamInfer")
+        caller = callers.identified(context)
+        await self._check(context, "ModelStreamInfer", caller)
 
         failure: BadRequest | None = None
 
@@ -217,6 +234,7 @@ class Service:
         if self._stopping:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "the server is stopping")
         if failure is not None:
+            self._refused(caller, failure.status)
             await context.abort(status.code_of(failure), status.details_of(failure))
 
 
