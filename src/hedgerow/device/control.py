@@ -12,13 +12,14 @@ from typing import Any, Protocol
 import msgspec
 
 from hedgerow.errors import DeviceError
+from hedgerow.registry.probe import FROM_THE_DEVICE
 from hedgerow.registry.reference import Reference
 
 # Loading a large model from an SD card and answering its golden inputs takes minutes on a busy Pi.
 TIMEOUT_S = 600.0
 _OK = 200
 _UNPROCESSABLE = 422
-_JSON = {"content-type": "application/json"}
+_JSON = {"content-type": "application/json", **FROM_THE_DEVICE}
 _START = "systemctl status hedgerow-server, journalctl -u hedgerow-server"
 
 

@@ -18,6 +18,7 @@ import httpx
 import msgspec
 
 from hedgerow.errors import DeviceError, NetworkError
+from hedgerow.registry.probe import FROM_THE_DEVICE
 
 SERVER_PORT = 8443
 """REST over mutual TLS (docs/contracts.md, "Ports on a device")."""
@@ -175,7 +176,9 @@ class DeviceClient:
     def __init__(self, endpoint: Endpoint, context: ssl.SSLContext, *, timeout_s: float = 5.0) -> None:
         self.endpoint = endpoint
         # The environment's proxies are for the internet, not for a fleet's own network.
-        self._http = httpx.Client(base_url=endpoint.url, verify=context, timeout=timeout_s, trust_env=False)
+        self._http = httpx.Client(
+            base_url=endpoint.url, verify=context, timeout=timeout_s, trust_env=False, headers=FROM_THE_DEVICE
+        )
         self.certificate_expires: datetime | None = None
         """Of the server's certificate, once a request was answered."""
 

@@ -16,6 +16,9 @@ import msgspec
 from hedgerow.registry.manifest import GoldenTensor, GoldenTensors, GoldenText, Manifest
 
 Probe = GoldenText | GoldenTensors
+ANSWER_HEADER = "x-hedgerow-answer"
+FROM_THE_DEVICE = {ANSWER_HEADER: "device"}
+"""Heads of every request of ours: an answer that a server had fetched elsewhere would say nothing about the device."""
 
 
 class Question(msgspec.Struct, frozen=True):

@@ -44,6 +44,7 @@ class TextRequest:
     ``temperature`` 0 is greedy. ``stop``: texts that end the answer and are not part of it. ``adapter`` is one of the
     backend's ``adapters``, None the model as it is. ``priority`` 1 is the most urgent, 0 the usual one; ``timeout_s``
     is when the answer must have ended, waiting included. Both are the scheduler's; a backend need not look at them.
+    ``device_only``: no other machine may answer (``hedgerow.server.fallback``).
     """
 
     messages: Sequence[Mapping[str, str]] | None = None
@@ -56,6 +57,7 @@ class TextRequest:
     adapter: str | None = None
     priority: int = 0
     timeout_s: float | None = None
+    device_only: bool = False
 
 
 class TensorBackend(Protocol):
@@ -104,7 +106,8 @@ class TextBackend(Protocol):
         """Tokenize the prompt.
 
         Raises:
-            BadRequest: it does not fit the model's context, or the chat template refuses it.
+            ContextExceeded: it does not fit the model's context.
+            BadRequest: the chat template refuses it.
         """
 
     def close(self) -> None:

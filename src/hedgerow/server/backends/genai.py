@@ -21,7 +21,7 @@ import onnxruntime_genai as og
 
 from hedgerow.server.backends import Decoding, TextRequest
 from hedgerow.server.backends.genai_decoding import EngineDecoding, GeneratorDecoding, Sampling
-from hedgerow.server.errors import BadRequest, ServingError, Unusable
+from hedgerow.server.errors import BadRequest, ContextExceeded, ServingError, Unusable
 
 log = logging.getLogger("hedgerow.server.genai")
 
@@ -59,7 +59,7 @@ class GenaiBackend:
         prompt = self._prompt(request)
         room = self._context - len(prompt)
         if room < 1:
-            raise BadRequest(
+            raise ContextExceeded(
                 f"the prompt has {len(prompt)} tokens; the model's context holds {self._context}", field=_field(request)
             )
         sampling = Sampling.of(request, self._vocabulary)

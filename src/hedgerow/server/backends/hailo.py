@@ -21,7 +21,7 @@ import numpy as np
 from hedgerow.server.backends import Backend, Decoding, TensorSpec, TextRequest, hailo_status, the_one
 from hedgerow.server.backends.hailo_device import NPU
 from hedgerow.server.backends.serial import SerialDecoding
-from hedgerow.server.errors import BadRequest, ServingError, Unusable
+from hedgerow.server.errors import BadRequest, ContextExceeded, ServingError, Unusable
 
 # By its name: among our own sources is an emulated board's stand-in of the same name, which mypy would look into.
 hailo_platform: Any = importlib.import_module("hailo_platform")
@@ -119,7 +119,7 @@ class HailoLanguage:
         if not tokens:
             raise BadRequest("the prompt is empty", field=field)
         if tokens >= self._context:
-            raise BadRequest(f"the prompt has {tokens} tokens; the model's context holds {self._context}", field=field)
+            raise ContextExceeded(f"the prompt has {tokens} tokens; the model's context holds {self._context}", field=field)
         return SerialDecoding(NPU.generating, lambda: _Completion(self._llm, request))
 
     def close(self) -> None:

@@ -13,7 +13,7 @@ from llama_cpp import Llama
 
 from hedgerow.server.backends import Decoding, TextRequest, the_one
 from hedgerow.server.backends.serial import Lease, SerialDecoding
-from hedgerow.server.errors import BadRequest
+from hedgerow.server.errors import BadRequest, ContextExceeded
 
 
 class LlamaBackend:
@@ -34,7 +34,7 @@ class LlamaBackend:
         if not text:
             raise BadRequest("the prompt is empty", field=field)
         if tokens >= context:
-            raise BadRequest(f"the prompt has {tokens} tokens; the model's context holds {context}", field=field)
+            raise ContextExceeded(f"the prompt has {tokens} tokens; the model's context holds {context}", field=field)
         return SerialDecoding(self._lease, lambda: _Chunks(self._llama, request))
 
     def close(self) -> None:

@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from hedgerow.registry.probe import ANSWER_HEADER
 from hedgerow.server.errors import BadRequest, Gone, Overloaded, ServingError
 from hedgerow.server.protocols import bodies
 
@@ -80,6 +81,18 @@ def timeout_s(request: Request) -> float | None:
     if not 0 < seconds < math.inf:
         raise BadRequest(f"{_TIMEOUT} is {stated!r}, not a positive number of seconds", field=_TIMEOUT)
     return seconds
+
+
+def device_only(request: Request) -> bool:
+    """Whether the caller wants no other machine to answer: ``X-Hedgerow-Answer: device``.
+
+    Raises:
+        BadRequest: it wants something else by that name.
+    """
+    wanted = request.headers.get(ANSWER_HEADER, "any")
+    if wanted not in {"any", "device"}:
+        raise BadRequest(f"{ANSWER_HEADER} is {wanted!r}; known: any, device", field=ANSWER_HEADER)
+    return wanted == "device"
 
 
 async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:

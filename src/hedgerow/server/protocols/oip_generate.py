@@ -8,6 +8,7 @@ name.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,6 +24,7 @@ from hedgerow.server.protocols.http import (
     EventStream,
     body,
     decode,
+    device_only,
     json_response,
     timeout_s,
     unless_gone,
@@ -64,6 +66,7 @@ def routes(plane: DataPlane, limits: Limits) -> list[Route]:
         asked = decode(await body(request, limit=limits.json_body_bytes), Generate)
         how = _merged(asked)
         wanted = text_request(asked.text_input, how, limits, timeout_s(request))
+        wanted = dataclasses.replace(wanted, device_only=device_only(request))
         return asked, how, plane.generate(name, wanted, protocol=PROTOCOL, version=version)
 
     async def whole(request: Request) -> Response:
@@ -85,9 +88,10 @@ def routes(plane: DataPlane, limits: Limits) -> list[Route]:
 
     def _head(request: Request, asked: Generate) -> dict[str, Any]:
         name, version = which(request)
-        model = plane.served(name, version)
+        # None where nothing is in service, and what answers is another machine.
+        model = plane.serving(name) if version is None else plane.served(name, version)
         given = {} if asked.id is None else {"id": asked.id}
-        return {**given, "model_name": name, "model_version": model.version}
+        return {**given, "model_name": name, "model_version": "" if model is None else model.version}
 
     return [
         *model_routes("/generate", whole, method="POST"),

@@ -16,6 +16,7 @@ from hedgerow.server.protocols.http import (
     EventStream,
     body,
     decode,
+    device_only,
     json_response,
     retry_headers,
     timeout_s,
@@ -59,7 +60,8 @@ def routes(plane: DataPlane, limits: Limits) -> list[Route]:
 
     async def answer(request: Request, kind: answers.Kind, asked: ChatRequest | CompletionRequest) -> Response:
         name, adapter = _parted(plane, asked.model)
-        wanted = dataclasses.replace(asked.text_request(limits, timeout_s(request)), adapter=adapter)
+        wanted = asked.text_request(limits, timeout_s(request))
+        wanted = dataclasses.replace(wanted, adapter=adapter, device_only=device_only(request))
         pieces = plane.generate(name, wanted, protocol=PROTOCOL)
         if not asked.stream:
             return json_response(await unless_gone(request, answers.whole(kind, asked.model, pieces)))
