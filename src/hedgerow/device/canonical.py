@@ -55,6 +55,8 @@ class Canonical:
     def _look(self, status: Status) -> Look:
         if status.drained_until is not None:
             return Look(Answer.EXCUSED, "the server is drained")
+        if status.stood_in:
+            return Look(Answer.EXCUSED, "its board is under pressure: another model answers, or none")
         if status.serving is None:
             return Look(Answer.UNREADY, "it serves no model")
         try:

@@ -32,7 +32,8 @@ class Status:
     """What the server has loaded, None where there is nothing; ``inflight`` requests run.
 
     ``drained_until`` is when it takes requests again by itself, None where it takes them. ``runtime`` and
-    ``configuration`` are the versions that it was started with, None where it does not say.
+    ``configuration`` are the versions that it was started with, None where it does not say. ``stood_in``: its board is
+    under pressure, so that another than the model in service answers, or nobody.
     """
 
     serving: Reference | None
@@ -41,6 +42,7 @@ class Status:
     drained_until: datetime | None = None
     runtime: str | None = None
     configuration: str | None = None
+    stood_in: bool = False
 
 
 class Server(Protocol):
@@ -149,6 +151,7 @@ def _status(answer: dict[str, Any]) -> Status:
         None if until is None else datetime.fromisoformat(until),
         answer.get("runtime"),
         answer.get("configuration"),
+        answer.get("stood_in", False),
     )
 
 

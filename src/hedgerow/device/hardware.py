@@ -175,6 +175,12 @@ def parse_meminfo(text: str) -> dict[str, int | None]:
     }
 
 
+def parse_pressure(text: str) -> float | None:
+    """``/proc/pressure/memory``: percent of the last 10 s in which all that wanted to run waited (``full avg10``)."""
+    found = re.search(r"^full avg10=(\d+(?:\.\d+)?) ", text, re.MULTILINE)
+    return float(found[1]) if found else None
+
+
 def same_version(*versions: str | None) -> bool | None:
     """True if all are equal, False if two known ones differ, None if one is unknown and the known ones agree."""
     known = {version for version in versions if version is not None}
@@ -268,6 +274,19 @@ def read_firmware(root: str | None = None) -> dict[str, Any]:
         "throttled": parse_throttled(_command("vcgencmd", "get_throttled") or ""),
         "rails": parse_pmic(_command("vcgencmd", "pmic_read_adc") or ""),
         "pmic_c": parse_temperature(_command("vcgencmd", "measure_temp", "pmic") or ""),
+    }
+
+
+def read_pressure(root: str | None = None) -> dict[str, Any]:
+    """What a server under pressure goes by: the sensors, the firmware's throttle bits, and time lost to memory.
+
+    ``memory_stalled_percent`` is None where the kernel does not count it: that of Raspberry Pi OS does with ``psi=1``
+    on its command line alone (CONFIG_PSI_DEFAULT_DISABLED). Below another root only what that has: it is not its board.
+    """
+    return {
+        **read_sensors(root),
+        "throttled": parse_throttled(_command("vcgencmd", "get_throttled") or ""),
+        "memory_stalled_percent": parse_pressure(_text(hardware_root(root) / "proc/pressure/memory") or ""),
     }
 
 

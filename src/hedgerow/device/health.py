@@ -60,6 +60,10 @@ class Code(StrEnum):
     SERVER_DOWN = "server_down"
     WATCHDOG_FAILING = "watchdog_failing"
     AGENT_SILENT = "agent_silent"
+    SMALLER_MODEL = "smaller_model"
+    ANSWERS_SHORTENED = "answers_shortened"
+    ANSWERS_CANNED = "answers_canned"
+    LOAD_SHED = "load_shed"
 
 
 # The sentence and the weight of each code; ``build`` may add a figure in brackets.
@@ -82,6 +86,10 @@ REASONS: Final[dict[Code, tuple[Severity, str]]] = {
     Code.SERVER_DOWN: ("critical", "The inference server does not answer."),
     Code.WATCHDOG_FAILING: ("critical", "The device's own watchdog gets no right answer from the model."),
     Code.AGENT_SILENT: ("warning", "The device's agent gives no sign of life."),
+    Code.SMALLER_MODEL: ("warning", "Under pressure: a smaller model answers in place of the one in service."),
+    Code.ANSWERS_SHORTENED: ("warning", "Under pressure: answers are cut short."),
+    Code.ANSWERS_CANNED: ("warning", "Under pressure: every request gets the same prepared answer."),
+    Code.LOAD_SHED: ("warning", "Under pressure: requests are sent away."),
 }
 
 # Under ten requests one failure says little; above, 5 % is ten times the fleet's goal of 0.5 %.
@@ -161,6 +169,24 @@ class AgentState(Struct, frozen=True):
     failures: int = 0
 
 
+Step = Literal["smaller_model", "answers_shortened", "answers_canned", "load_shed"]
+
+
+class DegradationState(Struct, frozen=True):
+    """What a server under pressure does less of; each step is a reason's code, too.
+
+    ``level`` is 1 to 3, ``since`` when it was reached; ``reason`` names what was read of the board. ``answers`` is the
+    smaller model that answers, None where the one in service does; ``hindered`` says why a declared one does not.
+    """
+
+    level: int
+    steps: tuple[Step, ...]
+    reason: str
+    since: datetime
+    answers: str | None = None
+    hindered: str | None = None
+
+
 class HealthReport(Struct, frozen=True):
     """The whole report; times are UTC.
 
@@ -184,6 +210,7 @@ class HealthReport(Struct, frozen=True):
     agent: AgentState | None = None
     processor: ProcessorState | None = None
     configuration: str | None = None
+    degradation: DegradationState | None = None
 
 
 class Observation(Struct, frozen=True):
@@ -191,7 +218,8 @@ class Observation(Struct, frozen=True):
 
     ``hardware`` has the keys of ``hedgerow.device.hardware.read`` (any may be missing). ``model_error`` says why the
     model that should be served is not. ``agent`` is None where none has run since boot; ``watchdog`` is what it finds
-    wrong with the model. ``processor`` is the server's own word, for it takes the server's work out.
+    wrong with the model. ``processor`` is the server's own word, for it takes the server's work out. ``on_demand``:
+    models are loaded when they are asked for.
     """
 
     host: str
@@ -209,6 +237,8 @@ class Observation(Struct, frozen=True):
     watchdog: str | None = None
     configuration: str | None = None
     processor: ProcessorState | None = None
+    degradation: DegradationState | None = None
+    on_demand: bool = False
 
 
 def build(observed: Observation, now: datetime, first_seen: dict[Code, datetime] | None = None) -> HealthReport:
@@ -242,6 +272,7 @@ def build(observed: Observation, now: datetime, first_seen: dict[Code, datetime]
         agent=observed.agent,
         processor=observed.processor,
         configuration=observed.configuration,
+        degradation=observed.degradation,
     )
 
 
@@ -280,13 +311,16 @@ def _serving_reasons(observed: Observation) -> Iterable[tuple[Code, str | None]]
         yield Code.SERVER_DOWN, None
     elif observed.model_error is not None:
         yield Code.MODEL_FAILED, observed.model_error
-    elif observed.model is None:
+    elif observed.model is None and not observed.on_demand:
         yield Code.NO_MODEL, None
     if observed.draining:
         yield Code.DRAINING, None
     serving = observed.serving
     if serving.requests >= _FAIL_MINIMUM and serving.errors > _FAIL_RATIO * serving.requests:
         yield Code.REQUESTS_FAIL, f"{serving.errors} of {serving.requests} in {serving.window_s:.0f} s"
+    if observed.degradation is not None:
+        for step in observed.degradation.steps:
+            yield Code(step), observed.degradation.reason
 
 
 def _board_reasons(hardware: dict[str, Any]) -> Iterable[tuple[Code, str | None]]:

@@ -8,6 +8,7 @@
 | `backends/` | one small interface; ONNX Runtime, onnxruntime-genai, HailoRT, LiteRT, llama.cpp, other packages' own |
 | `scheduler`, `stop` | generations: a lane a model, a token each in turn; stop texts |
 | `drain` | no new requests for a while, always bounded |
+| `degradation`, `degrading` | how far to step down on a board under pressure; doing it |
 | `workers`, `batching` | tensors: a lane a model; which requests run together |
 | `tensors`, `inference`, `classification` | tensors as JSON and as bytes; a request for them; best classes |
 | `repository`, `library` | a folder of models and their versions; loading and unloading them by name |

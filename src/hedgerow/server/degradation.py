@@ -92,13 +92,14 @@ class Bands(Struct, frozen=True, forbid_unknown_fields=True):
 class TemperatureBands(Bands, frozen=True, forbid_unknown_fields=True):
     """°C of the processor.
 
-    The firmware slows it down progressively from 80 to 85 °C and hard at 85, which is the maximum; its own fan control
-    has 5 °C of hysteresis (Raspberry Pi documentation, frequency-management; overlays/README, cooling_fan).
+    The firmware slows it down progressively from 80 to 85 °C and hard at 85, which it holds as the maximum; its own fan
+    control has 5 °C of hysteresis (Raspberry Pi documentation, frequency-management; overlays/README, cooling_fan). A
+    board that is 5 °C past what the firmware holds is not held by it any more: that is where nobody is answered.
     """
 
     smaller: Band | None = Band(80.0, 75.0)
     shorten: Band | None = Band(82.0, 77.0)
-    shed: Band | None = Band(85.0, 80.0)
+    shed: Band | None = Band(90.0, 85.0)
 
 
 class AvailableBands(Bands, frozen=True, forbid_unknown_fields=True):

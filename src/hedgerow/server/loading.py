@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hedgerow.errors import HedgerowError
 from hedgerow.registry import bundle as bundles
-from hedgerow.registry.manifest import FILE_NAME, Manifest
+from hedgerow.registry.manifest import FILE_NAME, GoldenText, Manifest
 from hedgerow.server import backends, configuring, golden
 from hedgerow.server.errors import Unusable
 from hedgerow.server.modelconfig import ModelConfig
@@ -63,6 +63,10 @@ def load(
         backend.close()
         raise
     model = Served(name, version, sha256, backend, datetime.now(UTC), batching, config, labels)
+    if manifest is not None:
+        model.degrade_above_c = None if manifest.thermal is None else manifest.thermal.degrade_above_c
+        texts = [each.max_tokens for each in manifest.golden if isinstance(each, GoldenText)]
+        model.golden_tokens = max(texts, default=0)
     return Loaded(model, tried)
 
 

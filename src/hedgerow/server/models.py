@@ -31,6 +31,7 @@ class Served:
 
     ``batching`` is what the model's own configuration says of it, None where it says nothing. ``labels``: the names of
     an output's classes. ``fingerprint`` is that of the files it was loaded from.
+    ``degrade_above_c`` is the manifest's, ``golden_tokens`` what its longest golden question may take.
     """
 
     name: str
@@ -42,6 +43,8 @@ class Served:
     config: ModelConfig | None = None
     labels: Mapping[str, Sequence[str]] = field(default_factory=dict)
     fingerprint: tuple[object, ...] = ()
+    degrade_above_c: float | None = None
+    golden_tokens: int = 0
     statistics: ModelStatistics = field(default_factory=ModelStatistics, init=False)
     _holders: int = field(default=0, init=False)
     _retired: bool = field(default=False, init=False)
@@ -66,6 +69,16 @@ class Served:
         with self._lock:
             self._retired = True
         self._close_if_unused()
+
+    @property
+    def retired(self) -> bool:
+        """Whether its memory is given back, or will be as soon as its last request has ended."""
+        return self._retired
+
+    @property
+    def held(self) -> bool:
+        """Whether requests run on it."""
+        return self._holders > 0
 
     def wait_closed(self, timeout_s: float | None = None) -> bool:
         """Block until its memory is back; False if that takes longer than ``timeout_s``."""

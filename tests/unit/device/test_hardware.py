@@ -249,6 +249,18 @@ def test_sensors_start_no_program(pi: Pi, monkeypatch: pytest.MonkeyPatch) -> No
     assert sensors["link"] == {"speed_gts": 8.0, "width": 1}
 
 
+def test_what_a_server_under_pressure_goes_by(pi: Pi) -> None:
+    pi.set(temperature_c="84.2")
+    now = hardware.read_pressure(str(pi.root.path))
+    assert now["thermal"] == {"soc_c": 84.2}
+    assert now["throttled"]["now"]["undervoltage"] is False
+    assert now["memory_stalled_percent"] is None  # that of the machine below is not this board's
+    folder = pi.root.path / "proc" / "pressure"
+    folder.mkdir()
+    (folder / "memory").write_text((FIXTURES / "parse_pressure" / "stalled.txt").read_text())
+    assert hardware.read_pressure(str(pi.root.path))["memory_stalled_percent"] == 22.5
+
+
 def test_hwmon_is_found_by_name(pi: Pi) -> None:
     """Without a fan every later hwmon number moves down by one."""
     pi.set(fan_rpm="none", undervoltage="true")

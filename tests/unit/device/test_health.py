@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from hedgerow.device import health
-from hedgerow.device.health import AgentState, Code, ModelState, Observation, Serving, build
+from hedgerow.device.health import AgentState, Code, DegradationState, ModelState, Observation, Serving, build
 from hedgerow.fleet.endpoint import decode_report
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -70,6 +70,10 @@ CASES = [
     Case({"serving": Serving(300.0, requests=100, errors=6)}, Code.REQUESTS_FAIL, "degraded", "6 of 100 in 300 s"),
     Case({"agent": AgentState(NOW), "watchdog": "it said no"}, Code.WATCHDOG_FAILING, "failing", "(it said no)"),
     Case({"agent": AgentState(NOW - timedelta(minutes=16))}, Code.AGENT_SILENT, "degraded", "since 2026-11-21 11:44"),
+    *(
+        Case({"degradation": DegradationState(1, (code.value,), "85.0 °C", NOW)}, code, "degraded", "(85.0 °C)")
+        for code in (Code.SMALLER_MODEL, Code.ANSWERS_SHORTENED, Code.ANSWERS_CANNED, Code.LOAD_SHED)
+    ),
 ]
 
 

@@ -38,7 +38,7 @@ def test_a_curve(path: Path) -> None:
 
 
 def test_the_reason_names_what_was_read_and_is_kept_while_only_the_stay_holds() -> None:
-    state = decide(State(), Readings(82.4, 250.0, None, True, None), POLICY, 0)
+    state = decide(State(), Readings(82.4, 250.0, undervoltage=True), POLICY, 0)
     assert state.reason == "the processor has 82.4 °C, the supply voltage is too low"
     state = decide(state, Readings(60.0), POLICY, 30)
     assert (state.level, state.since_s) == (Level.SHORTEN, 0)
@@ -73,7 +73,7 @@ def test_memory_counts_as_if_the_parked_model_were_loaded() -> None:
 def test_a_bundles_word_on_heat_only_makes_steps_begin_earlier() -> None:
     assert POLICY.for_model(None) is POLICY
     assert POLICY.for_model(90.0) is POLICY
-    assert POLICY.for_model(70.0).temperature_c == TemperatureBands(Band(70, 65), Band(72, 67), Band(85, 80))
+    assert POLICY.for_model(70.0).temperature_c == TemperatureBands(Band(70, 65), Band(72, 67), Band(90, 85))
 
 
 @pytest.mark.parametrize(
@@ -117,3 +117,11 @@ def test_no_curve_makes_it_flutter(curve: list[tuple[float, Readings]], steps: s
             assert not [each for each in steps if after.level < each < state.level]
         assert after.since_s == (state.since_s if after.level == state.level else now)
         state = after
+
+
+def test_the_example_of_the_docs_is_one() -> None:
+    text = (Path(__file__).parents[3] / "docs" / "serving.md").read_text()
+    example = next(part.partition("```")[0] for part in text.split("```yaml\n") if part.startswith("degradation:"))
+    policy = configfile.convert(msgspec.yaml.decode(example)["degradation"], Policy)
+    assert policy.temperature_c == TemperatureBands(shed=None)
+    assert (policy.memory_available_mb, policy.throttled) == (POLICY.memory_available_mb, POLICY.throttled)

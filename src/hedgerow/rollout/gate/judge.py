@@ -31,7 +31,7 @@ import msgspec
 from hedgerow.rollout.gate import board, criteria
 from hedgerow.rollout.gate.findings import Finding, Sight
 from hedgerow.rollout.gate.rules import Rules
-from hedgerow.rollout.gate.samples import Expectation, Look, Window
+from hedgerow.rollout.gate.samples import STEPS, Expectation, Look, Window
 from hedgerow.rollout.gate.shift import Control
 from hedgerow.rollout.gate.verdicts import CriterionResult, Judgement, Standing, Verdict
 from hedgerow.rollout.policy.gate import Condition, Criterion
@@ -83,7 +83,7 @@ def _judge_health(look: Look, expected: Expectation) -> Judgement:
     if look.reasons and not new:
         return Judgement(verdict=Verdict.PASS, reason=f"as before the release: {listed}", final=False)
     since = ", ".join(sorted(new)) or listed
-    if new & _POWER and new <= _POWER | _HEAT:
+    if new & _POWER and new <= _POWER | _HEAT | STEPS:
         return Judgement(verdict=Verdict.ENVIRONMENT, reason=f"its supply or its heat: {since}", final=False)
     return Judgement(verdict=Verdict.FAIL, reason=f"degraded since the release: {since}", final=False)
 

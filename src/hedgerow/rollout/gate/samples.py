@@ -16,6 +16,10 @@ from hedgerow.rollout.policy.gate import Metric
 
 LOOKS_KEPT = 600
 """Looks that a window keeps; older ones have been judged."""
+STEPS = frozenset({"smaller_model", "answers_shortened", "answers_canned", "load_shed"})
+"""Reason codes of a server that gives less because its board is under pressure (``hedgerow.server.degradation``)."""
+STOOD_IN = STEPS - {"answers_shortened"}
+"""Of these, where another than the model in service answers, or nobody; golden questions are never shortened."""
 
 
 class Expectation(msgspec.Struct, frozen=True, kw_only=True):

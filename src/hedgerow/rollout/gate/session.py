@@ -17,7 +17,7 @@ from hedgerow.rollout.gate.errand import Ended
 from hedgerow.rollout.gate.judge import judge
 from hedgerow.rollout.gate.prometheus import Queries
 from hedgerow.rollout.gate.rules import Rules
-from hedgerow.rollout.gate.samples import Answer, Expectation, Kind, Look, Window, summary
+from hedgerow.rollout.gate.samples import STOOD_IN, Answer, Expectation, Kind, Look, Window, summary
 from hedgerow.rollout.gate.verdicts import CriterionResult, Judgement, Verdict
 from hedgerow.rollout.gate.watcher import Watcher
 from hedgerow.rollout.plan import Release
@@ -191,6 +191,8 @@ class GateSession:
     def _ask_until(self, due: float) -> None:
         latest = self.after.latest
         may_ask = latest is not None and latest.reached and latest.version is not None
+        # What answers for it on a board under pressure is not the release.
+        may_ask = may_ask and latest is not None and latest.reasons.isdisjoint(STOOD_IN)
         while (now := self._clock.monotonic()) < due:
             if may_ask and self._unsure is None and now >= self._next_at:
                 self._ask()

@@ -95,6 +95,7 @@ def _state_routes(plane: DataPlane, model: str, runs: Runs) -> list[Route]:
                 "drained_until": plane.drain.until,
                 "runtime": runs.runtime,
                 "configuration": runs.configuration,
+                "stood_in": plane.degradation.stood_in,
             }
         )
 

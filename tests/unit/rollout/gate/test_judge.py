@@ -40,6 +40,8 @@ SAGGING = look(status="degraded", reasons=frozenset({"undervoltage", "hot"}), th
         (SAGGING, Verdict.ENVIRONMENT, False),
         (look(status="degraded", reasons=frozenset({"throttled"})), Verdict.ENVIRONMENT, False),
         (look(status="degraded", reasons=frozenset({"throttled", "requests_fail"})), Verdict.FAIL, False),
+        (look(status="degraded", reasons=frozenset({"throttled", "hot", "load_shed"})), Verdict.ENVIRONMENT, False),
+        (look(status="degraded", reasons=frozenset({"hot", "answers_shortened"})), Verdict.FAIL, False),
         (look(status="failing", reasons=frozenset({"fan_slow"})), Verdict.FAIL, True),
         (look(version="assistant@1.0.0"), Verdict.FAIL, True),
         (look(sha256="another"), Verdict.FAIL, True),

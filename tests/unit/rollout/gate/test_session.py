@@ -38,6 +38,7 @@ class Host:
         self.asked_at: list[float] = []
         self.looked_at: list[float] = []
         self.throttled = False
+        self.reasons: frozenset[str] = frozenset()
 
     def look(self) -> Look:
         self.looked_at.append(self.ticking.now)
@@ -46,7 +47,8 @@ class Host:
         return Look(
             at=self.ticking.now,
             reached=True,
-            status="ok",
+            status="degraded" if self.reasons else "ok",
+            reasons=self.reasons,
             version=self.version,
             sha256="5a" * 32,
             restarts=0,
@@ -154,6 +156,12 @@ def test_an_unreachable_host_is_not_asked_and_not_blamed(session, host: Host, ti
     found = session().run()
     assert (found.verdict, host.questions) == (Verdict.UNREACHABLE, [])
     assert ticking.now - begun == pytest.approx(20)
+
+
+def test_a_host_under_pressure_is_not_asked_and_not_blamed(session, host: Host) -> None:
+    host.reasons = frozenset({"throttled", "hot", "smaller_model"})
+    found = session().run()
+    assert (found.verdict, host.questions) == (Verdict.ENVIRONMENT, [])
 
 
 def test_a_slow_model_gets_few_questions(session, host: Host) -> None:
