@@ -11,6 +11,7 @@ Invariants:
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -58,6 +59,9 @@ class Ticket:
         return (self.priority, self.number)
 
 
+_order = operator.attrgetter("order")
+
+
 @dataclass(frozen=True)
 class Decision:
     """What to run now as one batch; else (nothing to run) the time at which to decide again, None for never."""
@@ -68,9 +72,11 @@ class Decision:
 
 def decide(waiting: Sequence[Ticket], now: float) -> Decision:
     """The batch that runs next on a free thread."""
+    if waiting and (first := min(waiting, key=_order)).key is None:
+        return Decision((first,))
     again: float | None = None
     seen: set[Hashable] = set()
-    for head in sorted(waiting, key=lambda ticket: ticket.order):
+    for head in sorted(waiting, key=_order):
         if head.key is None or head.batching.max_batch <= 1:
             return Decision((head,))
         if head.key in seen:
@@ -87,7 +93,7 @@ def decide(waiting: Sequence[Ticket], now: float) -> Decision:
 def _mates(head: Ticket, waiting: Sequence[Ticket]) -> tuple[tuple[Ticket, ...], bool]:
     """``head`` and those who may join it, and whether nobody else could."""
     batch, rows = [head], head.rows
-    for ticket in sorted(waiting, key=lambda each: each.order):
+    for ticket in sorted(waiting, key=_order):
         if ticket is head or ticket.key != head.key:
             continue
         if rows + ticket.rows > head.batching.max_batch:

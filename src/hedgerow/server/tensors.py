@@ -64,7 +64,10 @@ def dtype_of(datatype: str, *, name: str) -> np.dtype[Any]:
 
 def datatype_of(array: NDArray[np.generic]) -> str:
     """The protocol's name for an array's type."""
-    return "BYTES" if array.dtype.kind in "OSU" else _NAMES[array.dtype.newbyteorder("<")]
+    known = _NAMES.get(array.dtype)
+    if known is not None:
+        return known
+    return "BYTES" if array.dtype.kind in "SU" else _NAMES[array.dtype.newbyteorder("<")]
 
 
 def from_json(data: bytes | msgspec.Raw, datatype: str, shape: Sequence[int], *, name: str) -> NDArray[np.generic]:

@@ -77,13 +77,13 @@ def routes(plane: DataPlane, limits: Limits) -> list[Route]:
         return await oip_infer.answer(request, asked, await plane.infer(wanted, protocol=PROTOCOL))
 
     return [
+        *model_routes("/infer", infer, method="POST"),  # first: routes are tried in turn, and this one is asked most
         Route("/v2", server),
         Route("/v2/health/live", live),
         Route("/v2/health/ready", ready),
         *model_routes("", metadata),
         *model_routes("/config", config),
         *model_routes("/ready", model_ready),
-        *model_routes("/infer", infer, method="POST"),
     ]
 
 
