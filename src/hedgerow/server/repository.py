@@ -35,6 +35,10 @@ class Version:
         stats = [(path, path.stat()) for path in files]
         return tuple((str(path), stat.st_ino, stat.st_size, stat.st_mtime_ns) for path, stat in stats)
 
+    def size(self) -> int:
+        """Bytes of its files. Blocks."""
+        return sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
+
 
 @dataclass(frozen=True)
 class Entry:

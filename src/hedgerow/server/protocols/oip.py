@@ -48,6 +48,7 @@ def routes(plane: DataPlane, limits: Limits) -> list[Route]:
         return PlainTextResponse("", 200 if plane.ready() else 503)
 
     async def metadata(request: Request) -> Response:
+        await plane.bring(which(request)[0])
         known = plane.metadata(*which(request))
         return json_response(
             {
@@ -60,17 +61,12 @@ def routes(plane: DataPlane, limits: Limits) -> list[Route]:
         )
 
     async def config(request: Request) -> Response:
+        await plane.bring(which(request)[0])
         return json_response(modelconfig.shown(plane.config(*which(request))))
 
     async def model_ready(request: Request) -> Response:
         name, version = which(request)
-        try:
-            plane.served(name, version)
-        except NotFound:
-            return PlainTextResponse("", 404)
-        except Overloaded:
-            return PlainTextResponse("", 503)
-        return PlainTextResponse("", 200 if plane.ready(name) else 503)
+        return PlainTextResponse("", _readiness(plane, name, version))
 
     async def infer(request: Request) -> Response:
         asked, wanted = await oip_infer.read(request, *which(request), limits)
@@ -85,6 +81,19 @@ def routes(plane: DataPlane, limits: Limits) -> list[Route]:
         *model_routes("/config", config),
         *model_routes("/ready", model_ready),
     ]
+
+
+def _readiness(plane: DataPlane, name: str, version: str | None) -> int:
+    """The status that says whether a model is ready."""
+    if plane.on_demand and version is None and plane.ready(name):  # loaded or not: a request will be answered
+        return 200
+    try:
+        plane.served(name, version)
+    except NotFound:
+        return 404
+    except Overloaded:
+        return 503
+    return 200 if plane.ready(name) else 503
 
 
 def model_routes(action: str, handler: Callable[[Request], Awaitable[Response]], method: str = "GET") -> list[Route]:

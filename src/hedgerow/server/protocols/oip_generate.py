@@ -65,6 +65,7 @@ def routes(plane: DataPlane, limits: Limits) -> list[Route]:
         name, version = which(request)
         asked = decode(await body(request, limit=limits.json_body_bytes), Generate)
         how = _merged(asked)
+        await plane.bring(name)
         wanted = text_request(asked.text_input, how, limits, timeout_s(request))
         wanted = dataclasses.replace(wanted, device_only=device_only(request))
         return asked, how, plane.generate(name, wanted, protocol=PROTOCOL, version=version)

@@ -39,12 +39,13 @@ def routes(plane: DataPlane, limits: Limits) -> list[Route]:
         for name in plane.names:
             # Also while the server is drained: what is served does not change by that.
             model = plane.serving(name)
-            listed += [] if model is None else _models(model)
+            listed += ([_head(name, 0)] if plane.on_demand else []) if model is None else _models(model)
         return json_response({"object": "list", "data": listed})
 
     async def one_model(request: Request) -> Response:
         asked = request.path_params["model"]
         name, _ = _parted(plane, asked)
+        await plane.bring(name)
         for model in _models(plane.served(name)):
             if model["id"] == asked:
                 return json_response(model)
@@ -121,8 +122,13 @@ def _parted(plane: DataPlane, model: str) -> tuple[str, str | None]:
     return (model, None) if model in plane.names or not name else (name, adapter)
 
 
+def _head(name: str, created: int) -> dict[str, Any]:
+    """A model as lists have it; ``created`` 0: not loaded yet."""
+    return {"id": name, "object": "model", "created": created, "owned_by": "hedgerow"}
+
+
 def _models(served: Served) -> list[dict[str, Any]]:
     """The model, and each of its adapters as a model of its own."""
-    base = {"id": served.name, "object": "model", "created": int(served.since.timestamp()), "owned_by": "hedgerow"}
+    base = _head(served.name, int(served.since.timestamp()))
     adapters = getattr(served.backend, "adapters", ())
     return [base, *({**base, "id": f"{served.name}:{adapter}", "parent": served.name} for adapter in adapters)]

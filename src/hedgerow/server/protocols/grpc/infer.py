@@ -41,6 +41,7 @@ class Inference:
         Raises:
             ServingError
         """
+        await self._plane.bring(request.model_name)
         if not self.takes_text(request.model_name, request.model_version or None):
             return await self._tensors(request, remaining_s)
         async for answer in self._texts(request, remaining_s, whole=True):
@@ -55,6 +56,7 @@ class Inference:
         Raises:
             ServingError
         """
+        await self._plane.bring(request.model_name)
         if self.takes_text(request.model_name, request.model_version or None):
             async with contextlib.aclosing(self._texts(request, remaining_s, whole=False)) as parts:
                 async for answer in parts:

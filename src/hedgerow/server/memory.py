@@ -1,0 +1,82 @@
+"""How much memory a model takes: measured around its load, by what the kernel counts for this process.
+
+- The measure is PSS (``/proc/self/smaps``): pages of this process, a shared one by its share. What Python and the
+  allocator hold back of things that are gone is returned first, so that it is not counted as free room.
+- Files of the model that are mapped count whole: their pages come as they are first read, which may be long after.
+- It is a difference, so what requests on other models take meanwhile is in it. Caches that grow with requests are not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, TypeVar
+
+from hedgerow.errors import MachineError
+
+SMAPS: Final = Path("/proc/self/smaps")
+_KB: Final = 1024
+# A mapping's first line: addresses, rights, offset, device, inode, and the path where it has one (proc_pid_smaps(5)).
+_HEAD: Final = re.compile(r"^[0-9a-f]+-[0-9a-f]+ \S+ \S+ \S+ \d+ *(.*)$")
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Bytes: ``own`` of all mappings that are none of the model's files, ``mapped`` of these whole."""
+
+    own: int
+    mapped: int
+
+
+def parse(text: str, folder: str) -> Usage:
+    """``/proc/self/smaps``, with the files below ``folder`` apart. Pure."""
+    own = mapped = 0
+    inside = False
+    for line in text.splitlines():
+        head = _HEAD.match(line)
+        if head is not None:
+            inside = head[1].startswith(f"{folder}/")
+        elif inside and line.startswith("Size:"):
+            mapped += int(line.split()[1]) * _KB
+        elif not inside and line.startswith("Pss:"):
+            own += int(line.split()[1]) * _KB
+    return Usage(own, mapped)
+
+
+def measured(folder: Path, load: Callable[[], T]) -> tuple[T, int]:
+    """What ``load`` returns, and the bytes that the process has more behind it. Blocks.
+
+    Raises:
+        MachineError: the kernel does not say. Whatever ``load`` raises.
+    """
+    home = str(folder.resolve())
+    before = _usage(home)
+    loaded = load()
+    after = _usage(home)
+    return loaded, max(0, after.own - before.own) + max(0, after.mapped - before.mapped)
+
+
+def _usage(folder: str) -> Usage:
+    gc.collect()
+    _trim()
+    try:
+        return parse(SMAPS.read_text(encoding="utf-8", errors="replace"), folder)
+    except OSError as error:
+        raise MachineError(
+            f"the memory of this process cannot be measured: {error.strerror}",
+            where=str(SMAPS),
+            next_step="serve without --memory-budget and --keep-alive",
+        ) from error
+
+
+def _trim() -> None:
+    """Have the allocator return free pages; other C libraries than glibc have no such call, and keep fewer."""
+    with contextlib.suppress(AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
