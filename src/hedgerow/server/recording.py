@@ -71,6 +71,7 @@ class Record:
         """Another machine answers; ``failed``: since this one could not."""
         self.elsewhere, self.device_failed = True, failed
         self.version, self.statistics = _ELSEWHERE, None
+        self.first, self.tokens, self.prompt_tokens = None, 0, 0
 
     @property
     def traceparent(self) -> str:
@@ -86,7 +87,9 @@ class Record:
             self.texts += [piece.text for piece in batch]
 
     def note(self, piece: Piece) -> None:
-        """Take an answer's newest piece into account."""
+        """Take the newest piece of the device's own answer into account."""
+        if self.elsewhere:
+            return
         self.last = time.monotonic()
         if self.first is None:
             self.first = self.last
