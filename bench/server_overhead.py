@@ -249,7 +249,7 @@ class Server:
 
 
 def measure(bundle: Path, pairs: int, tokens: int) -> Result:
-    with _running(bundle) as (bare, server):
+    with running(bundle) as (bare, server):
         bare.generate(8)
         server.generate(8)
         runs = []
@@ -265,7 +265,7 @@ def measure(bundle: Path, pairs: int, tokens: int) -> Result:
             raise SystemExit(f"the bare loop made {alone.tokens} tokens, the server {served.tokens}: no comparison")
     return Result(
         bundle=bundle.name,
-        machine=_machine(),
+        machine=machine(),
         interface=interface,
         threads=default_threads(),
         pairs=pairs,
@@ -281,7 +281,7 @@ def measure(bundle: Path, pairs: int, tokens: int) -> Result:
 
 
 @contextmanager
-def _running(bundle: Path) -> Iterator[tuple[Bare, Server]]:
+def running(bundle: Path) -> Iterator[tuple[Bare, Server]]:
     with tempfile.TemporaryDirectory() as folder:
         server = Server(bundle, Path(folder))
         try:
@@ -299,7 +299,7 @@ def _generation(started: float, times: list[float], cpu_s: float, tokens: int) -
     return Generation(times[0] - started, speed, cpu_s / tokens * 1000, tokens)
 
 
-def _machine() -> str:
+def machine() -> str:
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
     return f"{len(os.sched_getaffinity(0))} × {model or platform.machine()}, load {os.getloadavg()[0]:.1f}"
@@ -312,7 +312,7 @@ def _free_port() -> int:
         return port
 
 
-def _newest_bundle() -> Path:
+def newest_bundle() -> Path:
     found = [path.parent for path in (paths.cache_dir() / "bundles").glob("*/genai_config.json")]
     if not found:
         raise SystemExit("no bundle in var/cache/bundles: hedgerow model import smollm2")
@@ -349,7 +349,7 @@ def main() -> int:
     if asked.bare is not None:
         bare_loop(asked.bare)
         return 0
-    result = measure((asked.bundle or _newest_bundle()).resolve(), asked.pairs, asked.tokens)
+    result = measure((asked.bundle or newest_bundle()).resolve(), asked.pairs, asked.tokens)
     if asked.json:
         print(json.dumps(asdict(result), indent=2))
     else:
