@@ -100,6 +100,11 @@ prove-hardware: dev ## Every claim about boards and their stack in one table: ba
 prove-rollout: dev ## Every claim about rolling updates in one table: bar, measured, ok or short
 	@$(SUDO) $(BIN)/python -m bench.prove_rollout
 
+.PHONY: prove-server
+prove-server: dev ## Every claim about the inference server in one table: bar, measured, ok or short
+	@$(BIN)/hedgerow model import smollm2 >/dev/null
+	@$(BIN)/python -m bench.prove_server
+
 .PHONY: docs
 docs: dev ## Role READMEs, gRPC's descriptors and types from their sources
 	$(BIN)/python tools/role_readmes.py

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -11,21 +12,31 @@ import xml.etree.ElementTree as ET
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from hedgerow import output
 
 ROOT = Path(__file__).resolve().parent.parent
 VERDICTS = {True: "ok", False: "SHORT", None: "not measured"}
+NO_BAR = "no bar"
 
 
 @dataclass
 class Row:
-    """One claim with its bar and what was measured; ``ok`` None is "not measured", with the reason in ``measured``."""
+    """One claim with its bar and what was measured.
+
+    ``ok`` None is "not measured", with the reason in ``measured``; of a figure that is shown and held to nothing
+    (``bar`` is ``NO_BAR``) it says nothing.
+    """
 
     claim: str
     bar: str
     measured: str
     ok: bool | None
+
+    @property
+    def verdict(self) -> str:
+        return NO_BAR if self.bar == NO_BAR else VERDICTS[self.ok]
 
 
 @dataclass
@@ -36,7 +47,11 @@ class Proof:
 
     def add(self, claim: str, bar: str, measured: str, *, ok: bool | None) -> None:
         self.rows.append(Row(claim, bar, measured, ok))
-        output.step(f"{VERDICTS[ok]}: {claim}: {measured}")
+        output.step(f"{self.rows[-1].verdict}: {claim}: {measured}")
+
+    def note(self, what: str, measured: str) -> None:
+        """A figure that belongs beside the others and is held to nothing."""
+        self.add(what, NO_BAR, measured, ok=None)
 
     def add_tests(self, claims: Mapping[str, tuple[str, ...]], results: Mapping[str, str]) -> None:
         """A row a claim: each of its tests (a file, or ``file::name…``) must have passed, none skipped."""
@@ -54,7 +69,7 @@ class Proof:
         if as_json:
             output.print_json({"machine": machine(), "rows": [asdict(row) for row in self.rows], "ok": not short})
         else:
-            rows = [(row.claim, row.bar, row.measured, VERDICTS[row.ok]) for row in self.rows]
+            rows = [(row.claim, row.bar, row.measured, row.verdict) for row in self.rows]
             output.print_table(f"{title}, on {machine()}", ("claim", "bar", "measured", "verdict"), rows)
         return 1 if short else 0
 
@@ -86,6 +101,17 @@ def _outcome(case: ET.Element) -> str:
         if case.find(kind) is not None:
             return kind
     return "passed"
+
+
+def bench(name: str, *arguments: str) -> dict[str, Any]:
+    """What `python -m bench.<name> --json` printed; its exit code says only whether its bar was met."""
+    command = [sys.executable, "-m", f"bench.{name}", "--json", *arguments]
+    done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, check=False)
+    try:
+        found: dict[str, Any] = json.loads(done.stdout)
+    except ValueError:
+        sys.exit(f"bench.{name} printed no JSON:\n{(done.stdout + done.stderr)[-3000:]}")
+    return found
 
 
 def run(command: list[str], cwd: Path, *, why: str | None = None, env: dict[str, str] | None = None) -> None:

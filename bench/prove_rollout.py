@@ -12,14 +12,13 @@ thirty Pis, which it makes and removes).
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import subprocess
 import sys
 import time
 from typing import Any
 
-from bench.proof import ROOT, Proof, pytest
+from bench.proof import ROOT, Proof, bench, pytest
 
 BIN = ROOT / ".venv/bin"
 DEMO = ("-i", "inventory/emulated")
@@ -117,17 +116,6 @@ def add_breach(proof: Proof, which: str, found: dict[str, Any]) -> None:
     hosts, heat = found["runs"][0]["hosts"], max(run["from_heat_s"] for run in found["runs"])
     measured = f"{found['median_s']:.1f} s for {hosts} hosts (from the board's becoming hot {heat:.1f} s at most)"
     proof.add(claim, f"≤ {found['bar_s']:g} s", measured, ok=found["ok"])
-
-
-def bench(name: str, *arguments: str) -> dict[str, Any]:
-    """What `python -m bench.<name> --json` printed; its exit code says only whether its bar was met."""
-    command = [sys.executable, "-m", f"bench.{name}", "--json", *arguments]
-    done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, check=False)
-    try:
-        found: dict[str, Any] = json.loads(done.stdout)
-    except ValueError:
-        sys.exit(f"bench.{name} printed no JSON:\n{(done.stdout + done.stderr)[-3000:]}")
-    return found
 
 
 if __name__ == "__main__":
