@@ -4,6 +4,7 @@ Invariants:
 
 - A connection on which nothing is asked, or whose answer is sent before its request has ended, has a deadline.
 - What comes between two pieces of a body (heads, trailers, chunks' extensions) is bounded wherever it stands.
+- A port has at most ``CONNECTIONS``. Where one more comes, the one that has waited longest for a request makes room.
 - Nothing else is spoken here: a connection that should be upgraded is answered as it is, and closed.
 """
 
@@ -20,6 +21,8 @@ from hedgerow.server.intake import FillingProtocol
 # Ten times what clients send; nginx takes 32 KiB by default (large_client_header_buffers).
 HEAD_BYTES = 64 * 1024
 HEAD_S = 20.0
+# Three ports of them leave room in the 1,024 files that systemd lets a service open by default.
+CONNECTIONS = 256
 _BOUNDS = f"the head may have {HEAD_BYTES} bytes and take {HEAD_S:g} s"
 
 
@@ -37,6 +40,21 @@ class BoundedProtocol(FillingProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._expect_head()
+        open_ = [each for each in self.connections if isinstance(each, BoundedProtocol) and not each.closing]
+        if len(open_) > CONNECTIONS:
+            waiting = {each: until for each in open_ if each is not self and (until := each.waits_until) is not None}
+            min(waiting, key=lambda each: waiting[each], default=self).transport.abort()
+
+    @property
+    def closing(self) -> bool:
+        """Whether it is about to end."""
+        return self.transport.is_closing()
+
+    @property
+    def waits_until(self) -> float | None:
+        """The loop's time at which it ends, if nothing is asked until then; None while there is something to do."""
+        timer = self._deadline or self.timeout_keep_alive_task
+        return None if timer is None else timer.when()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()

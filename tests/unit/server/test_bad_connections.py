@@ -77,6 +77,14 @@ def ended(caller: socket.socket) -> bool:
     return True
 
 
+def sending(caller: socket.socket, size: int) -> socket.socket:
+    """The caller, once the server waits for his body."""
+    head = f"POST {INFER} HTTP/1.1\r\nhost: x\r\ncontent-length: {size}\r\nexpect: 100-continue\r\n\r\n"
+    caller.sendall(head.encode())
+    assert caller.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
+    return caller
+
+
 # ── slow ────────────────────────────────────────────────────────────────────
 
 
@@ -156,6 +164,34 @@ def test_a_body_that_nobody_reads_holds_no_connection(connect, monkeypatch, path
         except OSError:
             return
     pytest.fail("it is held for ever")
+
+
+# ── many ────────────────────────────────────────────────────────────────────
+
+
+def test_who_waits_longest_makes_room(connect, monkeypatch) -> None:
+    monkeypatch.setattr(connection, "CONNECTIONS", 8)
+    first = connect()
+    first.sendall(b"GET /health/live HTTP/1.1\r\n" + HOST)
+    body = json.dumps(ROW).encode()
+    busy = sending(connect(), len(body))  # nobody who is being served is cut off for somebody who asks nothing
+    busy.sendall(body[:-1])
+    others = [connect() for _ in range(100)]
+    assert ended(first)
+    assert [ended(each) for each in others[:50]] == [True] * 50
+    last = connect()
+    last.sendall(b"GET /health/live HTTP/1.1\r\n" + HOST + b"\r\n")
+    assert answered(last).read() == b"live\n"
+    busy.sendall(body[-1:])
+    assert json.loads(answered(busy).read())["outputs"][0]["data"] == [2.0, 3.0]
+
+
+def test_where_all_are_busy_no_more_are_let_in(connect, monkeypatch) -> None:
+    monkeypatch.setattr(connection, "CONNECTIONS", 3)
+    busy = [sending(connect(), 100) for _ in range(3)]
+    assert ended(connect())
+    for each in busy:
+        each.close()
 
 
 # ── endless ─────────────────────────────────────────────────────────────────

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import math
+import struct
 import zlib
 from typing import Any
 
@@ -99,6 +101,18 @@ def test_the_least_that_may_be_asked_for_is_answered(client, temperature: str, t
     """With a seed and without, because the runtime has two ways to generate."""
     how = f'"max_tokens": 1, "temperature": {temperature}, "top_p": {top_p}{seed}'
     assert client.post(GENERATE, content=f'{{"text_input": "a", {how}}}').status_code == 200
+
+
+def test_what_is_not_finite_is_a_value_and_null_in_json(client) -> None:
+    raw = struct.pack("<2f", math.nan, -math.inf)
+    head = infer(tensor(data='"parameters": {"binary_data_size": 8}'))
+    headers = {"inference-header-content-length": str(len(head))}
+    answer = client.post(INFER, content=head.encode() + raw, headers=headers).json()
+    assert answer["outputs"][0]["data"] == [None, None]
+    head = infer(tensor(data='"parameters": {"binary_data_size": 8}'), ', "parameters": {"binary_data_output": true}')
+    headers = {"inference-header-content-length": str(len(head))}
+    values = struct.unpack("<2f", client.post(INFER, content=head.encode() + raw, headers=headers).content[-8:])
+    assert (math.isnan(values[0]), values[1]) == (True, -math.inf)
 
 
 # ── depth, and keys ─────────────────────────────────────────────────────────
