@@ -13,6 +13,7 @@
 | `tensors`, `inference`, `classification` | tensors as JSON and as bytes; a request for them; best classes |
 | `repository`, `library` | a folder of models and their versions; loading and unloading them by name |
 | `modelconfig`, `textproto`, `configuring` | a model's configuration, its text form, holding the model to it |
+| `fallback/` | text requests that a cloud endpoint answers, where a policy lets them leave |
 | `protocols/` | Open Inference Protocol v2, OpenAI chat, health, control: HTTP in and out, no behaviour |
 | `access`, `tls` | who may call which route; mutual TLS |
 | `recording`, `statistics`, `modelstatistics`, `metrics`, `observe`, `restarts` | what it reports of itself |

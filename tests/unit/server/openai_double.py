@@ -1,7 +1,7 @@
 """Stands for a provider's endpoint: OpenAI's chat and completion interface, streamed, over HTTPS with mutual TLS.
 
-It demands a certificate of the CA that it is given, and a bearer token; it answers what a test scripts, and notes what it
-was sent and who hung up. It runs no model, and its token counts are the script's.
+It demands a certificate of the CA that it is given, and a bearer token; it answers what a test scripts, and notes what
+it was sent and who hung up. It runs no model, and its token counts are the script's.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ PATIENCE_S = 30.0
 class Cloud:
     """``pieces`` are said, each once ``gate`` lets it (unset: at once); ``usage`` None is not told.
 
-    ``status``: answered instead. ``cut_after``: so many pieces, then the line is cut. ``events``: raw data lines instead.
+    ``status``: answered instead. ``cut_after``: so many pieces, then the line is cut. ``events``: data lines instead.
     """
 
     def __init__(self, folder: Path, client_ca: Path) -> None:
@@ -52,7 +52,9 @@ class Cloud:
         self.port = 0
         _write_certificates(folder)
         app = Starlette(
-            routes=[Route(f"/v1/{name}", self._answer, methods=["POST"]) for name in ("chat/completions", "completions")]
+            routes=[
+                Route(f"/v1/{name}", self._answer, methods=["POST"]) for name in ("chat/completions", "completions")
+            ]
         )
         config = uvicorn.Config(
             app,
@@ -86,7 +88,7 @@ class Cloud:
 
     async def _serve(self) -> None:
         serving = asyncio.create_task(self._server._serve())
-        while not self._server.started:
+        while not self._server.started:  # noqa: ASYNC110 - uvicorn has no event for it
             await asyncio.sleep(0.001)
         self.port = self._server.servers[0].sockets[0].getsockname()[1]
         self._started.set()
@@ -121,7 +123,7 @@ class Cloud:
         try:
             for number, line in enumerate(lines):
                 if self.gate is not None:
-                    while not self.gate.acquire(blocking=False):
+                    while not self.gate.acquire(blocking=False):  # noqa: ASYNC110 - released by another thread
                         await asyncio.sleep(0.001)
                 if self.cut_after is not None and number >= self.cut_after:
                     raise ConnectionAbortedError

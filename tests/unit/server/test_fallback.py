@@ -207,18 +207,14 @@ def test_what_is_redacted_never_leaves(site) -> None:
     client = site.serve(Script(["device"]), privacy=Privacy.REDACTED, words=["Jane Doe"])
     assert text(client.post(CHAT, json=asked(f"I am Jane Doe, card 4111 1111 1111 1111. {SAYS}"))) == "from the cloud"
     (seen,) = site.cloud.seen
-    assert seen["body"]["messages"][0]["content"] == (
-        "I am [redacted], card [card]. Reach me at [email], please."
-    )
+    assert seen["body"]["messages"][0]["content"] == ("I am [redacted], card [card]. Reach me at [email], please.")
     (line,) = site.written()
     assert line["redactions"] == {"card": 1, "email": 1, "redacted": 1}
     assert text(client.post(CHAT, json=asked(stop=["jane@example.org"]))) == "device"
     assert outcomes(client)["prompt_length", "refused_privacy"] == 1
 
 
-@pytest.mark.parametrize(
-    "settings, headers", [({"privacy": Privacy.NEVER}, {}), ({}, {"x-hedgerow-answer": "device"})]
-)
+@pytest.mark.parametrize("settings, headers", [({"privacy": Privacy.NEVER}, {}), ({}, {"x-hedgerow-answer": "device"})])
 def test_what_must_not_leave_stays(site, settings, headers) -> None:
     client = site.serve(Script(["device"]), **settings)
     assert text(client.post(CHAT, json=asked(), headers=headers)) == "device"
@@ -275,7 +271,7 @@ def test_answers_from_elsewhere_are_not_the_releases_figures(site) -> None:
     figures = client.server.plane.serving_figures(restarts=None)
     assert (figures.requests, figures.errors) == (1, 0)
     metrics = client.get("/metrics").text
-    assert 'hedgerow_server_requests_total{code="200",model="assistant",protocol="openai",version="fallback"} 1.0' in metrics
+    assert 'requests_total{code="200",model="assistant",protocol="openai",version="fallback"} 1.0' in metrics
     assert 'hedgerow_server_tokens_total{kind="generated",model="assistant"} 1.0' in metrics
     assert 'hedgerow_server_fallback_tokens_total{kind="prompt",model="assistant"} 11.0' in metrics
 

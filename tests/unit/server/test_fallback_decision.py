@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hedgerow.converge import apparmor
 from hedgerow.device.health import Code
 from hedgerow.errors import UsageError
 from hedgerow.server import config as server_config
@@ -24,7 +30,7 @@ from hedgerow.server.errors import (
 )
 from hedgerow.server.fallback import decision, ledger, wire
 from hedgerow.server.fallback.breaker import Breaker
-from hedgerow.server.fallback.config import Policy, Price, Privacy, When
+from hedgerow.server.fallback.config import EndpointConfig, FallbackConfig, Policy, Price, Privacy, When
 from hedgerow.server.fallback.decision import Reason, Situation
 from hedgerow.server.fallback.rate import Rate
 from hedgerow.server.fallback.scrub import scrub
@@ -194,9 +200,10 @@ def test_events_that_are_none(data) -> None:
 
 def test_an_answer_that_never_ends_is_cut_off() -> None:
     events, line = wire.Events(), b": " + b"x" * 65_533 + b"\n"
+    for _ in range(wire.ANSWER_BYTES // len(line)):
+        assert events.feed(line) == []
     with pytest.raises(wire.Malformed, match="larger than any model's"):
-        for _ in range(wire.ANSWER_BYTES // len(line) + 1):
-            events.feed(line)
+        events.feed(line)
 
 
 @pytest.mark.parametrize("finish, told", [("stop", "stop"), ("length", "length"), ("content_filter", "stop")])
@@ -235,18 +242,21 @@ def test_all_that_leaves_is_scrubbed() -> None:
     request = TextRequest(
         messages=[
             {"role": "system", "content": "You serve Hedge Ltd."},
-            {"role": "user", "content": "I am a@b.example, born 1970-01-02, client 7654321, IBAN DE89370400440532013000"},
+            {
+                "role": "user",
+                "content": "a@b.example, born 1970-01-02, client 7654321, DE89370400440532013000",
+            },
         ],
         stop=("END",),
     )
     scrubbed = scrub(request, ["hedge ltd"])
     assert [each["content"] for each in scrubbed.request.messages] == [
         "You serve [redacted].",
-        "I am [email], born [number], client [number], IBAN [iban]",
+        "[email], born [number], client [number], [iban]",
     ]
     assert scrubbed.found == {"email": 1, "iban": 1, "number": 2, "redacted": 1}
     assert scrubbed.stop_kept
-    assert request.messages[1]["content"].startswith("I am a@b.example")
+    assert request.messages[1]["content"].startswith("a@b.example")
 
 
 def test_a_stop_text_that_must_not_leave_is_told() -> None:
@@ -305,3 +315,29 @@ def test_a_configuration_that_is_wrong_is_refused_by_name(endpoint, model, says)
     with pytest.raises(UsageError) as caught:
         read(wrong)
     assert says in str(caught.value)
+
+
+def documented(place: int) -> dict[str, Any]:
+    """A YAML example of the guide."""
+    guide = (Path(__file__).parents[3] / "docs" / "fallback.md").read_text()
+    return yaml.safe_load(re.findall(r"```yaml\n(.*?)```", guide, re.DOTALL)[place])
+
+
+def test_the_guides_policy_is_one() -> None:
+    read(documented(0)["fallback"])
+    names = {name for kind in (EndpointConfig, Policy, When, FallbackConfig) for name in kind.__struct_fields__}
+    assert all(f"{name}:" in Path(__file__).parents[3].joinpath("docs/fallback.md").read_text() for name in names)
+
+
+def test_the_guides_inventory_fits_the_roles() -> None:
+    inventory = documented(1)
+    root = Path(__file__).parents[3]
+    rules = inventory["apparmor_rules_group"]
+    profiles = apparmor.texts(str(root / "files/apparmor.d"), {"hedgerow-server": "enforce"}, "4.0", rules)
+    assert all(f"  {rule},\n" in profiles["hedgerow-server"] for rule in rules["hedgerow-server"])
+    policy = documented(0)["fallback"]
+    (endpoint,) = policy["endpoints"].values()
+    (egress,) = inventory["hardening_egress_group"]
+    assert egress["to"] == [urlsplit(endpoint["url"]).hostname]
+    assert set(inventory["inference_runtime_credentials"]) == {endpoint["token"], endpoint["ca"]}
+    assert f"{policy['state_dir']}/** rwk" in rules["hedgerow-server"]

@@ -1,7 +1,7 @@
 """One line for each request that left the site: JSON, appended and on the disk before the next. Never the text.
 
-A file that has grown to ``MOST_BYTES`` is set aside as ``audit.1.jsonl``, the one before as ``audit.2.jsonl``, and so on.
-``KEPT`` files stay: some 150,000 lines.
+A file that has grown to ``MOST_BYTES`` is set aside as ``audit.1.jsonl``, the one before as ``audit.2.jsonl``, and so
+on. ``KEPT`` files stay: some 150,000 lines.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from msgspec import Meta, Struct
 
 from hedgerow.device.health import Code
 
-STATE_DIR = Path("/var/lib/hedgerow-fallback")
+STATE_DIR = Path("/var/lib/hedgerow/fallback")
 
 _Seconds = Annotated[float, Meta(gt=0, le=3600)]
 _Count = Annotated[int, Meta(ge=1, le=1_000_000)]
@@ -58,9 +58,7 @@ class EndpointConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         if parts.scheme != "https" or not parts.hostname:
             raise ValueError(f"url is {self.url!r}; prompts and the token leave over https alone")
         if parts.username or parts.password or parts.query or parts.fragment:
-            raise ValueError(
-                "url has more than a host, a port and a path; the token is in the file that token names"
-            )
+            raise ValueError("url has more than a host, a port and a path; the token is in the file that token names")
 
 
 class Price(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -103,7 +103,7 @@ def _files(config: FallbackConfig) -> Files:
         raise MachineError(
             f"the fallback's state cannot be kept: {error.strerror}",
             where=str(folder),
-            next_step="let the server's unit have it: StateDirectory=hedgerow-fallback",
+            next_step="let the server's unit have it: StateDirectory=hedgerow/fallback",
         ) from error
     return Files(own, book, audit, cache)
 
