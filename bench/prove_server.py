@@ -38,6 +38,8 @@ BEHAVIOUR: dict[str, tuple[str, ...]] = {
     "whatever a client sends is answered, or refused as its own fault, over REST": (
         f"{UNIT}/test_oip_properties.py",
         f"{UNIT}/test_tensors.py",
+        f"{UNIT}/test_classification.py",
+        f"{UNIT}/test_generate.py",
         f"{UNIT}/test_openapi.py",
         f"{UNIT}/test_bad_input.py",
         f"{UNIT}/test_bad_connections.py",
@@ -75,6 +77,19 @@ BEHAVIOUR: dict[str, tuple[str, ...]] = {
     "under heat, short memory and a weak supply it steps down, says so, and comes back": (
         f"{UNIT}/test_degradation.py",
         f"{UNIT}/test_degrading.py",
+    ),
+    "a workstation's models are loaded when they are asked for, within a budget of measured memory": (
+        f"{UNIT}/test_residency.py",
+    ),
+    "each finished request is told of once, in metrics, log lines, traces and samples; what is personal is not": (
+        f"{UNIT}/test_telemetry_parts.py",
+        f"{UNIT}/test_traces.py",
+        f"{UNIT}/test_redaction.py",
+    ),
+    "text goes to a cloud endpoint only as the model's policy allows: rate, spending, privacy": (
+        f"{UNIT}/test_fallback.py",
+        f"{UNIT}/test_fallback_decision.py",
+        f"{UNIT}/test_fallback_files.py",
     ),
 }
 
