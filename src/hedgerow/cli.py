@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "fleet": ("hedgerow.commands.fleet:fleet", "Tables and questions over the whole fleet."),
     "host": ("hedgerow.commands.host:host", "One host, explained."),
     "serve": ("hedgerow.commands.serve:serve", "Run the inference server."),
+    "vision": ("hedgerow.commands.vision:vision", "Put cameras in front of a detection model."),
 }
 
 

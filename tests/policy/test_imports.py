@@ -82,7 +82,7 @@ def direct(sources: dict[str, str]) -> list[str]:
         for name in sorted(imports(source, module, top_level=False)):
             if within(name, ("ansible", "deploy")):
                 found.append(f"{module} imports {name}; src/hedgerow imports neither ansible nor deploy")
-            on_device = within(module, ("hedgerow.device", "hedgerow.server"))
+            on_device = within(module, ("hedgerow.device", "hedgerow.server", "hedgerow.vision"))
             if on_device and within(name, FORBIDDEN_ON_DEVICES) and not within(name, ALLOWED_ON_DEVICES):
                 found.append(f"{module} imports {name}, which no device has")
     return found
@@ -115,16 +115,21 @@ _OPTIONAL = {
     f"{_BACKENDS}.llamacpp": "llama_cpp",
 }
 
+# Runs on a device too, with an extra of its own.
+_VISION = "hedgerow.vision"
+
 
 def closure(sources: dict[str, str], allowed: set[str]) -> list[str]:
     """Packages that a device does not install but would import."""
     found = set()
     for start in sources:
-        if not within(start, ("hedgerow.device", "hedgerow.server")):
+        if not within(start, ("hedgerow.device", "hedgerow.server", _VISION)):
             continue
         for module, name in loaded(sources, start):
             top = name.partition(".")[0]
             if start in _OPTIONAL and _OPTIONAL.get(module) == top:
+                continue
+            if within(start, (_VISION,)) and within(module, (_VISION,)) and top == "av":
                 continue
             if top not in allowed and top not in sys.stdlib_module_names and top != "hedgerow":
                 found.add(f"{start} loads {module}, which imports {top}: not in the device extra")
