@@ -12,10 +12,12 @@
 | `workers`, `batching` | tensors: a lane a model; which requests run together |
 | `tensors`, `inference`, `classification` | tensors as JSON and as bytes; a request for them; best classes |
 | `repository`, `library` | a folder of models and their versions; loading and unloading them by name |
+| `residency`, `residents`, `memory` | which of these stay loaded; what each takes, and how that is measured |
 | `modelconfig`, `textproto`, `configuring` | a model's configuration, its text form, holding the model to it |
 | `fallback/` | text requests that a cloud endpoint answers, where a policy lets them leave |
 | `protocols/` | Open Inference Protocol v2, OpenAI chat, health, control: HTTP in and out, no behaviour |
 | `access`, `tls` | who may call which route; mutual TLS |
-| `recording`, `statistics`, `modelstatistics`, `metrics`, `observe`, `restarts` | what it reports of itself |
+| `telemetry/`, `redaction` | log lines, traces and kept answers; personal data found by its shape |
+| `recording`, `progress`, `statistics`, `modelstatistics`, `metrics`, `observe`, `restarts` | what it reports of itself |
 | `run`, `sockets`, `connection`, `intake`, `systemd` | one process: sockets, signals, bounds, readiness |
 """

@@ -27,7 +27,7 @@ from hedgerow.errors import HedgerowError
 from hedgerow.registry import manifest as manifests
 from hedgerow.server import loading
 from hedgerow.server.degradation import Level, Policy, Readings, State, decide
-from hedgerow.server.errors import Overloaded, ServingError
+from hedgerow.server.errors import Overloaded, ServingError, UnderPressure
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -118,13 +118,15 @@ class Degradation:
         """Which model answers a request for ``model``; ``exact``: it named a version.
 
         Raises:
-            Overloaded: none does, and there is no prepared answer.
+            UnderPressure: none does, and there is no prepared answer.
         """
         if self._state.level == Level.SHED:
             if self._canned(model) is not None:
                 return model
             self._count("load_shed")
-            raise Overloaded(f"the board is under pressure: {self._state.reason}", retry_after_s=self._retry_after_s())
+            raise UnderPressure(
+                f"the board is under pressure: {self._state.reason}", retry_after_s=self._retry_after_s()
+            )
         smaller = self._smaller
         if smaller is None:
             return model
@@ -133,7 +135,7 @@ class Degradation:
             return smaller
         if model.retired:
             text = f"{model.name}@{model.version} has given its memory to a smaller model"
-            raise Overloaded(f"{text}: {self._state.reason}", retry_after_s=self._retry_after_s())
+            raise UnderPressure(f"{text}: {self._state.reason}", retry_after_s=self._retry_after_s())
         return model
 
     def shortened(self, request: TextRequest, model: Served) -> TextRequest:

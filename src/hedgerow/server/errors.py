@@ -26,6 +26,7 @@ class Cause(StrEnum):
     OVERLOADED = "overloaded"
     DRAINING = "draining"
     STARTING = "starting"
+    PRESSURE = "pressure"
     DEADLINE = "deadline"
     RUNTIME = "runtime"
     FAULT = "fault"
@@ -118,6 +119,12 @@ class Draining(Overloaded):
     """An operator, or the process's end, lets no new requests in."""
 
     cause = Cause.DRAINING
+
+
+class UnderPressure(Overloaded):
+    """The board is hot, short of memory or of volts, and spared (``hedgerow.server.degradation``)."""
+
+    cause = Cause.PRESSURE
 
 
 class Starting(Overloaded):

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from hedgerow.server.errors import Overloaded, ServingError
+from hedgerow.server.errors import Cause, Overloaded, ServingError
 
 _MB: Final = 1 << 20
 _LONGEST_WAIT_S: Final = 60
@@ -25,6 +25,7 @@ class DoesNotFit(ServingError):
     """The model is larger than what the budget leaves beside the pinned ones: no wait will change that."""
 
     status = 507
+    cause = Cause.OVERLOADED
 
 
 @dataclass(frozen=True)

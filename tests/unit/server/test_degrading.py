@@ -105,6 +105,9 @@ def test_a_hot_device_shortens_sheds_and_comes_back_step_by_step(folder: Path, c
         with pytest.raises(Overloaded, match=r"under pressure: the processor has 90\.0 °C") as caught:
             await said(plane)
         assert caught.value.retry_after_s == 60
+        assert metric(plane, "errors_total", model="assistant", protocol="t", cause="pressure") == 1
+        window = plane.serving_figures(restarts=None)
+        assert (window.requests, window.errors) == (3, 0)  # a release is not judged by whom the board's state sent away
         assert told(plane) == ["load_shed"]
         clock.now_s += 59
         await plane.degradation.observe(COOL)
