@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING
 
 from hedgerow.errors import UsageError
 from hedgerow.server.config import credential
-from hedgerow.server.telemetry.spans import Spans
 
 try:
     import requests
     from opentelemetry.exporter.otlp.proto.http import Compression
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.trace.export import SpanExportResult
+
+    from hedgerow.server.telemetry.spans import Spans
 except ImportError as error:
     raise UsageError(
         f"traces are on, and OpenTelemetry is not installed: {error.name}",
