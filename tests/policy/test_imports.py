@@ -115,6 +115,8 @@ _OPTIONAL = {
     f"{_BACKENDS}.llamacpp": "llama_cpp",
 }
 
+# Where traces are sent, with an extra of its own; imported when the configuration asks for them.
+_TRACES = {"hedgerow.server.telemetry.otlp", "hedgerow.server.telemetry.spans"}
 # Runs on a device too, with an extra of its own.
 _VISION = "hedgerow.vision"
 
@@ -128,6 +130,8 @@ def closure(sources: dict[str, str], allowed: set[str]) -> list[str]:
         for module, name in loaded(sources, start):
             top = name.partition(".")[0]
             if start in _OPTIONAL and _OPTIONAL.get(module) == top:
+                continue
+            if start in _TRACES and module in _TRACES and top in {"opentelemetry", "requests"}:
                 continue
             if within(start, (_VISION,)) and within(module, (_VISION,)) and top == "av":
                 continue
