@@ -115,8 +115,8 @@ class ServerConfig(Struct, frozen=True, forbid_unknown_fields=True):
     ``models_dir/<model>/current`` is what it serves. ``http`` and ``grpc`` are plain and on loopback, ``https`` and
     ``grpcs`` mutual TLS; None is not served. ``threads`` for one model: None leaves a core to the rest of the
     system where there are more than two. ``degradation``: what the server does less of on a board under pressure; null
-    is nothing. ``fallback``: which text requests may go to a cloud endpoint (docs/fallback.md). ``telemetry``: what it tells of
-    requests (docs/telemetry.md). ``activation_dir`` is where ``hedgerow-device`` keeps its pending state,
+    is nothing. ``fallback``: which text requests may go to a cloud endpoint (docs/fallback.md). ``telemetry``: what it
+    tells of requests (docs/telemetry.md). ``activation_dir`` is where ``hedgerow-device`` keeps its pending state,
     ``heartbeat`` what its agent says of itself.
     """
 
