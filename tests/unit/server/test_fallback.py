@@ -300,7 +300,8 @@ def test_who_waits_longer_than_allowed_leaves_and_keeps_his_place_meanwhile(site
     site.cloud.status = 503
     other, second = post_on_a_thread(client, asked())
     support.wait(lambda: outcomes(client).get(("queue_time", "failed")) == 1)
-    assert client.server.plane.queue_depth == 1
+    # The one that runs, and the one that goes on waiting.
+    assert client.server.plane._scheduler._lanes["assistant"]._inside() == 2
     gate.release(100)
     for each in (thread, other):
         each.join(support.PATIENCE_S)
