@@ -256,6 +256,8 @@ def _public_routes(plane: DataPlane, observer: Observer, limits: Limits) -> list
         *oip_repository.routes(plane),
         *oip_generate.routes(plane, limits),
     ]
+    # Of two that a path fits, the first is asked: a model's own would hide ``/v2/models/stats``.
+    routes.sort(key=lambda each: each.path == "/v2/models/{model}")
     return [*routes, published(routes)]
 
 

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
+from starlette.routing import Match
 
 from hedgerow.server import access, backends, run
 from hedgerow.server.config import Limits
@@ -53,6 +54,14 @@ def test_every_route_is_described(server) -> None:
     described = openapi.document(routes)["paths"]
     found = {(method, path) for path, operations in described.items() for method in operations}
     assert found == set(openapi.operations(routes)) == set(openapi.OPERATIONS)
+
+
+def test_no_route_hides_another(server) -> None:
+    routes = run._public_routes(server.plane, SimpleNamespace(), LIMITS)
+    for method, path in openapi.operations(routes):
+        scope = {"type": "http", "method": method.upper(), "path": path, "root_path": ""}
+        first = next(route for route in routes if route.matches(scope)[0] is Match.FULL)
+        assert first.path == path
 
 
 def test_it_is_published_and_valid(server, api) -> None:
