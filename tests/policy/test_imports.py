@@ -249,6 +249,13 @@ def test_the_closure_sees_through_modules_between() -> None:
     assert closure(typing_only, {"click"}) == []
 
 
+def test_cameras_alone_may_load_their_library() -> None:
+    tree = {"hedgerow": "", "hedgerow.vision": "", "hedgerow.vision.x": "import av", "hedgerow.server": ""}
+    assert closure(tree, set()) == []
+    assert len(closure(tree | {"hedgerow.server.x": "import hedgerow.vision.x"}, set())) == 1
+    assert len(closure(tree | {"hedgerow.vision.y": "import cv2"}, set())) == 1
+
+
 @pytest.mark.parametrize("source", ["import msgspec", "from hedgerow.errors import X", "def f():\n    import yaml"])
 def test_standard_library_only_can_fail(source: str) -> None:
     assert len(standard_library_only("x", source)) == 1

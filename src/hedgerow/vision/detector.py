@@ -104,7 +104,9 @@ class Detector:
         if not labels:
             return str(number)
         if number >= len(labels):
-            raise Refused(f"the model found class {number}; model.labels has {len(labels)} names: is model.decoder right?")
+            raise Refused(
+                f"the model found class {number}; model.labels has {len(labels)} names: is model.decoder right?"
+            )
         return labels[number]
 
 

@@ -19,8 +19,9 @@ from hedgerow.vision import config
 if TYPE_CHECKING:
     from av import VideoFrame
 
-# A USB camera answers within its exposure; opening may load its firmware.
-_DEVICE_S = 10.0
+# A USB camera answers within its exposure; opening may load its firmware. A file may be a playlist without an end,
+# which FFmpeg would read again for ever.
+_LOCAL_S = 10.0
 
 Opened = contextlib.AbstractContextManager[Iterator["VideoFrame"]]
 
@@ -37,18 +38,18 @@ def opener(source: config.File | config.V4l2 | config.Rtsp) -> Callable[[], Open
     return lambda: _opened(*_arguments(source))
 
 
-def _arguments(source: config.File | config.V4l2 | config.Rtsp) -> tuple[str, str | None, dict[str, str], float | None]:
+def _arguments(source: config.File | config.V4l2 | config.Rtsp) -> tuple[str, str | None, dict[str, str], float]:
     """FFmpeg's name, format and options of a source, and the seconds that it may take."""
     match source:
         case config.File():
-            return str(source.path), None, {"protocol_whitelist": "file"}, None
+            return str(source.path), None, {"protocol_whitelist": "file"}, _LOCAL_S
         case config.V4l2():
             options = {
                 "video_size": None if source.size is None else f"{source.size[0]}x{source.size[1]}",
                 "framerate": None if source.frames_per_s is None else str(source.frames_per_s),
                 "input_format": source.input_format,
             }
-            return str(source.device), "v4l2", {key: value for key, value in options.items() if value}, _DEVICE_S
+            return str(source.device), "v4l2", {key: value for key, value in options.items() if value}, _LOCAL_S
         case config.Rtsp():
             options = {
                 "rtsp_transport": source.transport,
@@ -78,7 +79,7 @@ def _with_password(source: config.Rtsp) -> str:
 
 
 @contextlib.contextmanager
-def _opened(name: str, kind: str | None, options: dict[str, str], timeout_s: float | None) -> Iterator[Any]:
+def _opened(name: str, kind: str | None, options: dict[str, str], timeout_s: float) -> Iterator[Any]:
     with _told():
         container = av.open(name, format=kind, options=options, timeout=timeout_s)
     with contextlib.closing(container):

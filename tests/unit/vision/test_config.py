@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
+from hedgerow import paths
 from hedgerow.errors import UsageError
 from hedgerow.vision import config
 from hedgerow.vision.config import Rtsp
@@ -87,3 +90,12 @@ def test_a_secret(tmp_path):
     path = tmp_path / "secret"
     path.write_text("p@ss:word/\n")
     assert config.secret(path) == "p@ss:word/"
+
+
+def test_the_manuals_examples(tmp_path):
+    text = (paths.repository_root() / "docs" / "vision.md").read_text(encoding="utf-8")
+    whole, forward = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    assert len(load(tmp_path, whole).cameras) == 3
+    assert load(tmp_path, whole + forward).forward.per_hour == 12
+    other = re.sub(r"(?m)^  to: .*$", "", forward).replace("  # or: {kind", "  to: {kind")
+    assert load(tmp_path, whole + other).forward.to.url == "https://sink.example/frames"

@@ -113,7 +113,8 @@ def test_a_playlist_leads_nowhere(tmp_path, running):
     with contextlib.closing(listener):
         path = tmp_path / "list.m3u8"
         path.write_text(
-            f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nhttp://127.0.0.1:{listener.getsockname()[1]}/a.ts\n"
+            "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n"
+            f"http://127.0.0.1:{listener.getsockname()[1]}/a.ts\n#EXT-X-ENDLIST\n"
         )
         reading = Reading(opener(File(path=path)), backoff=None)
         running.append(reading)
