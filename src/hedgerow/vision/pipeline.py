@@ -58,6 +58,7 @@ class Pipeline:
         self._counts = CameraMetrics(metrics, camera.name, self._latest, drift)
         self._retry = Backoff(*_RETRY_S)
         self._trouble: str | None = None
+        self._broken: str | None = None
         self._version: str | None = None
         file = camera.source if isinstance(camera.source, File) else None
         self._capture = Capture(
@@ -71,14 +72,14 @@ class Pipeline:
             every_frame=file is not None and file.pace == "every_frame",
         )
         self._threads = [
-            threading.Thread(target=self._capture.run, name=f"read-{camera.name}"),
-            threading.Thread(target=self._detect, name=f"detect-{camera.name}"),
+            threading.Thread(target=self._guarded, args=(self._capture.run,), name=f"read-{camera.name}"),
+            threading.Thread(target=self._guarded, args=(self._detect,), name=f"detect-{camera.name}"),
         ]
 
     @property
     def failure(self) -> str | None:
-        """Why a file could not be read to its end, if so."""
-        return self._capture.failure
+        """Why a file could not be read to its end, or what broke; None where neither is so."""
+        return self._broken or self._capture.failure
 
     def start(self) -> None:
         for thread in self._threads:
@@ -91,6 +92,16 @@ class Pipeline:
     def wake(self) -> None:
         """``stop`` was set: let whoever waits for a frame see it."""
         self._latest.close(drop=True)
+
+    def _guarded(self, work: Callable[[], None]) -> None:
+        """A thread that breaks ends the process: one that went on without it would look well and see nothing."""
+        try:
+            work()
+        except Exception as error:
+            log.exception("camera %s broke", self._name)
+            self._broken = f"{type(error).__name__} (the log has more)"
+            self._stop.set()
+            self.wake()
 
     def _detect(self) -> None:
         while (frame := self._latest.take()) is not None:

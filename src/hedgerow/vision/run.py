@@ -28,7 +28,7 @@ def run(config: VisionConfig, *, tell: Callable[[Seen], None] = lambda _: None) 
     """Watch until SIGTERM or SIGINT, or until every source was a file and has ended. ``tell`` is called on any thread.
 
     Raises:
-        MachineError: a file cannot be read, or the metrics' port is taken.
+        MachineError: a file cannot be read, a thread broke, or the metrics' port is taken.
     """
     stop = threading.Event()
     metrics = Metrics()
@@ -63,7 +63,9 @@ def run(config: VisionConfig, *, tell: Callable[[Seen], None] = lambda _: None) 
     failures = {camera.name: pipeline.failure for camera, pipeline in zip(config.cameras, pipelines, strict=True)}
     if any(failures.values()):
         text = "; ".join(f"{name}: {failure}" for name, failure in failures.items() if failure)
-        raise MachineError(f"a file could not be read to its end: {text}", next_step="compare its path in cameras")
+        raise MachineError(
+            f"a camera could not be watched: {text}", next_step="compare its source in the configuration"
+        )
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import server_support as support
 import vision_support as vision
 import yaml
 
+from hedgerow import paths
 from hedgerow.vision.client import Refused, Unavailable
 from hedgerow.vision.config import Camera, File
 from hedgerow.vision.detector import Detector
@@ -130,6 +132,29 @@ def test_trouble_is_counted_said_once_and_got_over(tmp_path, running, caplog, mo
     assert watching.value("frames_total", result="failed") == 3
     assert watching.value("frames_total", result="detected") == 2
     assert caplog.text.count(str(error)) == 1
+
+
+def test_a_thread_that_breaks_ends_it_all(tmp_path, running, caplog):
+    def breaks(_):
+        raise RuntimeError("unforeseen")
+
+    watching = Watching(tape(tmp_path, 5), vision.Answering(breaks))
+    running.append(watching)
+    watching.pipeline.join()
+    assert watching.stop.is_set()
+    assert watching.pipeline.failure == "RuntimeError (the log has more)"
+    assert "unforeseen" in caplog.text
+
+
+def test_its_metrics_are_those_of_the_contract():
+    text = (paths.repository_root() / "docs" / "contracts.md").read_text(encoding="utf-8")
+    (told,) = re.findall(r"`hedgerow_vision_`, each with camera: (.*?);", text, re.DOTALL)
+    names = {re.sub(r"\{.*?\}", "", each).strip() for each in re.split(r",\s(?![^{]*\})", told)}
+    made = {
+        family.name.removeprefix("hedgerow_vision_") + ("_total" if family.type == "counter" else "")
+        for family in Metrics().registry.collect()
+    }
+    assert names == made
 
 
 # ── the command ─────────────────────────────────────────────────────────────
