@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
 import json
 import logging
+import signal
 import socket
 import sqlite3
 import threading
+from pathlib import Path
 
 import httpx
 import pytest
@@ -16,6 +19,7 @@ from openai_double import TOKEN, Cloud
 from prometheus_client.parser import text_string_to_metric_families
 from server_support import Script, served
 
+from hedgerow.device import control
 from hedgerow.device.health import Code
 from hedgerow.errors import HedgerowError
 from hedgerow.server import run
@@ -422,6 +426,23 @@ def test_a_deadline_holds_there_too(site) -> None:
     assert site.written()[0]["outcome"] == "deadline"
 
 
+def test_a_connection_that_never_becomes_one_is_closed(site) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        client = site.serve(Script(["device"]), endpoint={"url": f"https://localhost:{deaf.getsockname()[1]}/v1"})
+        body = json.dumps(asked()).encode()
+        with socket.create_connection(("127.0.0.1", client.server.port)) as caller:
+            head = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n".encode()
+            caller.sendall(head + body)
+            connection = deaf.accept()[0]
+            with connection:
+                connection.settimeout(support.PATIENCE_S)
+                assert connection.recv(1)  # the handshake's first byte; the caller leaves before its answer
+                caller.close()
+                while connection.recv(4096):
+                    pass
+    support.wait(lambda: client.server.plane.inflight == 0)
+
+
 def test_a_silent_endpoint_leaves_it_to_the_device(site) -> None:
     site.cloud.gate = threading.Semaphore(0)
     client = site.serve(Script(["device"]), endpoint={"silence_s": 0.2})
@@ -565,3 +586,37 @@ def test_a_device_serves_on_when_its_way_out_is_shut(site, caplog) -> None:
 
     assert run._fallback(Serving, Plane, None) is None
     assert "nothing leaves the device" in caplog.text
+
+
+def test_a_device_lets_out_what_its_configuration_says(site, running, unit_ca) -> None:
+    credentials = site.folder / "credentials"
+    credentials.mkdir()
+    (credentials / "fallback.token").write_text(TOKEN)
+    (credentials / "fallback-ca.crt").write_bytes(site.cloud.ca.read_bytes())
+    policy = {
+        "endpoint": "cloud",
+        "model": "big",
+        "privacy": "redacted",
+        "price": {"prompt_per_1k": 1, "completion_per_1k": 2},
+        "spend_per_hour": 100,
+        "when": {"not_in_service": True, "health": ["hot"]},
+    }
+    endpoint = {"url": site.cloud.url, "token": "fallback.token", "ca": "fallback-ca.crt"}
+    fallback = {"endpoints": {"cloud": endpoint}, "models": {"assistant": policy}, "state_dir": str(site.state)}
+    device = support.start_device(site.folder, unit_ca, current=None, fallback=fallback)
+    running.append(device.process)
+    device.process.until(lambda: support.answers(device.http) == 503, "up")
+    status, answer = device.plain(CHAT, asked())
+    assert (status, answer["choices"][0]["message"]["content"]) == (200, "from the cloud")
+    assert site.cloud.seen[0]["body"]["messages"][0]["content"] == "Reach me at [email], please."
+    # The device's own questions stay, so that its watchdog sees that nothing is in service.
+    connection = http.client.HTTPConnection("127.0.0.1", device.http, timeout=support.PATIENCE_S)
+    connection.request("POST", CHAT, json.dumps(asked()), control._JSON)
+    assert connection.getresponse().status == 503
+    connection.close()
+    shown = [Path(f"/proc/{device.process.child.pid}/{name}").read_bytes() for name in ("cmdline", "environ")]
+    device.process.signal(signal.SIGHUP)
+    assert device.plain(CHAT, asked("And again."))[0] == 200
+    assert not any(TOKEN.encode() in each for each in shown)
+    assert TOKEN not in device.process.log
+    assert len(site.written(2)) == 2

@@ -14,7 +14,7 @@ import logging
 import ssl
 from collections.abc import AsyncGenerator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import httpx
 
@@ -22,6 +22,8 @@ from hedgerow.errors import MachineError
 from hedgerow.server.fallback.wire import Answer, Events, Malformed
 
 if TYPE_CHECKING:
+    import httpcore
+
     from hedgerow.server.fallback.config import EndpointConfig
     from hedgerow.server.fallback.wire import Outgoing
     from hedgerow.server.scheduler import Piece
@@ -107,10 +109,14 @@ class Endpoint:
         Raises:
             EndpointFailed
         """
-        events = Events()
+        events, handshake = Events(), _Handshake()
         try:
             async with self._client.stream(
-                "POST", self.url + outgoing.path, content=outgoing.body, headers=self._head()
+                "POST",
+                self.url + outgoing.path,
+                content=outgoing.body,
+                headers=self._head(),
+                extensions={"trace": handshake},
             ) as response:
                 _check(response)
                 # Raw: an answer that comes compressed in spite of the head is refused above, so none can grow.
@@ -129,6 +135,8 @@ class Endpoint:
             raise EndpointFailed(f"cut the line: {type(error).__name__}", left=True, billed=True) from error
         except Malformed as error:
             raise EndpointFailed(str(error), left=True, billed=True) from error
+        finally:
+            await handshake.close()
         if last:
             yield last
 
@@ -155,6 +163,25 @@ class Endpoint:
         if not text or not text.isascii() or not text.decode().isprintable() or b" " in text:
             raise ValueError(f"{self._token} holds no bearer token: one line of printable ASCII without spaces")
         return text.decode()
+
+
+class _Handshake:
+    """A connection until its TLS handshake is done: httpcore (1.0.9) leaves it open where that is cancelled."""
+
+    def __init__(self) -> None:
+        self._stream: httpcore.AsyncNetworkStream | None = None
+
+    async def __call__(self, event: str, info: dict[str, Any]) -> None:
+        """Httpcore's extension ``trace``."""
+        if event == "connection.connect_tcp.complete":
+            self._stream = info["return_value"]
+        elif event == "connection.start_tls.complete":
+            self._stream = None
+
+    async def close(self) -> None:
+        """Close it, if nobody else will."""
+        if self._stream is not None:
+            await self._stream.aclose()
 
 
 def _check(response: httpx.Response) -> None:
