@@ -73,13 +73,6 @@ class Record:
         self.version, self.statistics = _ELSEWHERE, None
         self.first, self.tokens, self.prompt_tokens = None, 0, 0
 
-    @property
-    def traceparent(self) -> str:
-        """For whoever is asked on behalf of this request: the header by which its spans come below this one's."""
-        parent = self.caller.parent
-        sampled = parent is not None and parent.sampled
-        return tracecontext.shown(self.caller.trace_id, self.span_id, sampled=sampled)
-
     def hears(self, batch: Sequence[Piece]) -> None:
         """Pieces go to the caller, wherever they come from."""
         self.finish = batch[-1].finish
@@ -149,7 +142,8 @@ class Recorder:
             code, cause = error.status, error.cause
             raise
         except (GeneratorExit, asyncio.CancelledError):
-            code, cause = _LEFT, Cause.LEFT
+            if record.finish is None:  # else it has had the whole answer
+                code, cause = _LEFT, Cause.LEFT
             raise
         except BaseException:
             code, cause = 500, Cause.FAULT

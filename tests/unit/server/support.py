@@ -333,6 +333,11 @@ class Process:
         self._log.close()
 
 
+def tells_of_an_exception(log: str) -> bool:
+    """Whether a server's output has one: in a line of JSON, of text, or as Python writes it."""
+    return any(sign in log for sign in ('"exception":', " exception=[", "Traceback"))
+
+
 def free_port() -> int:
     """A port above those of real services."""
     with socket.socket() as probe:

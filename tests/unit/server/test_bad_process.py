@@ -115,7 +115,7 @@ def process(tmp_path_factory, tiny_text):
         yield server
     finally:
         started.close()
-    assert "Traceback" not in (folder / "server.log").read_text()
+    assert not support.tells_of_an_exception((folder / "server.log").read_text())
     assert started.child.returncode == 0
 
 

@@ -10,14 +10,18 @@ import sys
 import threading
 import uuid
 
+import grpc
 import httpx
 import pytest
 import server_support as support
 from server_support import Script, served
 
 from hedgerow.identity.profiles import Profile
-from hedgerow.server.config import Limits
+from hedgerow.server.config import Address, Limits
+from hedgerow.server.dataplane import DataPlane
 from hedgerow.server.models import Slot
+from hedgerow.server.protocols.grpc import messages
+from hedgerow.server.protocols.grpc.port import GrpcPort
 from hedgerow.server.redaction import Redactor
 from hedgerow.server.telemetry import logs
 from hedgerow.server.telemetry.caller import Caller
@@ -154,6 +158,54 @@ def test_nothing_that_anybody_wrote_comes_out(serve, format_) -> None:
     assert not any(CANARY.casefold() in line.casefold() for line in lines)
 
 
+def test_nor_over_grpc(tmp_path, root, capfd) -> None:
+    logs.configure(Logs(), Redactor())
+    plane = DataPlane(tmp_path)
+    plane._slots["assistant"] = Slot("assistant", served(Script([CANARY])))
+    plane._slots["broken"] = Slot("broken", served(Broken([])))
+    plane._opened = True
+    Telemetry(Settings(), plane.recorder, plane.metrics, {})
+    codes = asyncio.run(call_over_grpc(plane))
+    assert codes == ["OK", "INTERNAL", "INVALID_ARGUMENT", "NOT_FOUND", "INVALID_ARGUMENT"]
+    out = "".join(capfd.readouterr())
+    assert CANARY not in out
+    lines = [json.loads(line) for line in out.splitlines()]
+    told = [(line["protocol"], line["status"], line.get("cause")) for line in lines if line["message"] == "request"]
+    assert told == [
+        ("grpc", 200, None),
+        ("grpc", 500, "runtime"),
+        ("grpc", 400, "bad_request"),
+        ("grpc", 404, "not_found"),
+        ("grpc", 400, "bad_request"),
+    ]
+    assert {line["trace_id"] for line in lines if "trace_id" in line} == {TRACE}
+
+
+async def call_over_grpc(plane: DataPlane) -> list[str]:
+    port = GrpcPort(plane, Address("127.0.0.1", 0), Limits(), None, None)
+    await port.start()
+    codes = []
+    metadata = (("traceparent", f"00-{TRACE}-{SPAN}-00"), ("x-request-id", CANARY), ("authorization", CANARY))
+    try:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port.port}") as channel:
+            infer = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+            for model, tensor in (("assistant", "text_input"), ("broken", "text_input"), ("assistant", CANARY),
+                                  (CANARY, "text_input"), (None, "")):  # fmt: skip
+                request = messages.ModelInferRequest(model_name=model or "", id=CANARY)
+                sent = request.inputs.add(name=tensor, datatype="BYTES", shape=[1])
+                sent.contents.bytes_contents.append(CANARY.encode())
+                body = CANARY.encode() if model is None else request.SerializeToString()
+                try:
+                    await infer(body, metadata=metadata)
+                    codes.append("OK")
+                except grpc.aio.AioRpcError as error:
+                    codes.append(error.code().name)
+    finally:
+        await port.stop()
+        await plane.close()
+    return codes
+
+
 def test_neither_does_an_exception_of_ours(root, capfd) -> None:
     logs.configure(Logs(), Redactor())
 
@@ -209,6 +261,15 @@ def test_the_journal_is_told_the_priority(root, capfd, monkeypatch) -> None:
     logs.configure(Logs(), Redactor())
     logging.getLogger("hedgerow.server").warning("a word")
     assert capfd.readouterr().err.startswith('<4>{"')
+
+
+@pytest.mark.parametrize("format_", ["json", "text"])
+def test_the_other_tests_would_see_an_exception(root, capfd, format_) -> None:
+    logs.configure(Logs(format=format_), Redactor())
+    logging.getLogger("hedgerow.server").info("all is well")
+    assert not support.tells_of_an_exception(capfd.readouterr().err)
+    logging.getLogger("hedgerow.server").error("broken", exc_info=_raised())
+    assert support.tells_of_an_exception(capfd.readouterr().err)
 
 
 def test_what_there_is_none_of_is_left_out() -> None:

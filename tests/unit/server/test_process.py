@@ -274,7 +274,7 @@ def test_a_device_without_a_model_stays_up_and_says_why(own_device, tmp_path, cu
     report = device.process.until(
         lambda: support.answers(device.http) and device.plain("/health/report")[1], "reported"
     )
-    device.process.until(lambda: "WARNING" in device.process.log, "warned")
+    device.process.until(lambda: '"level":"warning"' in device.process.log, "warned")
     report = device.plain("/health/report")[1]
     assert report["status"] == "failing"
     reason = next(reason for reason in report["reasons"] if reason["code"] == code)
@@ -326,7 +326,7 @@ def test_a_stream_that_runs_is_finished_before_the_process_ends(text_device) -> 
     connection.close()
     assert text_device.process.wait() == 0
     assert not text_device.socket.exists()
-    assert "Traceback" not in text_device.process.log
+    assert not support.tells_of_an_exception(text_device.process.log)
 
 
 def test_a_renewed_certificate_is_used_without_dropping_a_connection(own_device, unit_ca, tmp_path) -> None:
@@ -395,7 +395,7 @@ def fails(tmp_path, running, *arguments: str) -> tuple[int, str]:
     process = support.Process(tmp_path, *arguments)
     running.append(process)
     code = process.wait()
-    assert "Traceback" not in process.log
+    assert not support.tells_of_an_exception(process.log)
     return code, process.log
 
 

@@ -78,11 +78,6 @@ def test_no_parent(value) -> None:
     assert tracecontext.parse(value) is None
 
 
-def test_what_is_shown_is_read_back() -> None:
-    shown = tracecontext.shown(TRACE, SPAN, sampled=True)
-    assert tracecontext.parse(shown) == tracecontext.Parent(TRACE, SPAN, sampled=True)
-
-
 @settings(deadline=None)
 @given(st.integers(1, 2**128 - 1), st.floats(0, 1))
 def test_the_ratio_chooses_as_opentelemetry_does(trace, ratio) -> None:

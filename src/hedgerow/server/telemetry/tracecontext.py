@@ -35,11 +35,6 @@ def parse(value: str | None) -> Parent | None:
     return Parent(trace_id, span_id, bool(int(flags, 16) & _SAMPLED))
 
 
-def shown(trace_id: str, span_id: str, *, sampled: bool) -> str:
-    """The header's value for whoever is asked next."""
-    return f"00-{trace_id}-{span_id}-{int(sampled):02x}"
-
-
 def new_trace_id() -> str:
     return secrets.token_hex(16)
 
