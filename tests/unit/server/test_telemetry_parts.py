@@ -6,8 +6,10 @@ import itertools
 import random
 import threading
 import uuid
+from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from opentelemetry.sdk.trace.sampling import Decision, TraceIdRatioBased
@@ -317,6 +319,16 @@ def test_by_default_nothing_leaves_and_nothing_is_kept() -> None:
 def test_what_is_wrong_is_named(telemetry, says) -> None:
     with pytest.raises(UsageError, match=says):
         decode(telemetry)
+
+
+def test_the_documented_example_is_valid() -> None:
+    text = (Path(__file__).parents[3] / "docs" / "telemetry.md").read_text(encoding="utf-8")
+    example = text.partition("```yaml\n")[2].partition("```")[0]
+    head = "{host: pi-1, serial: s, fleet: f, site: s, model: m}"
+    document = {**yaml.safe_load(head), **yaml.safe_load(example)}
+    telemetry = configs.decode(yaml.safe_dump(document).encode(), where="server.yml").telemetry
+    assert telemetry.traces is not None
+    assert telemetry.samples is not None
 
 
 def test_plain_on_loopback_is_allowed() -> None:
