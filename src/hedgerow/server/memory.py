@@ -65,7 +65,7 @@ def measured(folder: Path, load: Callable[[], T]) -> tuple[T, int]:
 
 def _usage(folder: str) -> Usage:
     gc.collect()
-    _trim()
+    trim()
     try:
         return parse(SMAPS.read_text(encoding="utf-8", errors="replace"), folder)
     except OSError as error:
@@ -76,7 +76,7 @@ def _usage(folder: str) -> Usage:
         ) from error
 
 
-def _trim() -> None:
+def trim() -> None:
     """Have the allocator return free pages; other C libraries than glibc have no such call, and keep fewer."""
     with contextlib.suppress(AttributeError):
         ctypes.CDLL(None).malloc_trim(0)

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from hedgerow.server import memory
 from hedgerow.server.modelstatistics import ModelStatistics
 
 if TYPE_CHECKING:
@@ -94,6 +95,8 @@ class Served:
     def _close(self) -> None:
         try:
             self.backend.close()
+            # The allocator keeps what other threads allocated; swap by swap that would be a model's size and more.
+            memory.trim()
         finally:
             self._closed.set()
 

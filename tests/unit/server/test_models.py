@@ -6,6 +6,7 @@ import pytest
 import server_support as support
 from server_support import Script, served
 
+from hedgerow.server import memory
 from hedgerow.server.models import Slot
 
 
@@ -28,6 +29,17 @@ def test_closing_runs_on_a_thread_of_its_own() -> None:
     model.retire()
     assert model.wait_closed(support.PATIENCE_S)
     assert where == ["close-assistant"]
+
+
+def test_what_the_allocator_kept_goes_back_to_the_system(monkeypatch) -> None:
+    happened: list[str] = []
+    monkeypatch.setattr(memory, "trim", lambda: happened.append("trimmed"))
+    script = Script([])
+    script.close = lambda: happened.append("closed")
+    model = served(script)
+    model.retire()
+    assert model.wait_closed(support.PATIENCE_S)
+    assert happened == ["closed", "trimmed"]
 
 
 def test_closed_once_whoever_retires_it() -> None:
