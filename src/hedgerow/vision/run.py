@@ -48,9 +48,9 @@ def run(config: VisionConfig, *, tell: Callable[[Seen], None] = lambda _: None) 
             pipelines.append(
                 Pipeline(camera, detector, drift=drift, metrics=metrics, stop=stop, forwarder=forwarder, tell=tell)
             )
+        closing.enter_context(_stopped_by_signals(stop, pipelines))
         if config.metrics is not None:
             closing.enter_context(_exposed(config.metrics, metrics))
-        closing.enter_context(_stopped_by_signals(stop, pipelines))
         if forwarder is not None:
             forwarder.start()
             closing.callback(forwarder.close)

@@ -229,7 +229,8 @@ def test_it_serves_metrics_and_ends_by_sigterm(tmp_path, running):
             assert command.child.poll() is None, command.end()
             return ""
 
-    support.wait(lambda: 'hedgerow_vision_camera_up{camera="tape"} 0.0' in exposed())
+    support.wait(lambda: re.search(r'reconnects_total{camera="tape"} [1-9]', exposed()))
+    assert 'hedgerow_vision_camera_up{camera="tape"} 0.0' in exposed()
     command.child.send_signal(signal.SIGTERM)
     code, _, err = command.end()
     assert code == 0, err
