@@ -259,7 +259,9 @@ def test_how_long_to_stay_away_grows_with_what_waits(monkeypatch) -> None:
     async def work(workers: Workers) -> None:
         model = served(backend)
         clock = [time.perf_counter_ns()]
-        monkeypatch.setattr(workers_module, "time", types.SimpleNamespace(**{**vars(time), "perf_counter_ns": lambda: clock[0]}))
+        monkeypatch.setattr(
+            workers_module, "time", types.SimpleNamespace(**{**vars(time), "perf_counter_ns": lambda: clock[0]})
+        )
         calls = [ask(workers, model, 0)]
         await support.until(backend.begun.is_set)
         clock[0] += 10 * 10**9  # the first run takes ten seconds of this clock

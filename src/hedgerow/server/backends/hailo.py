@@ -119,7 +119,9 @@ class HailoLanguage:
         if not tokens:
             raise BadRequest("the prompt is empty", field=field)
         if tokens >= self._context:
-            raise ContextExceeded(f"the prompt has {tokens} tokens; the model's context holds {self._context}", field=field)
+            raise ContextExceeded(
+                f"the prompt has {tokens} tokens; the model's context holds {self._context}", field=field
+            )
         return SerialDecoding(NPU.generating, lambda: _Completion(self._llm, request))
 
     def close(self) -> None:
