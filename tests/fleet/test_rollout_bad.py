@@ -123,5 +123,5 @@ def test_one_that_gets_worse_after_its_confirmation_takes_everybody_back(woods, 
         finally:
             woods.board(first, **COOL)
     assert {woods.outcomes()[first], woods.outcomes()[second]} == {"reverted", "undone"}
-    wait(lambda: woods.serves() == dict.fromkeys(woods.pis, before), within_s=30)
+    wait(lambda: woods.serves() == dict.fromkeys(woods.pis, before))
     callers.none_failed()
