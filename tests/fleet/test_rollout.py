@@ -105,7 +105,8 @@ def test_a_controller_that_vanishes_leaves_a_device_that_goes_back_and_a_rollout
     before = site.serves()
     bundle = site.publish(CUT)
     log = tmp_path / "log"
-    process = site.start("rollout.yml", *arguments(bundle, confirm_within_s=30), log=log)
+    soon = {"soak": POLICY["soak"] | {"deadline_s": 20}, "confirm_within_s": 30}
+    process = site.start("rollout.yml", *arguments(bundle, **soon), log=log)
     wait(lambda: "activated in" in log.read_text())
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
@@ -114,7 +115,7 @@ def test_a_controller_that_vanishes_leaves_a_device_that_goes_back_and_a_rollout
     assert (state["phase"], state["lease"], len(halfway)) == ("open", None, 1)
     assert site.serves() == before | {halfway[0]: bundle}
     wait(lambda: site.serves() == before)
-    done = rollout(site, bundle, confirm_within_s=30)
+    done = rollout(site, bundle, **soon)
     assert done.returncode == 0, done.stdout + done.stderr
     assert site.serves() == dict.fromkeys(site.pis, bundle)
     assert json.loads(site.hedgerow("rollout", "status", "--json").stdout)["id"] == state["id"]

@@ -31,8 +31,8 @@ def test_a_host_switched_off_in_its_activation_is_counted_and_resolved_when_it_r
 ) -> None:
     before, bundle = woods.serves(), woods.release()
     # A site with one host less would spare fewer at one time, and pass over one of the last wave.
-    policy = {"waves": [1, 7], "budgets": {"failures": 1}, "sites": {"min_available": 0}, "confirm_within_s": 60}
-    with woods.running(bundle, tmp_path / "log", **policy, soak={"passes": 10, "deadline_s": 90}) as run:
+    policy = {"waves": [1, 7], "budgets": {"failures": 1}, "sites": {"min_available": 0}, "confirm_within_s": 90}
+    with woods.running(bundle, tmp_path / "log", **policy, soak={"passes": 10, "deadline_s": 40}) as run:
         off = run.until(lambda state: next(iter(state.turns), None))
         with fleets.Callers(woods, others(woods, off)) as callers:
             woods.power(off, "off")
@@ -87,7 +87,7 @@ def test_a_controller_that_vanishes_after_an_activation_leaves_a_device_that_goe
             bundle,
             tmp_path / "log",
             waves=[1, 7],
-            soak={"passes": 40, "interval_s": 0.5, "deadline_s": 90},
+            soak={"passes": 40, "interval_s": 0.5, "deadline_s": 25},
             confirm_within_s=30,
         ) as run,
     ):
