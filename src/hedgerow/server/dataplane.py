@@ -21,7 +21,7 @@ from hedgerow.device.health import Serving
 from hedgerow.server import loading, tensors
 from hedgerow.server.config import Limits
 from hedgerow.server.drain import Drain
-from hedgerow.server.errors import BadRequest, NotFound, Overloaded, Unusable
+from hedgerow.server.errors import BadRequest, Draining, NotFound, Starting, Unusable
 from hedgerow.server.metrics import Metrics
 from hedgerow.server.models import Served, Slot
 from hedgerow.server.recording import Record, Recorder
@@ -119,7 +119,7 @@ class DataPlane:
         """The model in service, for whoever has a question for it.
 
         Raises:
-            Overloaded: nothing is in service yet, as while a server that was restarted loads its model.
+            Starting: nothing is in service yet, as while a server that was restarted loads its model.
             NotFound: no such name, or another version.
         """
         slot = self._slots.get(name)
@@ -127,7 +127,7 @@ class DataPlane:
             known = ", ".join(each.name for each in self._slots.values() if each.serving is not None)
             if not known:
                 # The caller is not wrong, and another host may answer: a gateway takes 503 for that, and 404 for final.
-                raise Overloaded("no model is in service here yet", retry_after_s=_STARTING_S)
+                raise Starting("no model is in service here yet", retry_after_s=_STARTING_S)
             raise NotFound(f"model '{name}' is not served here; served: {known}")
         if version is not None and version != slot.serving.version:
             raise NotFound(f"model '{name}' is served in version {slot.serving.version}, not {version}")
@@ -281,7 +281,7 @@ class DataPlane:
     @contextlib.contextmanager
     def _hold(self, name: str, version: str | None) -> Iterator[Served]:
         if self.draining:
-            raise Overloaded("the server is being drained", retry_after_s=5)
+            raise Draining("the server is being drained", retry_after_s=5)
         with self.served(name, version).hold() as model:
             yield model
 

@@ -56,3 +56,11 @@ class Overloaded(ServingError):
     def __init__(self, text: str, *, retry_after_s: int = 1) -> None:
         super().__init__(text)
         self.retry_after_s = retry_after_s
+
+
+class Draining(Overloaded):
+    """An operator, or the process's end, lets no new requests in."""
+
+
+class Starting(Overloaded):
+    """No model is in service yet."""

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from hedgerow.server.errors import ServingError
+from hedgerow.server.errors import Draining, ServingError, Starting
 from hedgerow.server.statistics import Sample, Window
 
 if TYPE_CHECKING:
@@ -52,13 +52,13 @@ class Recorder:
     def request(self, name: str, protocol: str) -> Iterator[Record]:
         """Count a request on model ``name`` from here on. A caller who goes away has not found an error."""
         record = Record(time.monotonic())
-        code = 200
+        code, judged = 200, True
         self._metrics.inflight.inc()
         self.inflight += 1
         try:
             yield record
         except ServingError as error:
-            code = error.status
+            code, judged = error.status, not isinstance(error, (Draining, Starting))
             raise
         except (GeneratorExit, asyncio.CancelledError):
             code = _LEFT
@@ -69,9 +69,9 @@ class Recorder:
         finally:
             self._metrics.inflight.dec()
             self.inflight -= 1
-            self._finish(record, name, protocol, code)
+            self._finish(record, name, protocol, code, judged=judged)
 
-    def _finish(self, record: Record, name: str, protocol: str, code: int) -> None:
+    def _finish(self, record: Record, name: str, protocol: str, code: int, *, judged: bool) -> None:
         now = time.monotonic()
         self._metrics.requests.labels(name, record.version, protocol, code).inc()
         self._metrics.duration.labels(name, protocol).observe(now - record.started)
@@ -80,7 +80,10 @@ class Recorder:
             self._metrics.first_token.labels(name).observe(ttft_s)
             self._metrics.tokens.labels(name, "prompt").inc(record.prompt_tokens)
             self._metrics.tokens.labels(name, "generated").inc(record.tokens)
-        # Only what the server is to blame for counts against it.
+        # The window is what a release is judged by. Whoever is sent away while a new runtime starts, or while the host
+        # is drained for it, says nothing of it; of the rest only what the server is to blame for counts against it.
+        if not judged:
+            return
         self._window.add(
             Sample(
                 at=now,
