@@ -104,7 +104,7 @@ def trying(pi, tmp_path, wait):
         log=tmp_path / "log",
     )
     try:
-        wait(lambda: pi.phase() == "trying", within_s=90)
+        wait(lambda: pi.phase() == "trying")
     finally:
         os.killpg(play.pid, signal.SIGKILL)
         play.wait()
@@ -114,7 +114,7 @@ def trying(pi, tmp_path, wait):
 
 def test_f36_a_power_cut_during_the_trial_boots_the_old_configuration(pi, trying, wait):
     assert pi.controller.hedgerow("emulate", "power", pi.name, "cycle").returncode == 0
-    wait(lambda: pi.outcome() == "fell_back", within_s=30)
+    wait(lambda: pi.outcome() == "fell_back")
     assert "a panic, the watchdog or a power cut" in pi.report()["result"]["reason"]
     assert pi.boot_files() == trying
 
@@ -122,7 +122,7 @@ def test_f36_a_power_cut_during_the_trial_boots_the_old_configuration(pi, trying
 def test_f36_the_host_decides_without_a_controller(pi, trying, wait):
     assert pi.boot_files() == trying, "nothing is kept before the host is well"
     pi.controller.on(pi.name, "touch /etc/hedgerow/well")
-    wait(lambda: pi.outcome() == "committed", within_s=60)
+    wait(lambda: pi.outcome() == "committed")
     assert "arm_freq=1800" in pi.read("/boot/firmware/config.txt")
 
 

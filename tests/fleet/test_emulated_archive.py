@@ -53,7 +53,7 @@ class Pi:
     def reboot(self) -> None:
         boot = self("stat -c %Y /proc/1").stdout
         self("systemctl reboot")
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while (
             self("systemctl is-system-running").stdout.strip() != "running" or self("stat -c %Y /proc/1").stdout == boot
         ):

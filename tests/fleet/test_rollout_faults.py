@@ -31,8 +31,8 @@ def test_a_host_switched_off_in_its_activation_is_counted_and_resolved_when_it_r
 ) -> None:
     before, bundle = woods.serves(), woods.release()
     # A site with one host less would spare fewer at one time, and pass over one of the last wave.
-    policy = {"waves": [1, 7], "budgets": {"failures": 1}, "sites": {"min_available": 0}}
-    with woods.running(bundle, tmp_path / "log", **policy, soak={"passes": 10, "deadline_s": 25}) as run:
+    policy = {"waves": [1, 7], "budgets": {"failures": 1}, "sites": {"min_available": 0}, "confirm_within_s": 90}
+    with woods.running(bundle, tmp_path / "log", **policy, soak={"passes": 10, "deadline_s": 40}) as run:
         off = run.until(lambda state: next(iter(state.turns), None))
         with fleets.Callers(woods, others(woods, off)) as callers:
             woods.power(off, "off")
@@ -55,7 +55,7 @@ def test_a_registry_that_is_gone_is_tried_again_then_ends_the_rollout_cleanly(wo
     before = woods.ready(woods.release())
     with (
         fleets.Callers(woods, woods.pis) as callers,
-        woods.running(bundle, tmp_path / "log", waves=[1, 7], soak={"passes": 8, "deadline_s": 25}) as run,
+        woods.running(bundle, tmp_path / "log", waves=[1, 7], soak={"passes": 8, "deadline_s": 90}) as run,
     ):
         first = run.until(lambda state: next((n for n, h in state.hosts.items() if h.activated_s is not None), None))
         woods.on(REGISTRY, "systemctl stop nginx")
@@ -84,13 +84,17 @@ def test_a_controller_that_vanishes_after_an_activation_leaves_a_device_that_goe
     with (
         fleets.Callers(woods, woods.pis) as callers,
         woods.running(
-            bundle, tmp_path / "log", waves=[1, 7], soak={"passes": 40, "interval_s": 0.5, "deadline_s": 25}
+            bundle,
+            tmp_path / "log",
+            waves=[1, 7],
+            soak={"passes": 40, "interval_s": 0.5, "deadline_s": 25},
+            confirm_within_s=30,
         ) as run,
     ):
         left = run.until(lambda state: next((n for n, h in state.hosts.items() if h.activated_s is not None), None))
         run.kill()
         assert woods.served_by(left) == bundle
-        wait(lambda: woods.serves() == before, within_s=60)
+        wait(lambda: woods.serves() == before)
     callers.none_failed()
     assert "nobody confirmed" in woods.events(left)[-1]["reason"]
     done = woods.rollout(bundle, waves=[8])
@@ -148,9 +152,9 @@ def test_a_freeze_that_begins_in_a_wave_lets_its_hosts_finish_and_starts_nobody(
     begins, ends = now + timedelta(seconds=20), now + timedelta(seconds=60)
     freeze = [{"from": begins.isoformat(), "to": ends.isoformat(), "reason": "a test"}]
     # Its first host is still watched when the freeze begins.
-    soak = {"passes": 20, "interval_s": 1, "deadline_s": 40}
+    soak = {"passes": 20, "interval_s": 1, "deadline_s": 120}
     with fleets.Callers(woods, woods.pis) as callers:
-        done = woods.rollout(bundle, waves=[1, 7], freeze=freeze, soak=soak, confirm_within_s=60)
+        done = woods.rollout(bundle, waves=[1, 7], freeze=freeze, soak=soak)
     assert done.returncode == 0, done.stdout + done.stderr
     callers.none_failed()
     assert woods.serves() == dict.fromkeys(woods.pis, bundle)
@@ -213,7 +217,7 @@ def test_a_certificate_that_has_expired_costs_one_host_its_turn_and_nothing_else
 def test_ctrl_c_lets_go_of_the_lease_or_is_taken_over(woods, tmp_path: Path) -> None:
     """Whoever interrupts the playbook leaves a rollout that the same command goes on with."""
     bundle = woods.release()
-    with woods.running(bundle, tmp_path / "log", waves=[1, 7], soak={"passes": 10, "deadline_s": 25}) as run:
+    with woods.running(bundle, tmp_path / "log", waves=[1, 7], soak={"passes": 10, "deadline_s": 90}) as run:
         run.until(_activated)
         os.killpg(run.process.pid, signal.SIGINT)
         assert run.wait() != 0

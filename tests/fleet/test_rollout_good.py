@@ -34,7 +34,7 @@ def test_the_second_run_changes_nothing(woods) -> None:
 
 def test_a_second_controller_is_refused_with_who_has_the_lease(woods, tmp_path: Path) -> None:
     bundle = woods.release()
-    with woods.running(bundle, tmp_path / "log", waves=[1, 7], soak={"passes": 20, "deadline_s": 25}) as run:
+    with woods.running(bundle, tmp_path / "log", waves=[1, 7], soak={"passes": 20, "deadline_s": 90}) as run:
         run.until(lambda state: state.turns)
         second = woods.rollout(bundle)
         assert second.returncode != 0
@@ -49,7 +49,7 @@ def test_an_emergency_stop_takes_hold_within_five_seconds_and_takes_all_back(woo
     with (
         fleets.Callers(woods, woods.pis) as callers,
         woods.running(
-            bundle, tmp_path / "log", waves=[2, 6], soak={"passes": 40, "interval_s": 0.5, "deadline_s": 25}
+            bundle, tmp_path / "log", waves=[2, 6], soak={"passes": 40, "interval_s": 0.5, "deadline_s": 90}
         ) as run,
     ):
         run.until(lambda state: any(host.activated_s is not None for host in state.hosts.values()))

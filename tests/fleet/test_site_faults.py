@@ -57,7 +57,7 @@ def test_a_pi_that_is_off_does_not_keep_the_others_from_converging(site, pi, wai
         assert all(recap(done, host)["unreachable"] == recap(done, host)["failed"] == 0 for host in others)
     finally:
         assert site.hedgerow("emulate", "power", pi, "on").returncode == 0
-    wait(lambda: site.table()[pi]["health"] != "unreachable" and site.on(pi, "true").returncode == 0, within_s=60)
+    wait(lambda: site.table()[pi]["health"] != "unreachable" and site.on(pi, "true").returncode == 0)
     again = site.play("site.yml", "--limit", pi)
     assert again.returncode == 0, again.stdout
     assert recap(again, pi)["failed"] == 0
@@ -144,10 +144,10 @@ def test_a_taken_port_is_named_and_the_host_shown_as_failing(site, pi, wait) -> 
     assert site.on(pi, "cat > /run/taker.py", stdin=taker.encode()).returncode == 0
     assert site.on(pi, "systemd-run --unit taker python3 /run/taker.py").returncode == 0
     try:
-        wait(lambda: "8443" in site.on(pi, "ss -Hltn sport = :8443").stdout, within_s=10)
+        wait(lambda: "8443" in site.on(pi, "ss -Hltn sport = :8443").stdout)
         site.on(pi, "systemctl start hedgerow-server")
         said = "journalctl -u hedgerow-server -n 30 -o cat"
-        wait(lambda: "port 8443 is taken" in site.on(pi, said).stdout, within_s=30)
+        wait(lambda: "port 8443 is taken" in site.on(pi, said).stdout)
         assert site.table()[pi]["health"] not in {"ok", "degraded"}
         others = set(site.pis) - {pi}
         assert all(site.table()[host]["health"] in {"ok", "degraded"} for host in others)
@@ -158,7 +158,7 @@ def test_a_taken_port_is_named_and_the_host_shown_as_failing(site, pi, wait) -> 
 
 def test_a_server_that_is_killed_comes_back_with_what_is_current(site, pi, wait) -> None:
     assert site.on(pi, "systemctl kill -s KILL hedgerow-server").returncode == 0
-    wait(lambda: site.serves()[pi] == "assistant@0.1.1", within_s=30)
+    wait(lambda: site.serves()[pi] == "assistant@0.1.1")
     _start_anew(site, pi, wait)
 
 
@@ -166,7 +166,7 @@ def _start_anew(site, pi: str, wait) -> None:
     """The server as after a boot: what a test did to it must not stand in its count of restarts."""
     unit = "hedgerow-server"
     site.on(pi, f"systemctl stop {unit}; systemctl reset-failed {unit}; systemctl start {unit}")
-    wait(lambda: site.serves()[pi] == "assistant@0.1.1", within_s=30)
+    wait(lambda: site.serves()[pi] == "assistant@0.1.1")
 
 
 def _replace(site, gateway: str, metadata: Path) -> None:

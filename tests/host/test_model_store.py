@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.fleet, pytest.mark.slow]
 DEVICE = "/opt/hedgerow/runtime/current/bin/hedgerow-device"
 
 
-def eventually(condition, *, within_s: float = 30.0) -> None:
+def eventually(condition, *, within_s: float = 120.0) -> None:
     deadline = time.monotonic() + within_s
     while not condition():
         assert time.monotonic() < deadline, f"not within {within_s} s"
@@ -68,7 +68,7 @@ def test_the_agent_that_ends_comes_back(pi):
 
 def test_drain_is_undone_whoever_forgets_it(pi):
     """Without a model the server is not ready anyway; that it is drained and that this ends is told by itself."""
-    shown = json.loads(pi.root(f"{DEVICE} drain --within 2 --wait 0 --json"))
+    shown = json.loads(pi.root(f"{DEVICE} drain --within 10 --wait 0 --json"))
     assert shown["drained_until"] is not None
     reasons = [reason["code"] for reason in json.loads(pi.as_root(f"{DEVICE} report --json").stdout)["reasons"]]
     assert "draining" in reasons

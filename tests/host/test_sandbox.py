@@ -222,12 +222,12 @@ def test_f34_a_server_that_hangs_is_restarted(pi):
     before = pi.root(f"systemctl show -p MainPID --value {unit}").strip()
     try:
         pi.root(f"kill -STOP {before}")
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while (now := pi.root(f"systemctl show -p MainPID --value {unit}").strip()) in {before, "0"}:
             assert time.monotonic() < deadline, "it still hangs"
             time.sleep(0.5)
         assert now != before
-        assert "Watchdog timeout" in pi.root(f"journalctl -u {unit} --since=-2min --no-pager")
+        assert "Watchdog timeout" in pi.root(f"journalctl -u {unit} --since=-5min --no-pager")
     finally:
         # Stopped and started, so that nobody counts this among the ends that nobody asked for.
         pi.root(f"kill -CONT {before} 2>/dev/null; systemctl stop {unit}; systemctl start {unit}")

@@ -49,7 +49,7 @@ def log(host, text: str, *, priority: str = "info", lines: int = 1) -> None:
     host.root(f"for i in $(seq {lines}); do echo '{text}'; done | {sender}")
 
 
-def eventually(check, *, within_s: float = 15.0) -> bool:
+def eventually(check, *, within_s: float = 120.0) -> bool:
     deadline = time.monotonic() + within_s
     while not check():
         if time.monotonic() > deadline:

@@ -80,6 +80,7 @@ def test_a_trial_that_is_not_well_falls_back_by_itself(vm):
     }
     done = vm.play("playbooks/boot_trial.yml", "-e", json.dumps(wanted))
     assert done.returncode != 0, "the play says that the host came back"
+    assert "the trial was not kept" in done.stdout, done.stdout[-3000:]
     assert json.loads(vm.root(f"cat {RESULT}"))["outcome"] == "fell_back"
     assert "hedgerow.trial=2" not in tokens(vm)
     assert vm.board.state().config == "config.txt"

@@ -170,7 +170,7 @@ class DataPlane:
         """The model in service, for whoever has a question for it.
 
         Raises:
-            Overloaded: nothing is in service yet, as while a server that was restarted loads its model.
+            Starting: nothing is in service yet, as while a server that was restarted loads its model.
             NotFound: no such name, or another version.
         """
         slot = self._slots.get(name)

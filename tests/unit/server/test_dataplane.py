@@ -8,7 +8,7 @@ import server_support as support
 
 from hedgerow.server.config import Limits
 from hedgerow.server.dataplane import DataPlane
-from hedgerow.server.errors import BadRequest, NotFound, Overloaded, Unusable
+from hedgerow.server.errors import BadRequest, Draining, NotFound, Overloaded, Starting, Unusable
 from hedgerow.server.inference import InferRequest
 
 ONE = InferRequest("assistant", {"x": np.ones((1, 2), np.float32)})
@@ -64,6 +64,30 @@ def test_a_prepared_version_and_its_discard_leave_readiness_alone(folder) -> Non
         assert await asyncio.to_thread(prepared.wait_closed, support.PATIENCE_S)
         with pytest.raises(BadRequest, match="was not prepared"):
             await plane.switch("assistant", "2.0.0")
+
+    with_plane(work, folder, model="assistant")
+
+
+def test_whoever_is_sent_away_by_a_start_or_a_drain_says_nothing_of_the_release(folder) -> None:
+    link = folder / "assistant" / "current"
+    before = link.readlink()
+    link.unlink()
+
+    async def work(plane: DataPlane) -> None:
+        with pytest.raises(Starting):
+            await plane.infer(ONE, protocol="t")
+        link.symlink_to(before)
+        assert await plane.open_current()
+        plane.stopping = True
+        with pytest.raises(Draining):
+            await plane.infer(ONE, protocol="t")
+        plane.stopping = False
+        assert plane.serving_figures(restarts=None).requests == 0
+        with pytest.raises(BadRequest):
+            await plane.infer(InferRequest("assistant", {}), protocol="t")
+        await plane.infer(ONE, protocol="t")
+        figures = plane.serving_figures(restarts=None)
+        assert (figures.requests, figures.errors) == (2, 0)
 
     with_plane(work, folder, model="assistant")
 
