@@ -148,6 +148,10 @@ def grpc_request(model: str, array: NDArray[np.float32]) -> bytes:
     return written
 
 
+def _always(caller: _Caller) -> Callable[[], _Caller]:
+    return lambda: caller
+
+
 async def over_http(asked: dict[str, Any], took: list[float], ends: float) -> None:
     host, _, port = asked["address"].rpartition(":")
     loop = asyncio.get_running_loop()
@@ -156,14 +160,14 @@ async def over_http(asked: dict[str, Any], took: list[float], ends: float) -> No
         array = values(tuple(asked["shape"]), number)
         request = http_request(asked["model"], array, binary=asked["kind"] == "wire-binary")
         caller = _Caller(request, ends, took)
-        await loop.create_connection(lambda caller=caller: caller, host, int(port))
+        await loop.create_connection(_always(caller), host, int(port))
         callers.append(caller)
     await asyncio.gather(*(caller.done for caller in callers))
 
 
 async def over_grpc(asked: dict[str, Any], took: list[float], ends: float) -> None:
     async with grpc.aio.insecure_channel(asked["address"]) as channel:
-        ask = channel.unary_unary(METHOD)
+        ask: Callable[..., Any] = channel.unary_unary(METHOD)
 
         async def call(number: int) -> None:
             request = grpc_request(asked["model"], values(tuple(asked["shape"]), number))

@@ -18,6 +18,6 @@
 | `protocols/` | Open Inference Protocol v2, OpenAI chat, health, control: HTTP in and out, no behaviour |
 | `access`, `tls` | who may call which route; mutual TLS |
 | `telemetry/`, `redaction` | log lines, traces and kept answers; personal data found by its shape |
-| `recording`, `progress`, `statistics`, `modelstatistics`, `metrics`, `observe`, `restarts` | what it reports of itself |
+| `recording`, `progress`, `statistics`, `modelstatistics`, `metrics`, `observe`, `restarts` | what it tells of itself |
 | `run`, `sockets`, `connection`, `intake`, `systemd` | one process: sockets, signals, bounds, readiness |
 """

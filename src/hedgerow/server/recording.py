@@ -183,8 +183,8 @@ class Recorder:
         if record.statistics is not None:
             took_ns = int((now - record.started) * 1e9)
             record.statistics.ended(took_ns, failed=code >= _FAILED, at_ms=int(time.time() * 1000))
-        # Whoever is sent away for the board's sake, while a new runtime starts or while the host is drained for it, says
-        # nothing of the release.
+        # Whoever is sent away for the board's sake, while a new runtime starts or while the host is drained for it,
+        # says nothing of the release.
         if request.cause in {Cause.PRESSURE, Cause.STARTING, Cause.DRAINING}:
             return
         # Only what the server is to blame for counts against it.
