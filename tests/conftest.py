@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-_LINES_OF_A_FAILURE = 4
+_LINES_OF_A_FAILURE = 2
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

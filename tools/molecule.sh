@@ -21,7 +21,7 @@ molecule "$@" || {
   status=$?
   if [[ -s $HEDGEROW_FAILURES ]]; then
     printf 'Failed tests:\n'
-    head -n 60 "$HEDGEROW_FAILURES"
+    tail -n 150 "$HEDGEROW_FAILURES"
   fi
   exit "$status"
 }

@@ -51,8 +51,12 @@ def test_what_this_process_does_is_not_others() -> None:
 
 
 def test_what_another_process_does_is() -> None:
-    """It is not waited for before the second count: what this process started and has ended is its own."""
-    spin = "import sys, time\nwhile time.process_time() < 0.5: pass\nprint(flush=True)\nsys.stdin.read()"
+    """It is not waited for before the second count: what this process started and has ended is its own.
+
+    Long sums between two looks at the clock: each look is a call of the kernel, and only user mode counts.
+    """
+    work = "while os.times().user < 0.5: sum(range(100_000))"
+    spin = f"import os, sys\n{work}\nprint(flush=True)\nsys.stdin.read()"
     before = processor.read()
     with subprocess.Popen([sys.executable, "-c", spin], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout is not None
