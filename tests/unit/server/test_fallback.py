@@ -6,6 +6,7 @@ import asyncio
 import http.client
 import json
 import logging
+import queue
 import signal
 import socket
 import sqlite3
@@ -13,17 +14,20 @@ import threading
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 import server_support as support
+import tritonclient.grpc as triton
 from openai_double import TOKEN, Cloud
 from prometheus_client.parser import text_string_to_metric_families
 from server_support import Script, served
+from tritonclient.utils import InferenceServerException
 
 from hedgerow.device import control
 from hedgerow.device.health import Code
 from hedgerow.errors import HedgerowError
 from hedgerow.server import run
-from hedgerow.server.config import Limits
+from hedgerow.server.config import Address, Limits
 from hedgerow.server.fallback.audit import Departure
 from hedgerow.server.fallback.config import (
     BreakerConfig,
@@ -38,6 +42,7 @@ from hedgerow.server.fallback.config import (
 from hedgerow.server.fallback.ledger import Ledger
 from hedgerow.server.fallback.service import Fallback
 from hedgerow.server.models import Slot
+from hedgerow.server.protocols.grpc.port import GrpcPort
 
 CHAT = "/v1/chat/completions"
 SAYS = "Reach me at jane@example.org, please."
@@ -94,7 +99,12 @@ class Site:
             plane._slots["assistant"] = Slot("assistant", None if script is None else served(script))
             plane.fallback = Fallback.open(config, plane.metrics, health=health)
 
-        server = support.InProcess(prepare, self.folder, limits or Limits())
+        bounds = limits or Limits()
+
+        def grpc(plane) -> GrpcPort:
+            return GrpcPort(plane, Address("127.0.0.1", 0), bounds, None, None)
+
+        server = support.InProcess(prepare, self.folder, bounds, grpc=grpc)
         client = httpx.Client(base_url=server.url, timeout=support.PATIENCE_S)
         client.server = server
         self.running += [server, client]
@@ -133,6 +143,34 @@ def streamed(response: httpx.Response) -> list[dict[str, object]]:
     lines = [line.removeprefix("data: ") for line in response.text.split("\n\n") if line]
     assert lines[-1] == "[DONE]"
     return [json.loads(line) for line in lines[:-1]]
+
+
+def said() -> list[triton.InferInput]:
+    given = triton.InferInput("text_input", [1], "BYTES")
+    given.set_data_from_numpy(np.array([SAYS.encode()], dtype=np.object_))
+    return [given]
+
+
+def over_grpc(client: httpx.Client, headers: dict[str, str] | None = None) -> str:
+    """The answer to one text over gRPC."""
+    with triton.InferenceServerClient(f"127.0.0.1:{client.server.grpc_port}") as caller:
+        return caller.infer("assistant", said(), headers=headers).as_numpy("text_output")[0].decode()
+
+
+def streamed_over_grpc(client: httpx.Client, headers: dict[str, str] | None = None) -> str:
+    """The same on a stream."""
+    got: queue.Queue[tuple[triton.InferResult, InferenceServerException | None]] = queue.Queue()
+    with triton.InferenceServerClient(f"127.0.0.1:{client.server.grpc_port}") as caller:
+        caller.start_stream(lambda result, error: got.put((result, error)), headers=headers)
+        caller.async_stream_infer("assistant", said())
+        parts, last = [], False
+        while not last:
+            result, error = got.get(timeout=support.PATIENCE_S)
+            if error is not None:
+                raise error
+            parts.append(result.as_numpy("text_output")[0].decode())
+            last = result.get_response().parameters["triton_final_response"].bool_param
+    return "".join(parts)
 
 
 def outcomes(client: httpx.Client) -> dict[tuple[str, str], float]:
@@ -230,6 +268,17 @@ def test_what_must_not_leave_stays(site, settings, headers) -> None:
 def test_a_head_that_asks_for_something_else_is_refused(site) -> None:
     answer = site.serve(Script(["x"])).post(CHAT, json=asked(), headers={"x-hedgerow-answer": "cloud"})
     assert (answer.status_code, "known: any, device" in answer.text) == (400, True)
+
+
+@pytest.mark.parametrize("ask", [over_grpc, streamed_over_grpc])
+def test_callers_over_grpc_say_it_by_metadata(site, ask) -> None:
+    client = site.serve(Script(["device"]))
+    assert ask(client) == ask(client, {"x-hedgerow-answer": "any"}) == "from the cloud"
+    assert len(site.written(2)) == 2
+    assert ask(client, {"x-hedgerow-answer": "device"}) == "device"
+    with pytest.raises(InferenceServerException, match="x-hedgerow-answer is 'cloud'; known: any, device"):
+        ask(client, {"x-hedgerow-answer": "cloud"})
+    assert (len(site.cloud.seen), len(site.audit)) == (2, 2)
 
 
 # ── when it leaves ──────────────────────────────────────────────────────────

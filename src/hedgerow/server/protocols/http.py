@@ -13,9 +13,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from hedgerow.registry.probe import ANSWER_HEADER
 from hedgerow.server.errors import BadRequest, Gone, Overloaded, ServingError
-from hedgerow.server.protocols import bodies
+from hedgerow.server.protocols import bodies, elsewhere
 
 T = TypeVar("T")
 JSON = "application/json"
@@ -84,15 +83,8 @@ def timeout_s(request: Request) -> float | None:
 
 
 def device_only(request: Request) -> bool:
-    """Whether the caller wants no other machine to answer: ``X-Hedgerow-Answer: device``.
-
-    Raises:
-        BadRequest: it wants something else by that name.
-    """
-    wanted = request.headers.get(ANSWER_HEADER, "any")
-    if wanted not in {"any", "device"}:
-        raise BadRequest(f"{ANSWER_HEADER} is {wanted!r}; known: any, device", field=ANSWER_HEADER)
-    return wanted == "device"
+    """Whether the caller wants no other machine to answer: ``X-Hedgerow-Answer: device``. Raises as ``elsewhere``."""
+    return elsewhere.device_only(request.headers.get)
 
 
 async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:

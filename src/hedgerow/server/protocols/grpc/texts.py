@@ -18,7 +18,7 @@ from hedgerow.server.backends import TensorSpec, TextRequest
 from hedgerow.server.errors import BadRequest
 from hedgerow.server.inference import InferResponse, ModelMetadata
 from hedgerow.server.protocols import oip_generate
-from hedgerow.server.protocols.grpc import contents, requests
+from hedgerow.server.protocols.grpc import callers, contents, requests
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -60,7 +60,7 @@ def read(request: messages.ModelInferRequest, limits: Limits, *, remaining_s: fl
     """What a caller wants of a text model; ``remaining_s`` is what the call's own deadline leaves.
 
     Raises:
-        BadRequest: by the tensor's or parameter's name.
+        BadRequest: by the tensor's or parameter's name, or that of the call's metadata.
     """
     given = contents.read(request)
     for name, array in given.items():
@@ -81,7 +81,7 @@ def read(request: messages.ModelInferRequest, limits: Limits, *, remaining_s: fl
     wanted = oip_generate.text_request(
         _text(given, "text_input"), how, limits, requests.timeout_s(request, remaining_s=remaining_s)
     )
-    wanted = dataclasses.replace(wanted, priority=requests.priority(request))
+    wanted = dataclasses.replace(wanted, priority=requests.priority(request), device_only=callers.device_only())
     return Asked(wanted, how.stream is not False and _flag(given, "stream"))
 
 
