@@ -19,7 +19,7 @@ from hedgerow.errors import UsageError
 
 HEADER = "Written by Hedgerow (role inference_runtime); changes here are overwritten."
 STRUCT = "hedgerow.server.config.ServerConfig"
-FACTS = ("pi_serial", "fleet", "site", "serving_model", "inference_runtime_server")
+FACTS = ("pi_serial", "fleet", "site", "serving_model", "inference_runtime_grpc", "inference_runtime_server")
 """Variables of a host that make its configuration."""
 _OWN = ("host", "serial", "site")
 
@@ -38,7 +38,9 @@ def render(host: str, variables: Mapping[str, Any]) -> bytes:
             next_step="write literal values: plans read it as Ansible does",
         )
     names = {"host": host, "serial": variables["pi_serial"], "fleet": variables["fleet"], "site": variables["site"]}
-    return config.render(names | {"model": variables["serving_model"]} | own, STRUCT, HEADER).encode()
+    # The role's default is to serve it.
+    without = {"grpc": None, "grpcs": None} if variables.get("inference_runtime_grpc") is False else {}
+    return config.render(names | {"model": variables["serving_model"]} | without | own, STRUCT, HEADER).encode()
 
 
 def versions(hosts: Mapping[str, Mapping[str, Any]]) -> tuple[str, dict[str, str]]:

@@ -16,7 +16,13 @@ from hedgerow.rollout.remote import NO_TERMINAL, Completed, parse_answer
 from hedgerow.runtime import wheelhouse
 from hedgerow.runtime.target import Target
 
-SMOKE_IMPORTS = ("hedgerow.device.cli", "hedgerow.commands.serve", "onnxruntime", "onnxruntime_genai")
+SMOKE_IMPORTS = (
+    "hedgerow.device.cli",
+    "hedgerow.commands.serve",
+    "hedgerow.server.protocols.grpc.port",
+    "onnxruntime",
+    "onnxruntime_genai",
+)
 """As the role ``inference_runtime`` has it, where the inventory says nothing else."""
 ROOT = "/opt/hedgerow/runtime"
 

@@ -60,6 +60,14 @@ def test_each_host_has_a_version_of_its_own_and_the_fleet_one() -> None:
     assert configuration.versions({"a": hosts["a"], "b": variables(2, threads=3)})[0] != digest
 
 
+def test_a_host_without_grpc_has_the_role_s_text_too() -> None:
+    assert b"grpc" not in configuration.render("a", variables(1) | {"inference_runtime_grpc": True})
+    text = configuration.render("a", variables(1, threads=2) | {"inference_runtime_grpc": False}).decode()
+    assert list(yaml.safe_load(text).items())[-3:] == [("grpc", None), ("grpcs", None), ("threads", 2)]
+    role = yaml.safe_load((repository_root() / "roles/inference_runtime/vars/main.yml").read_text())
+    assert "{} if inference_runtime_grpc else {'grpc': none, 'grpcs': none}" in role["_inference_runtime_server"]
+
+
 @pytest.mark.parametrize("server, says", [({"threads": "{{ x }}"}, "is a template"), ({"treads": 2}, "treads")])
 def test_what_the_server_would_not_take_is_said_before_a_host_is_touched(server: dict[str, Any], says: str) -> None:
     with pytest.raises(UsageError, match=says):
