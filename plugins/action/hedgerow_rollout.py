@@ -41,6 +41,7 @@ from hedgerow.rollout.journal import Journal
 from hedgerow.rollout.prepare import plain
 from hedgerow.rollout.remote import CONFIRMED_PROGRAM, NO_TERMINAL, PROGRAM, Completed, command_line
 from hedgerow.rollout.steps import HostSteps, Step
+from hedgerow.runtime import extras
 from hedgerow.runtime.target import Target
 
 _STEPS = (
@@ -109,7 +110,7 @@ class ActionModule(ActionBase):
         return step
 
     def _delivery(self, host: str, variables: dict[str, Any]) -> Delivery:
-        keys = (*configuration.FACTS, "inference_runtime_smoke_imports")
+        keys = (*configuration.FACTS, "inference_runtime_smoke_imports", extras.VARIABLE)
         return Delivery(host, self, plain({key: self._templar.template(variables.get(key)) for key in keys}))
 
     # -- hedgerow.rollout.delivery.Line ---------------------------------------

@@ -36,6 +36,7 @@ from hedgerow.rollout import configuration, decide, prepare, store
 from hedgerow.rollout.plan import Target
 from hedgerow.rollout.plan_text import describe
 from hedgerow.rollout.prepare import plain
+from hedgerow.runtime import extras
 
 # Ansible refuses an empty list of hosts; this pattern matches none.
 _NOBODY = ["!all"]
@@ -79,7 +80,7 @@ class ActionModule(ActionBase):
 def _targets(variables: dict[str, Any]) -> tuple[str, list[Target], dict[str, Any]]:
     """The fleet's name and every host of the group ``pis``, as a target and as the variables that a plan looks at."""
     hosts = {name: variables["hostvars"][name] for name in variables["groups"]["pis"]}
-    keys = {"fleet", *prepare.FACTS, *configuration.FACTS}
+    keys = {"fleet", *prepare.FACTS, *configuration.FACTS, extras.VARIABLE}
     facts = plain({name: {key: host.get(key) for key in keys} for name, host in hosts.items()})
     inside = plain(variables["ansible_play_hosts_all"])
     targets = [prepare.target(name, fact, limited=name not in inside) for name, fact in facts.items()]

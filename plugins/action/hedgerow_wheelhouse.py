@@ -1,12 +1,14 @@
-"""Find, or build, the runtime archive for this host's Python and architecture. The host is not visited.
+"""Find, or build, the runtime archive for this host's Python, architecture and extras. The host is not visited.
 
     - name: Find this tree's runtime for the host, and build it if nobody has
       hedgerow_wheelhouse:
         python: "3.13"
         architecture: aarch64
+        extras: [traces]
       register: _inference_runtime_result_wheelhouse
 
-Returns ``version``, ``archive`` (a path on the controller), ``sha256`` and ``size``.
+Returns ``version``, ``archive`` (a path on the controller), ``sha256``, ``size``, and
+``smoke_imports``: modules that the extras must let the runtime import.
 It never counts as changed: what it makes is a cache of the controller. In check mode
 nothing is built; ``archive`` is empty where it would have been.
 """
@@ -19,7 +21,7 @@ import msgspec
 from ansible.plugins.action import ActionBase
 
 from hedgerow.errors import HedgerowError
-from hedgerow.runtime import wheelhouse
+from hedgerow.runtime import extras, wheelhouse
 from hedgerow.runtime.target import Target
 
 
@@ -28,16 +30,18 @@ class ActionModule(ActionBase):
 
     _supports_check_mode = True
     _requires_connection = False
-    _VALID_ARGS = frozenset({"python", "architecture"})
+    _VALID_ARGS = frozenset({"python", "architecture", "extras"})
 
     def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result: dict[str, Any] = super().run(tmp, task_vars)
         try:
             target = Target(str(self._task.args["python"]), str(self._task.args["architecture"]))
+            wanted = extras.chosen(self._task.args.get("extras"), where=extras.VARIABLE)
+            result |= {"changed": False, "smoke_imports": extras.smoke_imports(wanted)}
             if self._task.check_mode:
-                version, _ = wheelhouse.describe(target)
-                return result | {"changed": False, "version": version, "archive": "", "sha256": "", "size": 0}
-            house, _ = wheelhouse.build(target)
+                version, _ = wheelhouse.describe(target, extras=wanted)
+                return result | {"version": version, "archive": "", "sha256": "", "size": 0}
+            house, _ = wheelhouse.build(target, extras=wanted)
         except HedgerowError as error:
             return result | {"failed": True, "msg": str(error)}
-        return result | {"changed": False, **msgspec.to_builtins(house)}
+        return {**result, **msgspec.to_builtins(house)}

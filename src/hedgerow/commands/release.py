@@ -21,7 +21,7 @@ from hedgerow.registry.reference import Reference
 from hedgerow.registry.verify import trusted
 from hedgerow.release import Combination, Finding, Rule, check, gather, pages, refuse, solver
 from hedgerow.release.rules import RULES
-from hedgerow.runtime import wheelhouse
+from hedgerow.runtime import extras, wheelhouse
 from hedgerow.runtime.target import Target
 
 _BOARD_ARCHITECTURE = "aarch64"
@@ -57,7 +57,7 @@ def check_(*, path: Path, lock: Path | None, bundle: str | None, wheels: Path | 
         fleet.hosts,
         folder=path if path.is_dir() else path.parent,
         bundle=None if bundle is None else _manifest(fleet, bundle),
-        odd_binaries=_odd_binaries(wanted, wheels),
+        odd_binaries=_odd_binaries(wanted, fleet, wheels),
     )
     findings = check(of)
     if as_json:
@@ -107,13 +107,18 @@ def _manifest(fleet: Inventory, bundle: str) -> Manifest:
     return bundles.load(Path(bundle)).manifest
 
 
-def _odd_binaries(wanted: FleetRelease, wheels: Path | None) -> dict[str, int] | None:
-    """Of the wheels that were named, else of the boards' runtime where it was built already."""
+def _odd_binaries(wanted: FleetRelease, fleet: Inventory, wheels: Path | None) -> dict[str, int] | None:
+    """Of the wheels that were named, else of the boards' runtimes where all were built already."""
     if wheels is not None:
         return pages.odd(wheels)
-    folder = wheelhouse.describe(Target(wanted.runtime.python, _BOARD_ARCHITECTURE))[1]
-    archives = sorted(folder.glob("*.tar"))
-    return pages.odd(archives[0]) if archives else None
+    target = Target(wanted.runtime.python, _BOARD_ARCHITECTURE)
+    found: dict[str, int] = {}
+    for added in {extras.of_host(host.name, host.vars) for host in fleet.pis} or {()}:
+        archives = sorted(wheelhouse.describe(target, extras=added)[1].glob("*.tar"))
+        if not archives:
+            return None
+        found |= pages.odd(archives[0])
+    return found
 
 
 def _show(of: Combination, findings: list[Finding]) -> None:
@@ -139,7 +144,7 @@ def _show(of: Combination, findings: list[Finding]) -> None:
 def _not_asked(of: Combination, rule: Rule) -> str | None:
     """Why a rule had nothing to judge: no ok without a look."""
     if rule.id == "binary-pages" and of.odd_binaries is None:
-        return "not asked: no wheels for boards were built (hedgerow runtime build --arch aarch64 --python 3.13)"
+        return "not asked: boards' wheels were not all built (hedgerow runtime build --arch aarch64, with the same -i)"
     if rule.id.startswith(("bundle-", "hef-")) and of.bundle is None:
         return "not asked: name a bundle"
     if rule.id in {"archive-key", "mender-archive"} and not of.sources:

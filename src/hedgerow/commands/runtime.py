@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -10,7 +11,7 @@ import msgspec
 
 from hedgerow import output
 from hedgerow.paths import repository_root
-from hedgerow.runtime import wheelhouse
+from hedgerow.runtime import extras, wheelhouse
 from hedgerow.runtime.target import GLIBC_MINOR, OLDEST_GLIBC_MINOR, Target
 
 
@@ -30,19 +31,27 @@ def runtime() -> None:
 @click.option(
     "--arch", type=click.Choice(list(OLDEST_GLIBC_MINOR)), help="The device's architecture; real boards: aarch64."
 )
+@click.option(
+    "--extra",
+    "added",
+    multiple=True,
+    type=click.Choice(list(extras.EXTRAS)),
+    help="An extra beside device; repeatable (default: inference_runtime_extras of the inventory's hosts).",
+)
 @output.json_option
-def build(inventory: Path | None, python: str | None, arch: str | None, *, as_json: bool) -> None:
-    """Download, verify and pack all wheels of the device lock, and Hedgerow's own.
+def build(
+    inventory: Path | None, python: str | None, arch: str | None, added: tuple[str, ...], *, as_json: bool
+) -> None:
+    """Download, verify and pack all wheels of the device lock, of the extras', and Hedgerow's own.
 
     Cached by content: an unchanged tree builds nothing. `playbooks/site.yml`
     builds what it lacks by itself; this shows it beforehand.
     """
-    targets = _targets(inventory, python, arch)
     built = []
-    for target in targets:
+    for target, chosen in _wanted(inventory, python, arch, extras.chosen(added, where="--extra")):
         if not as_json:
-            output.step(f"runtime {wheelhouse.describe(target)[0]} for {target.name}")
-        built.append(wheelhouse.build(target))
+            output.step(f"runtime {wheelhouse.describe(target, extras=chosen)[0]} for {_named(target, chosen)}")
+        built.append(wheelhouse.build(target, extras=chosen))
     if as_json:
         output.print_json(
             {
@@ -53,27 +62,35 @@ def build(inventory: Path | None, python: str | None, arch: str | None, *, as_js
         return
     output.print_table(
         None,
-        ["version", "python", "architecture", "wheels", "MiB", ""],
+        ["version", "python", "architecture", "extras", "wheels", "MiB", ""],
         [_row(house, fresh=fresh) for house, fresh in built],
     )
 
 
 def _row(house: wheelhouse.Wheelhouse, *, fresh: bool) -> list[object]:
     size = f"{house.size / 2**20:.1f}"
-    return [house.version, house.python, house.architecture, house.wheels, size, "built" if fresh else "cached"]
+    described = [house.version, house.python, house.architecture, ", ".join(house.extras), house.wheels]
+    return [*described, size, "built" if fresh else "cached"]
 
 
-def _targets(inventory: Path | None, python: str | None, arch: str | None) -> list[Target]:
+def _named(target: Target, chosen: Sequence[str]) -> str:
+    return " with ".join(filter(None, (target.name, ", ".join(chosen))))
+
+
+def _wanted(
+    inventory: Path | None, python: str | None, arch: str | None, added: tuple[str, ...]
+) -> list[tuple[Target, tuple[str, ...]]]:
     """What was asked for; else what the inventory's Pis run. Containers share this machine's architecture."""
     if python is not None and arch is not None:
-        return [Target(python, arch)]
+        return [(Target(python, arch), added)]
     from hedgerow.inventory import load
 
     fleet = load(inventory or repository_root() / "inventory" / "emulated")
-    hosts = [host for host in fleet.hosts.values() if "pis" in host.groups]
+    wanted = {
+        (arch or host.architecture or platform.machine(), added or extras.of_host(host.name, host.vars))
+        for host in fleet.pis
+    }
     return [
-        Target(python or fleet.release.runtime.python, architecture)
-        for architecture in sorted(
-            {arch or host.architecture or platform.machine() for host in hosts} or {arch or "aarch64"}
-        )
+        (Target(python or fleet.release.runtime.python, architecture), chosen)
+        for architecture, chosen in sorted(wanted or {(arch or "aarch64", added)})
     ]

@@ -233,6 +233,9 @@ def _option_schema(option: dict[str, Any]) -> dict[str, Any]:
     kind = _SPEC_TYPES.get(option.get("type", "str"))
     if kind:
         schema["type"] = [kind, "null"]
-    if "choices" in option:
+    if "choices" in option and kind == "array":
+        # As Ansible has it: each element is one of them.
+        schema["items"] = {"enum": list(option["choices"])}
+    elif "choices" in option:
         schema["enum"] = [*option["choices"], None]
     return schema

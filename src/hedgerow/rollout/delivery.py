@@ -13,7 +13,7 @@ from hedgerow.device.change import Change, configuration_version
 from hedgerow.errors import DeviceError, MachineError, UsageError
 from hedgerow.rollout import configuration
 from hedgerow.rollout.remote import NO_TERMINAL, Completed, parse_answer
-from hedgerow.runtime import wheelhouse
+from hedgerow.runtime import extras, wheelhouse
 from hedgerow.runtime.target import Target
 
 SMOKE_IMPORTS = (
@@ -70,9 +70,10 @@ class Delivery:
     def _runtime(self, wanted: Change, timeout_s: int) -> dict[str, Any]:
         with suppress(DeviceError):  # it is not there yet; what else is wrong shows when it is brought
             return self._staged(wanted, timeout_s)
-        house, _ = wheelhouse.build(self._line.target())
+        added = extras.of_host(self._host, self._variables)
+        house, _ = wheelhouse.build(self._line.target(), extras=added)
         if house.version != wanted.version:
-            raise _changed_since(wanted, f"runtime:{house.version}", "the tree")
+            raise _changed_since(wanted, f"runtime:{house.version}", f"the tree (with {extras.VARIABLE})")
         imports = self._variables.get("inference_runtime_smoke_imports") or SMOKE_IMPORTS
         self._line.remote(
             "hedgerow.runtime.install",
@@ -81,7 +82,7 @@ class Delivery:
             sha256=house.sha256,
             version=house.version,
             root=ROOT,
-            smoke_imports=list(imports),
+            smoke_imports=[*imports, *extras.smoke_imports(added)],
         )
         return self._staged(wanted, timeout_s) | {"changed": True, "new_bytes": house.size}
 

@@ -3,7 +3,8 @@
 - A model's release is asked its own questions, and the server switches to it: the host is never drained.
 - A runtime and a configuration are taken up by a restart. The host is drained before, serves the same model before and
   after, and is asked that one's questions.
-- A runtime has one version for all; a configuration has one for each host, since it names the host.
+- A runtime has one version for all who ask for the same extras; a configuration has one for each host, since it names
+  the host.
 """
 
 from __future__ import annotations

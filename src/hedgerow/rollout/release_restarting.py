@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -11,6 +13,7 @@ from hedgerow.rollout import configuration, kinds, serving
 from hedgerow.rollout import release as releases
 from hedgerow.rollout.events import State
 from hedgerow.rollout.plan import Release
+from hedgerow.runtime import extras
 from hedgerow.runtime import version as runtimes
 
 LOOKED_BACK = 50
@@ -42,15 +45,18 @@ def read(
     served = releases.read(fleet, model or served_model(planned, past))
     own: dict[str, str] = {}
     if kind == "runtime":
-        root = paths.repository_root()
-        version, digest, size = runtimes.runtime_version(root), runtimes.source_digest(root), RUNTIME_BYTES
+        asked = {host: extras.of_host(host, variables) for host, variables in hosts.items()}
+        version, digest, own = _runtimes(asked)
+        size = RUNTIME_BYTES + max(map(extras.size_bytes, asked.values()), default=0)
     else:
         digest, own = configuration.versions(hosts)
         version, size = digest[:12], 0
     if expected not in {None, version}:
         raise RefusedError(
             f"rule expected-version: {kind}:{expected} was asked for, and there is {kind}:{version}",
-            where="this tree" if kind == "runtime" else "inference_runtime_server in the inventory",
+            where=f"this tree, with {extras.VARIABLE} in the inventory"
+            if kind == "runtime"
+            else "inference_runtime_server in the inventory",
             next_step=f"bring it back to what makes {kind}:{expected}, or release what there is: change={kind}",
         )
     return Release(
@@ -66,6 +72,18 @@ def read(
         model_sha256=served.sha256,
         versions=own,
     )
+
+
+def _runtimes(asked: Mapping[str, tuple[str, ...]]) -> tuple[str, str, dict[str, str]]:
+    """The release's version and hash, and host → its own version where hosts ask for different extras (``asked``)."""
+    root = paths.repository_root()
+    digests = {each: runtimes.source_digest(root, each) for each in {*asked.values()} or {()}}
+    if len(digests) == 1:
+        (digest,) = digests.values()
+        return runtimes.named(root, digest), digest, {}
+    digest = hashlib.sha256(json.dumps(sorted(digests.values())).encode()).hexdigest()
+    own = {host: runtimes.named(root, digests[each]) for host, each in asked.items()}
+    return runtimes.named(root, digest), digest, own
 
 
 def served_model(hosts: Iterable[str], past: Iterable[State]) -> str:

@@ -1,7 +1,8 @@
-"""A lock with hashes, narrowed to one target."""
+"""Locks with hashes, narrowed to one target."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from packaging.requirements import InvalidRequirement, Requirement
@@ -16,6 +17,10 @@ class Locked:
 
     requirement: str
     hashes: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        return self.requirement.partition("==")[0]
 
     def line(self) -> str:
         """The line of a requirements file that pip takes under ``--require-hashes``."""
@@ -48,3 +53,21 @@ def parse(text: str, target: Target, *, where: str) -> list[Locked]:
             )
         found.append(Locked(f"{requirement.name}{requirement.specifier}", hashes))
     return found
+
+
+def union(locks: Mapping[str, Sequence[Locked]]) -> list[Locked]:
+    """All packages of several locks (file → its packages), each once, in the order of the first that has it.
+
+    Raises:
+        UsageError: they do not agree on one.
+    """
+    found: dict[str, Locked] = {}
+    for where, packages in locks.items():
+        for each in packages:
+            if (other := found.setdefault(each.name, each)) != each:
+                raise UsageError(
+                    f"{each.requirement} here is {other.requirement}, or has other hashes, in another lock",
+                    where=where,
+                    next_step="make lock",
+                )
+    return list(found.values())

@@ -9,17 +9,20 @@ from __future__ import annotations
 import hashlib
 import json
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 
 _IGNORED = {"__pycache__"}
 
 
-def source_digest(root: Path) -> str:
-    """sha256 over what decides the wheel and its dependencies: package files, project table, device lock."""
+def source_digest(root: Path, extras: Sequence[str] = ()) -> str:
+    """sha256 over what decides the wheel and its dependencies: package files, project table, locks."""
     digest = hashlib.sha256()
     project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     _feed(digest, "project", json.dumps(project, sort_keys=True).encode())
     _feed(digest, "lock", (root / "requirements/device.txt").read_bytes())
+    for extra in extras:
+        _feed(digest, f"lock {extra}", (root / f"requirements/{extra}.txt").read_bytes())
     package = root / "src/hedgerow"
     for path in sorted(package.rglob("*")):
         if path.is_file() and not _IGNORED & set(path.parts) and path.suffix != ".pyc":
@@ -33,7 +36,15 @@ def _feed(digest: hashlib._Hash, name: str, data: bytes) -> None:
     digest.update(data)
 
 
-def runtime_version(root: Path) -> str:
-    """``0.1.0+3f9c2d81aa04``: the package's version and the content's short hash, the same for every target."""
+def runtime_version(root: Path, extras: Sequence[str] = ()) -> str:
+    """``0.1.0+3f9c2d81aa04``: the package's version and the content's short hash, the same for every target.
+
+    ``extras`` are in the order of ``extras.chosen``; each set of them has a version of its own.
+    """
+    return named(root, source_digest(root, extras))
+
+
+def named(root: Path, digest: str) -> str:
+    """The version that a content's hash makes."""
     project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    return f"{project['version']}+{source_digest(root)[:12]}"
+    return f"{project['version']}+{digest[:12]}"

@@ -43,7 +43,10 @@ REQUIREMENTS = "requirements.txt"
 
 
 class Wheelhouse(msgspec.Struct, frozen=True, kw_only=True):
-    """A finished archive on the controller. ``size`` is in bytes, ``wheels`` counts the files."""
+    """A finished archive on the controller. ``size`` is in bytes, ``wheels`` counts the files.
+
+    ``extras`` are those of the package that are in it beside ``device``.
+    """
 
     version: str
     python: str
@@ -52,29 +55,32 @@ class Wheelhouse(msgspec.Struct, frozen=True, kw_only=True):
     sha256: str
     size: int
     wheels: int
+    extras: tuple[str, ...] = ()
 
 
-def describe(target: Target, root: Path | None = None) -> tuple[str, Path]:
+def describe(target: Target, root: Path | None = None, *, extras: Sequence[str] = ()) -> tuple[str, Path]:
     """The runtime version of this tree and the folder of its wheelhouse, built or not."""
-    version = runtime_version(root or repository_root())
+    version = runtime_version(root or repository_root(), extras)
     return version, cache_dir() / "wheelhouses" / f"{version}-{target.name}"
 
 
-def build(target: Target, root: Path | None = None) -> tuple[Wheelhouse, bool]:
-    """Return the wheelhouse of this tree for ``target`` and whether it was built just now."""
+def build(target: Target, root: Path | None = None, *, extras: Sequence[str] = ()) -> tuple[Wheelhouse, bool]:
+    """Return the wheelhouse of this tree for ``target`` and whether it was built just now.
+
+    ``extras`` are as ``extras.chosen`` gives them.
+    """
     root = root or repository_root()
-    version, folder = describe(target, root)
+    version, folder = describe(target, root, extras=extras)
     if (found := _read(folder)) is not None:
         return found, False
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _locked(folder.parent / f".{folder.name}.lock"):
         if (found := _read(folder)) is not None:
             return found, False
-        text = (root / "requirements/device.txt").read_text(encoding="utf-8")
-        locked = lock.parse(text, target, where="requirements/device.txt")
+        locked = _locked_packages(root, target, extras)
         with _fresh_folder(folder) as work:
             wheels = [*_dependencies(locked, target, folder.parent), _own_wheel(root, work)]
-            if runtime_version(root) != version:
+            if runtime_version(root, extras) != version:
                 raise MachineError(
                     "the tree changed while its wheel was built, so the wheel has no certain version",
                     where=str(root / "src"),
@@ -92,6 +98,7 @@ def build(target: Target, root: Path | None = None) -> tuple[Wheelhouse, bool]:
                 sha256=_sha256(archive),
                 size=archive.stat().st_size,
                 wheels=len(wheels),
+                extras=tuple(extras),
             )
             atomic.write_bytes(work / "wheelhouse.json", msgspec.json.encode(house))
         _prune(folder, target)
@@ -115,6 +122,14 @@ def _prune(newest: Path, target: Target) -> None:
     for folder in [folder for folder in finished if folder != newest][: -(KEEP - 1)]:
         shutil.rmtree(folder, ignore_errors=True)
         (folder.parent / f".{folder.name}.lock").unlink(missing_ok=True)
+
+
+def _locked_packages(root: Path, target: Target, extras: Sequence[str]) -> list[lock.Locked]:
+    """What the device's lock and those of ``extras`` have for ``target``."""
+    files = [f"requirements/{name}.txt" for name in ("device", *extras)]
+    return lock.union(
+        {file: lock.parse((root / file).read_text(encoding="utf-8"), target, where=file) for file in files}
+    )
 
 
 def _dependencies(locked: Sequence[lock.Locked], target: Target, cache: Path) -> list[Path]:
@@ -151,7 +166,7 @@ def _pip_download(requirements: Path, target: Target, destination: Path) -> None
     error = NetworkError if re.search(r"(?i)connection|timed out|resolve|retr", done.stderr) else MachineError
     raise error(
         f"pip could not download the wheels for {target.name}: {_last_lines(done.stderr)}",
-        where="requirements/device.txt",
+        where="requirements",
         next_step="run the same command again; where a package has no wheel for this target: make lock",
     )
 

@@ -163,10 +163,22 @@ def test_options_of_roles_are_known(tmp_path, monkeypatch):
         "argument_specs:\n  main:\n    options:\n"
         "      weather_port: {type: int, description: Where it listens.}\n"
         "      weather_mood: {choices: [sunny, gloomy]}\n"
+        "      weather_kinds: {type: list, elements: str, choices: [rain, hail]}\n"
     )
     options = schema.role_options(tmp_path)
     assert options["weather_port"]["type"] == ["integer", "null"]
     assert options["weather_mood"]["enum"] == ["sunny", "gloomy", None]
+    assert options["weather_kinds"]["items"] == {"enum": ["rain", "hail"]}
+    assert "enum" not in options["weather_kinds"]
+
+
+def test_an_extra_that_no_runtime_has_is_refused_with_those_that_are(copy, check_files):
+    copy.write("group_vars/site_orchard.yml", "inference_runtime_extras: [traces]\n")
+    assert check_files() == []
+    copy.write("group_vars/site_orchard.yml", "inference_runtime_extras:\n  - traces\n  - visoin\n")
+    problem = _only(check_files())
+    assert (problem.line, problem.value, problem.allowed) == (3, "visoin", "traces, vision")
+    assert problem.hint == "did you mean vision?"
 
 
 def test_a_role_that_cannot_be_read_is_named(tmp_path):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 import pytest
@@ -22,6 +22,8 @@ from hedgerow.rollout.plan import Plan, Release, Target
 from hedgerow.rollout.policy import Policy
 from hedgerow.rollout.remote import Completed
 from hedgerow.runtime import target as runtimes
+from hedgerow.runtime import wheelhouse
+from hedgerow.runtime.version import runtime_version
 
 FLEET, NEW = "meadow-unit", "assistant@1.1.0"
 
@@ -123,6 +125,28 @@ def test_a_release_that_is_no_model_has_the_model_s_questions(published: str) ->
 
 
 @pytest.mark.usefixtures("published")
+def test_a_runtime_has_a_version_for_each_set_of_extras() -> None:
+    root = repository_root()
+    hosts = {"a": variables(1), "b": variables(2)}
+
+    def asking(**extras: list[str]) -> Release:
+        asked = {name: of | {"inference_runtime_extras": extras.get(name, [])} for name, of in hosts.items()}
+        return release_restarting.read(FLEET, "runtime", asked, [], planned=hosts, model=NEW)
+
+    plain = release_restarting.read(FLEET, "runtime", hosts, [], planned=hosts, model=NEW)
+    assert asking() == plain
+    same = asking(a=["traces"], b=["traces"])
+    assert (same.bundle, same.versions) == (f"runtime:{runtime_version(root, ['traces'])}", {})
+    mixed = asking(b=["vision", "traces"])
+    assert kinds.wanted(mixed, "a") == plain.bundle
+    assert mixed.size_bytes > same.size_bytes > plain.size_bytes
+    assert kinds.wanted(mixed, "b") == f"runtime:{runtime_version(root, ['traces', 'vision'])}"
+    assert len({each.sha256 for each in (plain, same, mixed)}) == 3
+    with pytest.raises(UsageError, match="'tracing' is no extra"):
+        asking(b=["tracing"])
+
+
+@pytest.mark.usefixtures("published")
 def test_a_plan_of_it_says_what_it_does_and_is_read_again() -> None:
     targets = [Target(name="a", site="orchard"), Target(name="b", site="orchard")]
     wish = prepare.Wish.of("configuration", model=NEW, hosts={"a": variables(1), "b": variables(2)})
@@ -198,6 +222,44 @@ def test_a_runtime_that_is_there_is_not_brought_again() -> None:
     line = Line()
     assert Delivery("a", line, variables(1))("runtime:1", timeout_s=9)["changed"] is True
     assert line.asked == [("stage", "runtime:1", "--json")]
+
+
+def test_a_runtime_is_brought_with_the_extras_that_its_host_asks_for(monkeypatch, tmp_path) -> None:
+    class Lacking(Line):
+        staged: ClassVar[dict[str, Any]] = {}
+
+        def device(self, arguments, *, timeout_s: int, stdin: bytes) -> Completed:
+            if self.staged:
+                return super().device(arguments, timeout_s=timeout_s, stdin=stdin)
+            return Completed(2, "", '{"what": "it is not on this device", "where": "", "next": null}')
+
+        def target(self):
+            return runtimes.Target("3.13", "aarch64")
+
+        def put(self, local: str) -> str:
+            return local
+
+        def remote(self, module: str, function: str, **arguments: Any) -> dict[str, Any]:
+            self.staged.update(arguments)
+            return {"changed": True}
+
+    def build(target, root=None, *, extras=()):
+        version = runtime_version(repository_root(), extras)
+        return (
+            wheelhouse.Wheelhouse(
+                version=version, python="3.13", architecture="aarch64", archive="x", sha256="0", size=9, wheels=1
+            ),
+            True,
+        )
+
+    monkeypatch.setattr(wheelhouse, "build", build)
+    of = variables(1) | {"inference_runtime_extras": ["traces"]}
+    wanted = f"runtime:{runtime_version(repository_root(), ['traces'])}"
+    assert Delivery("a", Lacking(), of)(wanted, timeout_s=9)["new_bytes"] == 9
+    assert Lacking.staged["smoke_imports"] == [*delivery.SMOKE_IMPORTS, "hedgerow.server.telemetry.otlp"]
+    Lacking.staged.clear()
+    with pytest.raises(DeviceError, match="inference_runtime_extras"):
+        Delivery("a", Lacking(), variables(1))(wanted, timeout_s=9)
 
 
 # -- told and simulated -----------------------------------------------------------

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from hedgerow.errors import UsageError
-from hedgerow.runtime.lock import parse
+from hedgerow.runtime.lock import Locked, parse, union
 from hedgerow.runtime.target import Target
 
 TEXT = """\
@@ -50,3 +50,15 @@ def test_the_real_lock_parses_for_every_target() -> None:
     for python in ("3.11", "3.12", "3.13"):
         names = {e.requirement.partition("=")[0] for e in parse(text, Target(python, "aarch64"), where="x")}
         assert {"onnxruntime", "onnxruntime-genai", "numpy", "msgspec"} <= names
+
+
+def test_a_package_of_several_locks_is_there_once() -> None:
+    a, b = Locked("a==1", ("sha256:aa",)), Locked("b==1", ("sha256:bb",))
+    assert union({"x": [a], "y": [b, a]}) == [a, b]
+
+
+@pytest.mark.parametrize("other", [Locked("a==2", ("sha256:aa",)), Locked("a==1", ("sha256:bb",))])
+def test_locks_that_do_not_agree_are_refused(other: Locked) -> None:
+    with pytest.raises(UsageError) as caught:
+        union({"x": [Locked("a==1", ("sha256:aa",))], "y": [other]})
+    assert (caught.value.where, caught.value.next_step) == ("y", "make lock")

@@ -3,6 +3,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import pytest
+
 from hedgerow.runtime.version import runtime_version
 
 
@@ -28,3 +30,21 @@ def test_code_names_lock_and_project_count(tree: Path) -> None:
     (tree / "pyproject.toml").write_text('[project]\nname = "hedgerow"\nversion = "0.2.0"\n')
     seen.add(runtime_version(tree))
     assert len(seen) == 5
+
+
+@pytest.mark.parametrize("extra", ["traces", "vision"])
+def test_the_lock_of_an_extra_counts_where_it_is_asked_for(tree: Path, extra: str) -> None:
+    without, asked = runtime_version(tree), runtime_version(tree, [extra])
+    assert asked != without
+    (tree / f"requirements/{extra}.txt").write_text("# newer\n")
+    assert runtime_version(tree) == without
+    assert runtime_version(tree, [extra]) != asked
+
+
+def test_each_set_of_extras_has_a_version_of_its_own(tree: Path) -> None:
+    assert len({runtime_version(tree, each) for each in ([], ["traces"], ["vision"], ["traces", "vision"])}) == 4
+
+
+def test_without_extras_a_tree_is_called_as_it_was_before_there_were_any(tree: Path) -> None:
+    """Else every device of a fleet would be given a new runtime by an update that changes nothing for it."""
+    assert runtime_version(tree) == "0.1.0+6f91781098d2"

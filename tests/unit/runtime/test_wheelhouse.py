@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hedgerow.errors import MachineError, NetworkError
+from hedgerow.errors import MachineError, NetworkError, UsageError
 from hedgerow.runtime import install, wheelhouse
 from hedgerow.runtime.target import Target
 
@@ -24,9 +24,15 @@ def built(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[s
     digest = hashlib.sha256(wheel).hexdigest()
     (tree / "requirements/device.txt").write_text(f"dep==1.0 --hash=sha256:{digest} --hash=sha256:{'0' * 64}\n")
 
+    (tree / "requirements/traces.txt").write_text(
+        (tree / "requirements/device.txt").read_text() + f"more==2.0 --hash=sha256:{digest}\n"
+    )
+
     def download(requirements: Path, target: Target, destination: Path) -> None:
-        asked.append(f"download {target.name}: {requirements.read_text().split()[0]}")
-        (destination / "dep-1.0-py3-none-any.whl").write_bytes(wheel)
+        names = [line.split()[0] for line in requirements.read_text().splitlines()]
+        asked.append(f"download {target.name}: {' '.join(names)}")
+        for name in names:
+            (destination / f"{name.replace('==', '-')}-py3-none-any.whl").write_bytes(wheel)
 
     def own(root: Path, destination: Path) -> Path:
         asked.append("own")
@@ -79,6 +85,40 @@ def test_what_the_controller_packs_the_device_unpacks(tree: Path, built: list[st
     # One sum each, of the very file that is there.
     assert [line.count("--hash=") for line in lines] == [1, 1]
     assert "0" * 64 not in lines[0]
+
+
+def test_an_extra_is_packed_where_it_is_asked_for(tree: Path, built: list[str], tmp_path: Path) -> None:
+    plain, _ = wheelhouse.build(TARGET, tree)
+    house, fresh = wheelhouse.build(TARGET, tree, extras=["traces"])
+    assert (fresh, house.extras, house.wheels) == (True, ("traces",), plain.wheels + 1)
+    assert house.version != plain.version
+    (tmp_path / "out").mkdir()
+    install.unpack(Path(house.archive), tmp_path / "out", house.version)
+    lines = (tmp_path / "out/requirements.txt").read_text().splitlines()
+    assert [line.split()[0] for line in lines] == ["dep==1.0", "more==2.0", "hedgerow==0.1.0"]
+    assert wheelhouse.build(TARGET, tree, extras=["traces"]) == (house, False)
+    assert wheelhouse.build(TARGET, tree) == (plain, False)
+    assert built == [
+        "download cp313-aarch64: dep==1.0",
+        "own",
+        "download cp313-aarch64: dep==1.0 more==2.0",
+        "own",
+    ]
+
+
+def test_without_extras_the_archive_says_nothing_of_them(tree: Path, built: list[str]) -> None:
+    house, _ = wheelhouse.build(TARGET, tree)
+    assert built
+    with tarfile.open(house.archive) as tar:
+        manifest = json.loads(tar.extractfile("manifest.json").read())
+    assert set(manifest) == {"schema", "version", "python", "architecture", "files"}
+
+
+def test_a_lock_that_an_older_one_contradicts_is_not_packed(tree: Path, built: list[str]) -> None:
+    (tree / "requirements/traces.txt").write_text(f"dep==1.1 --hash=sha256:{'1' * 64}\n")
+    with pytest.raises(UsageError, match=r"dep==1\.1"):
+        wheelhouse.build(TARGET, tree, extras=["traces"])
+    assert built == []
 
 
 def test_two_at_once_build_once(tree: Path, built: list[str]) -> None:
