@@ -7,6 +7,8 @@ import random
 import threading
 import uuid
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
@@ -14,7 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from opentelemetry.sdk.trace.sampling import Decision, TraceIdRatioBased
 
+from hedgerow.converge import apparmor
 from hedgerow.errors import UsageError
+from hedgerow.runtime import extras
 from hedgerow.server import config as configs
 from hedgerow.server import errors
 from hedgerow.server.telemetry import sampling, tracecontext
@@ -22,6 +26,8 @@ from hedgerow.server.telemetry.caller import Caller, identify
 from hedgerow.server.telemetry.finished import Finished, prompt_size
 from hedgerow.server.telemetry.queues import Batches
 from hedgerow.server.telemetry.sampling import CUT, LONG_PROMPT, SHORT, SLOW, USUAL, Sampler
+
+ROOT = Path(__file__).parents[3]
 
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 PATIENCE_S = 30.0
@@ -321,14 +327,29 @@ def test_what_is_wrong_is_named(telemetry, says) -> None:
         decode(telemetry)
 
 
+def documented(place: int) -> dict[str, Any]:
+    """A YAML example of the guide."""
+    text = (ROOT / "docs" / "telemetry.md").read_text(encoding="utf-8")
+    return yaml.safe_load(text.split("```yaml\n")[place + 1].partition("```")[0])
+
+
 def test_the_documented_example_is_valid() -> None:
-    text = (Path(__file__).parents[3] / "docs" / "telemetry.md").read_text(encoding="utf-8")
-    example = text.partition("```yaml\n")[2].partition("```")[0]
     head = "{host: pi-1, serial: s, fleet: f, site: s, model: m}"
-    document = {**yaml.safe_load(head), **yaml.safe_load(example)}
+    document = {**yaml.safe_load(head), **documented(0)}
     telemetry = configs.decode(yaml.safe_dump(document).encode(), where="server.yml").telemetry
     assert telemetry.traces is not None
     assert telemetry.samples is not None
+
+
+def test_the_documented_inventory_fits_the_roles() -> None:
+    inventory = documented(1)
+    assert extras.of_host("pi-1", inventory) == ("traces",)
+    rules = inventory["apparmor_rules_group"]
+    profiles = apparmor.texts(str(ROOT / "files/apparmor.d"), {"hedgerow-server": "enforce"}, "4.0", rules)
+    assert all(f"  {rule},\n" in profiles["hedgerow-server"] for rule in rules["hedgerow-server"])
+    (egress,) = inventory["hardening_egress_group"]
+    url = urlsplit(documented(0)["telemetry"]["traces"]["endpoint"])
+    assert (egress["to"], egress["ports"]) == ([url.hostname], [url.port])
 
 
 def test_plain_on_loopback_is_allowed() -> None:
