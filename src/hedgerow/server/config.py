@@ -22,11 +22,32 @@ from hedgerow.server.telemetry.config import Telemetry
 LOOPBACK_HTTP = "127.0.0.1:8000"
 
 
+# TCP's; 0 has the system choose a free one.
+_MOST_PORT = 65535
+Port = Annotated[int, msgspec.Meta(ge=0, le=_MOST_PORT)]
+
+
+def _check_ip(address: str) -> None:
+    try:
+        ipaddress.ip_address(address)
+    except ValueError as error:
+        raise ValueError(f"address is {address!r}, not an IP address") from error
+
+
+def _port(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) <= _MOST_PORT):
+        raise ValueError("no port")
+    return int(text)
+
+
 class Address(Struct, frozen=True, forbid_unknown_fields=True):
     """Where to listen. ``address`` is an IP address."""
 
     address: str
-    port: int
+    port: Port
+
+    def __post_init__(self) -> None:
+        _check_ip(self.address)
 
     @property
     def is_loopback(self) -> bool:
@@ -41,7 +62,7 @@ class Address(Struct, frozen=True, forbid_unknown_fields=True):
         """
         address, _, port = text.rpartition(":")
         try:
-            return cls(str(ipaddress.ip_address(address.strip("[]"))), int(port))
+            return cls(str(ipaddress.ip_address(address.strip("[]"))), _port(port))
         except ValueError as error:
             raise UsageError(f"{text!r} is no address and port", next_step=f"write it like {LOOPBACK_HTTP}") from error
 
@@ -53,10 +74,13 @@ class Tls(Struct, frozen=True, forbid_unknown_fields=True):
     """Mutual TLS. A relative path lies in systemd's ``$CREDENTIALS_DIRECTORY``, where ``LoadCredential=`` puts it."""
 
     address: str = "0.0.0.0"  # noqa: S104 - every caller must show a certificate of the fleet
-    port: int = 8443
+    port: Port = 8443
     certificate: str = "device.crt"
     key: str = "device.key"
     client_ca: str = "ca.crt"
+
+    def __post_init__(self) -> None:
+        _check_ip(self.address)
 
     @property
     def listen(self) -> Address:
@@ -66,7 +90,10 @@ class Tls(Struct, frozen=True, forbid_unknown_fields=True):
 class GrpcTls(Tls, frozen=True, forbid_unknown_fields=True):
     """The same for gRPC, on the port that the fleet's firewall knows."""
 
-    port: int = 8444
+    port: Port = 8444
+
+
+_Positive = Annotated[int, msgspec.Meta(ge=1)]
 
 
 class Limits(Struct, frozen=True, forbid_unknown_fields=True):
@@ -77,13 +104,13 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True):
     take when the server stops; ``answer_s`` that any one may take, waiting included.
     """
 
-    body_bytes: int = 64 * 1024 * 1024
-    json_bytes: int = 16 * 1024 * 1024
-    generations: int = 4
-    queue: int = 16
-    max_tokens: int = 2048
-    drain_s: float = 20.0
-    answer_s: float = 600.0
+    body_bytes: _Positive = 64 * 1024 * 1024
+    json_bytes: _Positive = 16 * 1024 * 1024
+    generations: _Positive = 4
+    queue: Annotated[int, msgspec.Meta(ge=0)] = 16
+    max_tokens: _Positive = 2048
+    drain_s: Annotated[float, msgspec.Meta(ge=0)] = 20.0
+    answer_s: Annotated[float, msgspec.Meta(gt=0)] = 600.0
 
     @property
     def json_body_bytes(self) -> int:
@@ -133,7 +160,7 @@ class ServerConfig(Struct, frozen=True, forbid_unknown_fields=True):
     grpcs: GrpcTls | None = GrpcTls()
     control_socket: Path | None = Path("/run/hedgerow/server.sock")
     heartbeat: Path = heartbeat.FILE
-    threads: int | None = None
+    threads: _Positive | None = None
     limits: Limits = Limits()
     batching: BatchingConfig = BatchingConfig()
     degradation: Policy | None = Policy()

@@ -40,7 +40,17 @@ def test_a_configuration_needs_five_keys(tmp_path) -> None:
         (REQUIRED + "modle: x\n", "unknown field `modle`"),
         (REQUIRED + "limits: {queue: many}\n", r"Expected `int`, got `str` - at `\$\.limits\.queue`"),
         (REQUIRED + "http: {address: 10.0.0.1, port: 80}\n", "on loopback alone; 10.0.0.1 is not"),
-        (REQUIRED + "http: {address: localhost, port: 80}\n", "does not appear to be an IPv4 or IPv6 address"),
+        (REQUIRED + "http: {address: localhost, port: 80}\n", r"'localhost', not an IP address - at `\$\.http`"),
+        (REQUIRED + "http: {address: 127.0.0.1, port: 65536}\n", r"<= 65535 - at `\$\.http\.port`"),
+        (REQUIRED + "http: {address: 127.0.0.1, port: -1}\n", r">= 0 - at `\$\.http\.port`"),
+        (REQUIRED + "https: {port: 70000}\n", r"<= 65535 - at `\$\.https\.port`"),
+        (REQUIRED + "grpcs: {address: here}\n", r"'here', not an IP address - at `\$\.grpcs`"),
+        (REQUIRED + "threads: 0\n", r">= 1 - at `\$\.threads`"),
+        (REQUIRED + "limits: {queue: -1}\n", r">= 0 - at `\$\.limits\.queue`"),
+        (REQUIRED + "limits: {generations: 0}\n", r">= 1 - at `\$\.limits\.generations`"),
+        (REQUIRED + "limits: {body_bytes: 0}\n", r">= 1 - at `\$\.limits\.body_bytes`"),
+        (REQUIRED + "limits: {answer_s: 0}\n", r"> 0\.0 - at `\$\.limits\.answer_s`"),
+        (REQUIRED + "limits: {drain_s: -1}\n", r">= 0\.0 - at `\$\.limits\.drain_s`"),
         ("a: [", "is not valid"),
     ],
 )
@@ -65,7 +75,10 @@ def test_addresses(text: str, address: Address) -> None:
     assert address.is_loopback
 
 
-@pytest.mark.parametrize("text", ["8000", "localhost:80", "127.0.0.1:", "127.0.0.1:x", ""])
+@pytest.mark.parametrize(
+    "text",
+    ["8000", "localhost:80", "127.0.0.1:", "127.0.0.1:x", "127.0.0.1:65536", "127.0.0.1:-1", "127.0.0.1: 80", ""],
+)
 def test_what_is_no_address(text: str) -> None:
     with pytest.raises(UsageError, match="is no address and port"):
         Address.parse(text)
