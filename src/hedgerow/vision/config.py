@@ -11,6 +11,7 @@ from msgspec import Meta, Struct
 
 from hedgerow import configfile
 from hedgerow.errors import UsageError
+from hedgerow.secretfile import refuse_public
 from hedgerow.server.config import Address
 
 Ratio = Annotated[float, Meta(ge=0, le=1)]
@@ -198,6 +199,15 @@ class VisionConfig(_Base, frozen=True):
             if unknown:
                 raise ValueError(f"forward.when.classes has what is no label: {', '.join(sorted(unknown))}")
 
+    @property
+    def secret_files(self) -> list[Path]:
+        """The files of passwords and tokens."""
+        sources = [camera.source for camera in self.cameras]
+        found = [source.password_file for source in sources if isinstance(source, Rtsp)]
+        if self.forward is not None and isinstance(self.forward.to, Https):
+            found.append(self.forward.to.token_file)
+        return [path for path in found if path is not None]
+
 
 def load(path: Path) -> VisionConfig:
     """Read the configuration.
@@ -221,10 +231,12 @@ def secret(path: Path) -> str:
     """The one line of a file that holds a password or token.
 
     Raises:
-        UsageError: it cannot be read, or is not one line.
+        UsageError: it cannot be read, everybody may read it, or it is not one line.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        with path.open("rb") as file:
+            refuse_public(file, path)
+            lines = file.read().decode().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8"
         raise UsageError(f"a secret cannot be read: {reason}", where=str(path)) from error

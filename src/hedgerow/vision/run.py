@@ -14,7 +14,7 @@ from hedgerow.device.notify import notify
 from hedgerow.errors import MachineError
 from hedgerow.server.config import Address
 from hedgerow.vision.client import ModelClient
-from hedgerow.vision.config import VisionConfig
+from hedgerow.vision.config import VisionConfig, secret
 from hedgerow.vision.detector import Detector
 from hedgerow.vision.drift import ConfidenceDrift
 from hedgerow.vision.forward import Forwarder
@@ -28,8 +28,12 @@ def run(config: VisionConfig, *, tell: Callable[[Seen], None] = lambda _: None) 
     """Watch until SIGTERM or SIGINT, or until every source was a file and has ended. ``tell`` is called on any thread.
 
     Raises:
+        UsageError: a secret's file is not there, or not as it must be.
         MachineError: a file cannot be read, a thread broke, or the metrics' port is taken.
     """
+    for path in config.secret_files:
+        # They are read when they are needed, again and again; what is wrong from the start is said now.
+        secret(path)
     stop = threading.Event()
     metrics = Metrics()
     with contextlib.ExitStack() as closing:

@@ -25,7 +25,7 @@ from tritonclient.utils import InferenceServerException
 
 from hedgerow.device import control
 from hedgerow.device.health import Code
-from hedgerow.errors import HedgerowError
+from hedgerow.errors import HedgerowError, UsageError
 from hedgerow.server import run
 from hedgerow.server.config import Address, Limits
 from hedgerow.server.fallback.audit import Departure
@@ -50,6 +50,11 @@ PRICE = Price(prompt_per_1k=1.0, completion_per_1k=2.0)
 ALWAYS = When(prompt_characters=1)
 
 
+def secret(path: Path, text: str) -> None:
+    path.write_text(text)
+    path.chmod(0o600)
+
+
 class Site:
     """A server with its way out; ``health`` is what its report names."""
 
@@ -58,7 +63,7 @@ class Site:
         self.state = folder / "state"
         self.health: frozenset[Code] = frozenset()
         self.running = running
-        (folder / "token").write_text(f"{TOKEN}\n")
+        secret(folder / "token", f"{TOKEN}\n")
         support.write_device_certificate(ca, folder)
         self.cloud = Cloud(folder, ca.folder / "ca.crt")
         running.append(self.cloud)
@@ -437,6 +442,9 @@ def test_a_token_that_is_refused_or_gone(site) -> None:
     (site.folder / "token").unlink()
     assert text(client.post(CHAT, json=asked())) == "device"
     (site.folder / "token").write_text(TOKEN)
+    (site.folder / "token").chmod(0o604)
+    assert text(client.post(CHAT, json=asked())) == "device"
+    (site.folder / "token").chmod(0o640)
     assert text(client.post(CHAT, json=asked())) == "from the cloud"
     assert site.cloud.seen[0]["body"]["messages"]
 
@@ -626,6 +634,18 @@ def test_a_file_that_is_missing_is_named(site, wrong, says) -> None:
     assert TOKEN not in str(caught.value)
 
 
+def test_a_token_that_everybody_may_read_is_none(site) -> None:
+    (site.folder / "token").chmod(0o644)
+
+    async def opened() -> None:
+        Fallback.open(site.config(), None, health=None)
+
+    with pytest.raises(UsageError, match=r"a secret \(mode 0644\)") as caught:
+        asyncio.run(opened())
+    assert caught.value.where == str(site.folder / "token")
+    assert str(caught.value.next_step).startswith("chmod o= ")
+
+
 def test_a_device_serves_on_when_its_way_out_is_shut(site, caplog) -> None:
     class Serving:
         fallback = site.config(endpoint={"token": str(site.folder / "missing")})
@@ -640,7 +660,7 @@ def test_a_device_serves_on_when_its_way_out_is_shut(site, caplog) -> None:
 def test_a_device_lets_out_what_its_configuration_says(site, running, unit_ca) -> None:
     credentials = site.folder / "credentials"
     credentials.mkdir()
-    (credentials / "fallback.token").write_text(TOKEN)
+    secret(credentials / "fallback.token", TOKEN)
     (credentials / "fallback-ca.crt").write_bytes(site.cloud.ca.read_bytes())
     policy = {
         "endpoint": "cloud",

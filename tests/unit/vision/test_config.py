@@ -82,6 +82,7 @@ def test_rtsps_is_verified():
 def test_a_secret_is_one_line(tmp_path, content):
     path = tmp_path / "secret"
     path.write_text(content)
+    path.chmod(0o600)
     with pytest.raises(UsageError, match="exactly one line"):
         config.secret(path)
 
@@ -89,7 +90,28 @@ def test_a_secret_is_one_line(tmp_path, content):
 def test_a_secret(tmp_path):
     path = tmp_path / "secret"
     path.write_text("p@ss:word/\n")
+    path.chmod(0o600)
     assert config.secret(path) == "p@ss:word/"
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o602])
+def test_a_secret_that_everybody_may_use_is_none(tmp_path, mode):
+    path = tmp_path / "secret"
+    path.write_text("p@ss:word/\n")
+    path.chmod(mode)
+    with pytest.raises(UsageError, match="everybody on this machine") as refused:
+        config.secret(path)
+    assert refused.value.next_step.startswith(f"chmod o= {path}")
+    assert "word/" not in str(refused.value)
+
+
+def test_the_secrets_of_a_configuration(tmp_path):
+    door = "kind: rtsp, url: 'rtsp://cam.example/1', user: me, password_file: /run/door"
+    text = re.sub(r"kind: rtsp, url: '?\"?rtsp://cam.example/1'?\"?", door, GOOD)
+    to = "kind: https, url: 'https://sink.example/', token_file: /run/sink"
+    found = load(tmp_path, text.replace("kind: folder, path: /var/lib/frames", to)).secret_files
+    assert [str(path) for path in found] == ["/run/door", "/run/sink"]
+    assert load(tmp_path, GOOD).secret_files == []
 
 
 def test_the_manuals_examples(tmp_path):

@@ -188,6 +188,7 @@ def test_a_post_with_a_token(tmp_path, sink_server):
     serving = sink_server(201)
     token = tmp_path / "token"
     token.write_text("abc\n")
+    token.chmod(0o600)
     to = Https(url=serving.url, ca_file=serving.ca, token_file=token)
     assert send(Forwarder(settings(to)), frame(5)) == ["sent"]
     ((path, headers, body),) = serving.server.requests

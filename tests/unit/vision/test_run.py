@@ -237,11 +237,17 @@ def test_it_serves_metrics_and_ends_by_sigterm(tmp_path, running):
     assert "camera tape: No such file or directory; again in 1 s" in err
 
 
+SINK = {"kind": "https", "url": "https://sink.example/"}
+
+
 @pytest.mark.parametrize(
     "change,code,text",
     [
         ({"model": {"name": "detector", "decoder": "none"}}, 2, "the configuration is not valid"),
         ({}, 1, "tape: No such file or directory"),
+        # A file that everybody may read.
+        ({"forward": {"when": {"drift": True}, "to": SINK | {"token_file": "/proc/version"}}}, 2, "holds a secret"),
+        ({"forward": {"when": {"drift": True}, "to": SINK | {"token_file": "/nowhere"}}}, 2, "cannot be read"),
     ],
 )
 def test_what_ends_it_with_an_error(tmp_path, running, change, code, text):

@@ -192,6 +192,7 @@ def test_a_camera_that_accepts_and_says_nothing_is_left(running):
 def test_a_url_and_its_password_stay_out_of_errors(tmp_path):
     secret = tmp_path / "password"
     secret.write_text("p@ss/word\n")
+    secret.chmod(0o600)
     source = Rtsp(url=f"rtsp://127.0.0.1:{support.free_port()}/live", user="me", password_file=secret, timeout_s=2.0)
     assert "me:p%40ss%2Fword@127.0.0.1" in _arguments(source)[0]
     with pytest.raises(SourceFailed) as failed, opener(source)():

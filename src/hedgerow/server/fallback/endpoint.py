@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from hedgerow.errors import MachineError
+from hedgerow.errors import MachineError, UsageError
+from hedgerow.secretfile import refuse_public
 from hedgerow.server.fallback.wire import Answer, Events, Malformed
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ class Endpoint:
 
     Raises:
         MachineError: certificate, key, CA or token cannot be used.
+        UsageError: everybody may read the token.
     """
 
     def __init__(
@@ -87,7 +89,7 @@ class Endpoint:
         """Read certificate, key and CA again; connections that are up stay.
 
         Raises:
-            MachineError: they, or the token, cannot be used; what was loaded before stays in use.
+            MachineError, UsageError: they, or the token, cannot be used; what was loaded before stays in use.
         """
         try:
             ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(self._certificate, self._key)
@@ -146,8 +148,9 @@ class Endpoint:
     def _head(self) -> dict[str, str]:
         try:
             bearer = self._bearer()
-        except (OSError, ValueError) as error:
-            raise EndpointFailed(f"its token cannot be read: {error}", left=False, billed=False) from error
+        except (OSError, ValueError, UsageError) as error:
+            text = error.what if isinstance(error, UsageError) else error
+            raise EndpointFailed(f"its token cannot be read: {text}", left=False, billed=False) from error
         return {
             "authorization": f"Bearer {bearer}",
             "content-type": "application/json",
@@ -158,6 +161,7 @@ class Endpoint:
 
     def _bearer(self) -> str:
         with self._token.open("rb") as file:
+            refuse_public(file, self._token)
             text = file.read(_MOST_TOKEN_BYTES).strip()
         # RFC 6750, section 2.1; the message must not repeat it.
         if not text or not text.isascii() or not text.decode().isprintable() or b" " in text:
