@@ -318,6 +318,23 @@ def test_a_collector_of_another_name_gets_nothing(serve, files, unit_ca) -> None
     assert not receiver.asked.is_set()
 
 
+@pytest.mark.parametrize(
+    "wrong, says",
+    [({"ca": "missing"}, "No such file"), ({"ca": "device.key"}, ""), ({"key": "ca.crt"}, "")],
+)
+def test_files_that_no_connection_could_use_are_named_at_once(serve, files, wrong, says, caplog) -> None:
+    """Else each batch would be lost, and the journal would tell of an outage of the collector."""
+    paths = {"ca": "ca.crt", "certificate": "device.crt", "key": "device.key"} | wrong
+    client = serve(
+        "https://127.0.0.1:9/v1/traces", ratio=1.0, **{key: str(files / name) for key, name in paths.items()}
+    )
+    said = [record.getMessage() for record in caplog.records if "traces cannot be sent" in record.getMessage()]
+    assert len(said) == 1
+    assert says in said[0]
+    assert str(files / next(iter(wrong.values()))) in said[0]
+    assert chat(client).status_code == 200
+
+
 def _resolving(name: str):
     real = socket.getaddrinfo
 

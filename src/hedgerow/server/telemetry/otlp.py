@@ -7,10 +7,11 @@ setting from the environment.
 from __future__ import annotations
 
 import logging
+import ssl
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from hedgerow.errors import UsageError
+from hedgerow.errors import MachineError, UsageError
 from hedgerow.server.config import credential
 
 try:
@@ -36,9 +37,15 @@ logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
 
 
 class Otlp:
-    """A connection to a receiver. ``resource`` says what sends: OpenTelemetry's resource attributes."""
+    """A connection to a receiver. ``resource`` says what sends: OpenTelemetry's resource attributes.
+
+    Raises:
+        MachineError: certificate, key or CA cannot be used.
+        UsageError: a relative name, and no credentials.
+    """
 
     def __init__(self, settings: config.Traces, resource: Mapping[str, str]) -> None:
+        _try(settings)
         session = requests.Session()
         session.trust_env = False
         self._spans = Spans(resource)
@@ -61,6 +68,23 @@ class Otlp:
     def close(self) -> None:
         """End what is being tried again."""
         self._exporter.shutdown()  # type: ignore[no-untyped-call] # it has no annotations
+
+
+def _try(settings: config.Traces) -> None:
+    """Load what each connection will load: else every batch would be lost, and an outage told where there is none."""
+    ca, certificate, key = (_file(name) for name in (settings.ca, settings.certificate, settings.key))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    try:
+        if ca is not None:
+            context.load_verify_locations(ca)
+        if certificate is not None:
+            context.load_cert_chain(certificate, key)
+    except (OSError, ValueError) as error:
+        raise MachineError(
+            f"traces cannot be sent: {error}",
+            where=", ".join(filter(None, (ca, certificate, key))),
+            next_step="correct ca, certificate and key in telemetry.traces",
+        ) from error
 
 
 def _file(name: str | None) -> str | None:
