@@ -237,6 +237,8 @@ def test_an_idle_queue_is_told() -> None:
         ({}, True, SLOW),
         ({"finish": "length"}, False, CUT),
         ({"tokens": 8}, False, SHORT),
+        ({"tokens": 0}, False, SHORT),
+        ({"tokens": 0, "prompt_tokens": 0, "version": "fallback"}, False, USUAL),
         ({"prompt_tokens": 3000}, False, LONG_PROMPT),
         ({}, False, USUAL),
     ],

@@ -35,6 +35,8 @@ def class_of(request: Finished, *, slow: bool) -> str:
         return SLOW
     if request.finish == "length":
         return CUT
+    if not request.prompt_tokens:
+        return USUAL  # the device has counted nothing: another machine answered
     if request.tokens <= _SHORT_TOKENS:
         return SHORT
     return LONG_PROMPT if request.prompt_tokens > _LONG_TOKENS else USUAL
