@@ -64,7 +64,7 @@ class Entry:
         if self.config is None and self.current is not None:
             found = tuple(each for each in self.versions if each.name == self.current)
             if not found:
-                raise Unusable("load_failed", f"{self.name}/{_CURRENT} points out of the model's folder")
+                raise Unusable("load_failed", f"{self.name}/{_CURRENT} points at none of the model's versions")
             return found
         policy = modelconfig.LATEST if self.config is None else self.config.version_policy
         found = self.versions
@@ -122,7 +122,7 @@ class Repository:
         if not versions:
             raise NotFound(f"model '{name}' has no version in the repository")
         link = folder / _CURRENT
-        current = link.resolve().name if link.is_symlink() and _is_model(link) else None
+        current = link.resolve().name if link.is_symlink() else None
         return Entry(name, folder, versions, _config(name, folder), current)
 
 

@@ -123,7 +123,8 @@ def serve_device(config: ServerConfig, version: str | None = None) -> None:
 
         async def load() -> None:
             if not await plane.open_current():
-                log.warning("%s: %s", config.model, plane.error(config.model) or "no version is active on this device")
+                missing = f"no version is active: no model at {config.models_dir / config.model / 'current'}"
+                log.warning("%s: %s", config.model, plane.error(config.model) or missing)
 
         plane.metrics.started(runtime=observer.runtime, configuration=version, restarts=observer.restarts)
         told = resource(host=config.host, site=config.site, fleet=config.fleet, serial=config.serial)

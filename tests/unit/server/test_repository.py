@@ -101,8 +101,9 @@ def test_a_repository_without_models(tmp_path) -> None:
     assert Repository(tmp_path).names() == Repository(tmp_path / "gone").names() == []
 
 
-def test_a_current_that_points_elsewhere(root) -> None:
+@pytest.mark.parametrize("target", ["../flat", "9.9.9", "../notes"])
+def test_a_current_that_points_at_no_version(root, target) -> None:
     (root / "linked" / "current").unlink()
-    (root / "linked" / "current").symlink_to(root / "flat")
-    with pytest.raises(Unusable, match="linked/current points out of the model's folder"):
+    (root / "linked" / "current").symlink_to(target)
+    with pytest.raises(Unusable, match="linked/current points at none of the model's versions"):
         wanted(root, "linked")
