@@ -10,18 +10,19 @@ Invariants of a swap:
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING
 
 from hedgerow.server import memory
 from hedgerow.server.modelstatistics import ModelStatistics
+from hedgerow.server.pace import Pace
 
 if TYPE_CHECKING:
-    from hedgerow.server.backends import Backend
+    from hedgerow.server.backends import Backend, TensorSpec
     from hedgerow.server.batching import Batching
     from hedgerow.server.modelconfig import ModelConfig
 
@@ -47,22 +48,27 @@ class Served:
     degrade_above_c: float | None = None
     golden_tokens: int = 0
     statistics: ModelStatistics = field(default_factory=ModelStatistics, init=False)
+    pace: Pace = field(default_factory=Pace, init=False)
     _holders: int = field(default=0, init=False)
     _retired: bool = field(default=False, init=False)
     _closing: bool = field(default=False, init=False)
     _closed: threading.Event = field(default_factory=threading.Event, init=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
 
-    @contextlib.contextmanager
-    def hold(self) -> Iterator[Served]:
+    def hold(self) -> Held:
         """Keep the model loaded while a request runs on it."""
+        return Held(self)
+
+    def take(self) -> None:
+        """Keep it loaded until ``let_go``."""
         with self._lock:
             self._holders += 1
-        try:
-            yield self
-        finally:
-            with self._lock:
-                self._holders -= 1
+
+    def let_go(self) -> None:
+        """The counterpart of ``take``."""
+        with self._lock:
+            self._holders -= 1
+        if self._retired:
             self._close_if_unused()
 
     def retire(self) -> None:
@@ -70,6 +76,16 @@ class Served:
         with self._lock:
             self._retired = True
         self._close_if_unused()
+
+    @functools.cached_property
+    def inputs(self) -> Mapping[str, TensorSpec]:
+        """What a tensor model takes, by name; nothing for a text model."""
+        return {spec.name: spec for spec in getattr(self.backend, "inputs", ())}
+
+    @functools.cached_property
+    def outputs(self) -> tuple[str, ...]:
+        """The names of what a tensor model gives."""
+        return tuple(spec.name for spec in getattr(self.backend, "outputs", ()))
 
     @property
     def retired(self) -> bool:
@@ -99,6 +115,22 @@ class Served:
             memory.trim()
         finally:
             self._closed.set()
+
+
+class Held:
+    """A model that stays loaded within a ``with`` block."""
+
+    __slots__ = ("_model",)
+
+    def __init__(self, model: Served) -> None:
+        self._model = model
+
+    def __enter__(self) -> Served:
+        self._model.take()
+        return self._model
+
+    def __exit__(self, *_: object) -> None:
+        self._model.let_go()
 
 
 @dataclass(eq=False)

@@ -52,7 +52,10 @@ class ModelStatistics:
         for wait_ns in waits_ns:
             self.queue.add(wait_ns)
             self.compute.add(compute_ns)
-        self.batches.setdefault(rows, Batch(rows)).compute.add(compute_ns)
+        batch = self.batches.get(rows)
+        if batch is None:
+            batch = self.batches[rows] = Batch(rows)
+        batch.compute.add(compute_ns)
 
     def ended(self, duration_ns: int, *, failed: bool, at_ms: int) -> None:
         """A request was answered."""

@@ -7,6 +7,8 @@ Invariants:
   its caller is told at once, and its place is free when the runtime has done.
 - A request holds its model from the queue on until the thread is done with it.
 - What is wrong with one request of a batch is answered to that one alone.
+- A model whose runs have all been shorter than the way to a thread and back runs on the event loop (``pace``), unless
+  others wait for it.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from typing import TYPE_CHECKING, cast
 
 from hedgerow.server.batching import NONE, NORMAL, Batching, Ticket, decide, join, key_of, split
 from hedgerow.server.errors import Busy, DeadlineExceeded, Overloaded
+from hedgerow.server.pace import size_of
 
 if TYPE_CHECKING:
     from hedgerow.server.backends import Arrays, TensorBackend
@@ -36,6 +39,8 @@ _THREADS = 256
 # How much the newest run counts for what one is expected to take.
 _NEWEST = 0.2
 _LONGEST_WAIT_S = 60
+# After so many calls on the event loop everybody else has a turn, even if those who ask never wait for anything.
+_TURN = 16
 
 
 @dataclass(eq=False)
@@ -45,7 +50,6 @@ class _Call:
     inputs: Arrays
     outputs: Sequence[str]
     future: asyncio.Future[Arrays]
-    held: contextlib.ExitStack
     # For statistics: the loop's clock has milliseconds.
     arrived_ns: int = field(default_factory=time.perf_counter_ns)
     # Of its run, once there is one: when it began, and the rows of its batch.
@@ -68,6 +72,7 @@ class Workers:
         self._on_batch = on_batch
         self._lanes: dict[str, _Lane] = {}
         self._numbers = itertools.count()
+        self._here = itertools.count(1)
 
     @property
     def queue_depth(self) -> int:
@@ -101,12 +106,17 @@ class Workers:
         loop = asyncio.get_running_loop()
         now = loop.time()
         backend = cast("TensorBackend", model.backend)
-        key, rows = (None, 1) if batching.max_batch <= 1 else key_of(backend, id(model), inputs, outputs)
-        deadline = None if timeout_s is None else now + timeout_s
-        ticket = Ticket(next(self._numbers), now, priority or NORMAL, deadline, rows, key, batching)
         lane = self._lanes.get(model.name)
         if lane is None:
             lane = self._lanes[model.name] = _Lane(self._pool, loop, self._threads, self._queue, self._on_batch)
+        if batching.max_batch <= 1 and lane.free and (size := _size_if_quick(model, inputs)) is not None:
+            results = self._run_here(model, inputs, outputs, size=size, timeout_s=timeout_s, progress=progress)
+            if next(self._here) % _TURN == 0:
+                await asyncio.sleep(0)
+            return results
+        key, rows = (None, 1) if batching.max_batch <= 1 else key_of(backend, id(model), inputs, outputs)
+        deadline = None if timeout_s is None else now + timeout_s
+        ticket = Ticket(next(self._numbers), now, priority or NORMAL, deadline, rows, key, batching)
         call = lane.put(ticket, model, inputs, outputs)
         try:
             async with asyncio.timeout_at(deadline) as clock:
@@ -119,6 +129,31 @@ class Workers:
             lane.leave(call)
             if progress is not None:
                 progress.began, progress.rows = call.began, call.rows
+
+    def _run_here(
+        self,
+        model: Served,
+        inputs: Arrays,
+        outputs: Sequence[str],
+        *,
+        size: int,
+        timeout_s: float | None,
+        progress: Progress | None,
+    ) -> Arrays:
+        """One call on the event loop, told of as one on a thread is."""
+        if progress is not None:
+            progress.began, progress.rows = time.monotonic(), 1
+        self._on_batch(model, 1)
+        cpu_ns, started_ns = time.thread_time_ns(), time.perf_counter_ns()
+        try:
+            results = cast("TensorBackend", model.backend).infer(inputs, outputs)
+        finally:
+            took_ns = time.perf_counter_ns() - started_ns
+            model.pace.ran(size, time.thread_time_ns() - cpu_ns)
+            model.statistics.ran(1, [0], took_ns)
+        if timeout_s is not None and took_ns > timeout_s * 1e9:
+            raise DeadlineExceeded(f"not done within {timeout_s:g} s")
+        return results
 
     def close(self) -> None:
         """Wait for what runs; what waits is dropped. From any thread."""
@@ -150,9 +185,14 @@ class _Lane:
         self._again: asyncio.TimerHandle | None = None
         self._run_s = 0.0
         self._lock = threading.Lock()
-        self._dropped = False
+        self.dropped = False
         self.waiting: dict[Ticket, _Call] = {}
         self.running = 0
+
+    @property
+    def free(self) -> bool:
+        """Whether nobody waits whom a call would overtake."""
+        return not self.waiting and not self.dropped
 
     def put(self, ticket: Ticket, model: Served, inputs: Arrays, outputs: Sequence[str]) -> _Call:
         with self._lock:
@@ -162,9 +202,8 @@ class _Lane:
                 raise Busy(
                     f"{len(self.waiting)} requests wait already", retry_after_s=min(max(1, wait_s), _LONGEST_WAIT_S)
                 )
-            held = contextlib.ExitStack()
-            held.enter_context(model.hold())
-            call = self.waiting[ticket] = _Call(ticket, model, inputs, outputs, self._loop.create_future(), held)
+            model.take()
+            call = self.waiting[ticket] = _Call(ticket, model, inputs, outputs, self._loop.create_future())
         self._start()
         return call
 
@@ -173,12 +212,12 @@ class _Lane:
         with self._lock:
             waited = self.waiting.pop(call.ticket, None) is not None
         if waited:
-            call.held.close()
+            call.model.let_go()
 
     def drop(self) -> None:
         """End what waits; from any thread."""
         with self._lock:
-            self._dropped = True
+            self.dropped = True
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
             self._loop.call_soon_threadsafe(self._drop)
 
@@ -203,7 +242,7 @@ class _Lane:
 
     def _take(self) -> tuple[list[_Call], float | None]:
         """What runs next, off the queue; else when to look again. Whoever calls holds the lock."""
-        if not self.waiting or self._dropped:
+        if not self.waiting or self.dropped:
             return [], None
         decision = decide(list(self.waiting), self._loop.time())
         return [self.waiting.pop(ticket) for ticket in decision.run], decision.again_at
@@ -213,13 +252,13 @@ class _Lane:
         while calls:
             self._on_batch(calls[0].model, _rows(calls))
             _begin(calls)
-            started_ns = time.perf_counter_ns()
+            cpu_ns, started_ns = time.thread_time_ns(), time.perf_counter_ns()
             results = _run(calls)
-            ended_ns = time.perf_counter_ns()
+            took_ns, cpu_ns = time.perf_counter_ns() - started_ns, time.thread_time_ns() - cpu_ns
             with self._lock:
                 following, _ = self._take()
                 self.running -= not following
-            self._tell(self._ran, calls, results, started_ns, ended_ns)
+            self._tell(self._ran, calls, results, started_ns, took_ns, cpu_ns)
             calls = following
 
     def _left(self, calls: list[_Call], future: Future[None]) -> None:
@@ -234,26 +273,40 @@ class _Lane:
             self._loop.call_soon_threadsafe(what, *arguments)
 
     def _ran(
-        self, calls: Sequence[_Call], results: Sequence[Arrays | Exception], started_ns: int, ended_ns: int
+        self,
+        calls: Sequence[_Call],
+        results: Sequence[Arrays | Exception],
+        started_ns: int,
+        took_ns: int,
+        cpu_ns: int,
     ) -> None:
         """A run has ended. On the loop, as all that follows."""
-        took_ns = ended_ns - started_ns
         took_s = took_ns / 1e9
         self._run_s = took_s if not self._run_s else (1 - _NEWEST) * self._run_s + _NEWEST * took_s
         waits_ns = [started_ns - call.arrived_ns for call in calls]
         calls[0].model.statistics.ran(_rows(calls), waits_ns, took_ns)
+        if len(calls) == 1 and (size := size_of(calls[0].inputs)) is not None:
+            calls[0].model.pace.ran(size, cpu_ns)
         self._done(calls, results)
         self._start()
 
     def _done(self, calls: Sequence[_Call], results: Sequence[Arrays | Exception]) -> None:
         for call, result in zip(calls, results, strict=True):
-            call.held.close()
+            call.model.let_go()
             if call.future.done():  # the caller has left
                 continue
             if isinstance(result, Exception):
                 call.future.set_exception(result)
             else:
                 call.future.set_result(result)
+
+
+def _size_if_quick(model: Served, inputs: Arrays) -> int | None:
+    """The inputs' bytes where the event loop may compute them itself, else None."""
+    if not getattr(model.backend, "inline", False):
+        return None
+    size = size_of(inputs)
+    return size if size is not None and model.pace.quick(size) else None
 
 
 def _begin(calls: Sequence[_Call]) -> None:

@@ -16,6 +16,8 @@ from hedgerow.server import workers as workers_module
 from hedgerow.server.backends import TensorSpec
 from hedgerow.server.batching import Batching
 from hedgerow.server.errors import BadRequest, Busy, DeadlineExceeded, Overloaded
+from hedgerow.server.pace import PROOF
+from hedgerow.server.progress import Progress
 from hedgerow.server.workers import Workers
 
 TOGETHER = Batching(max_batch=8)
@@ -302,6 +304,112 @@ def test_a_thread_that_has_done_one_takes_the_next_itself() -> None:
         assert [answer["y"][0, 0] for answer in answers] == [1, 2, 3, 4]
         assert (workers.running, workers.queue_depth) == (0, 0)
         assert (model.statistics.executions, model.statistics.queue.count) == (4, 4)
+
+    run(work)
+
+
+class Quick(Adder):
+    """Computes on the thread that calls; ``where`` are these."""
+
+    inline = True
+
+    def __init__(self, gate: threading.Semaphore | None = None) -> None:
+        super().__init__(gate)
+        self.where: list[int] = []
+
+    def infer(self, inputs, outputs):
+        self.where.append(threading.get_ident())
+        return super().infer(inputs, outputs)
+
+
+def proven(backend: Adder):
+    """A model whose runs on one row have been quick."""
+    model = served(backend)
+    for _ in range(PROOF):
+        model.pace.ran(rows(0)["x"].nbytes, 0)
+    return model
+
+
+def test_a_quick_model_runs_on_the_event_loop_and_is_told_of_alike() -> None:
+    backend = Quick()
+    told: list[int] = []
+
+    async def work(workers: Workers) -> None:
+        model, progress = proven(backend), Progress()
+        assert (await workers.infer(model, rows(1), [], progress=progress))["y"].tolist() == [[2.0, 2.0]]
+        assert backend.where == [threading.get_ident()]
+        assert (progress.began is not None, progress.rows) == (True, 1)
+        figures = model.statistics
+        assert (figures.executions, figures.rows, figures.queue.count, figures.compute.count) == (1, 1, 1, 1)
+        with pytest.raises(BadRequest, match="negative"):
+            await workers.infer(model, rows(-1), [])
+        assert (workers.running, workers.queue_depth, figures.executions) == (0, 0, 2)
+
+    run(work, on_batch=lambda _model, count: told.append(count))
+    assert told == [1, 1]
+
+
+def test_what_is_larger_or_may_wait_for_others_or_says_nothing_runs_on_a_thread() -> None:
+    backend, other = Quick(), Adder()
+
+    async def work(workers: Workers) -> None:
+        model = proven(backend)
+        await workers.infer(model, rows(1, count=2), [])
+        await workers.infer(model, rows(1), [], batching=TOGETHER)
+        await workers.infer(proven(other), rows(1), [])
+        assert threading.get_ident() not in backend.where
+        assert len(backend.where) == 2
+
+    run(work)
+
+
+def test_a_caller_who_never_waits_does_not_have_the_event_loop_for_himself() -> None:
+    async def work(workers: Workers) -> None:
+        model, others_turn = proven(Quick()), asyncio.Event()
+        asyncio.get_running_loop().call_soon(others_turn.set)
+        for _ in range(100):
+            await workers.infer(model, rows(1), [])
+        assert others_turn.is_set()
+
+    run(work)
+
+
+def test_nobody_who_waits_is_overtaken_on_the_event_loop() -> None:
+    backend = Quick(threading.Semaphore(0))
+
+    async def work(workers: Workers) -> None:
+        model = served(backend)
+        calls = [ask(workers, model, 0)]
+        await support.until(lambda: workers.running == 1)
+        calls.append(ask(workers, model, 1))
+        await support.until(lambda: workers.queue_depth == 1)
+        for _ in range(PROOF):
+            model.pace.ran(rows(0)["x"].nbytes, 0)
+        calls.append(ask(workers, model, 2))
+        await support.until(lambda: workers.queue_depth == 2)
+        backend.gate.release(3)
+        await asyncio.gather(*calls)
+
+    run(work)
+    assert backend.order == [0, 1, 2]
+
+
+def test_past_its_deadline_an_answer_of_the_event_loop_is_none_either(monkeypatch) -> None:
+    clock = [0]
+
+    class Late(Quick):
+        def infer(self, inputs, outputs):
+            clock[0] += 10**9
+            return super().infer(inputs, outputs)
+
+    async def work(workers: Workers) -> None:
+        monkeypatch.setattr(
+            workers_module, "time", types.SimpleNamespace(**{**vars(time), "perf_counter_ns": lambda: clock[0]})
+        )
+        model = proven(Late())
+        assert await workers.infer(model, rows(1), [], timeout_s=1.0)
+        with pytest.raises(DeadlineExceeded, match=r"not done within 0\.9 s"):
+            await workers.infer(model, rows(1), [], timeout_s=0.9)
 
     run(work)
 

@@ -61,7 +61,11 @@ class TextRequest:
 
 
 class TensorBackend(Protocol):
-    """Arrays in, arrays out; ``infer`` may be called from several threads."""
+    """Arrays in, arrays out; ``infer`` may be called from several threads.
+
+    One that computes on the thread that calls it, and waits for no device and no lock, may say so by ``inline = True``:
+    where its runs are proven to be quick (``pace``), the event loop then makes them itself.
+    """
 
     platform: str
     inputs: tuple[TensorSpec, ...]

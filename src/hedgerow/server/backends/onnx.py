@@ -44,6 +44,8 @@ class OnnxBackend:
     """One session; ``InferenceSession.run`` may be called from several threads."""
 
     platform = "onnx_onnxv1"
+    # A run's own threads only help the one that calls, which takes its part of whatever there is to do.
+    inline = True
 
     def __init__(self, path: Path, *, threads: int) -> None:
         ort.disable_telemetry_events()
