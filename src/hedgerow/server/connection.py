@@ -11,12 +11,14 @@ Invariants:
 from __future__ import annotations
 
 import asyncio
+import itertools
 from http import HTTPStatus
 from typing import Any
 
 import msgspec
 
 from hedgerow.server.intake import FillingProtocol
+from hedgerow.server.joining import JoiningTransport
 
 # Ten times what clients send; nginx takes 32 KiB by default (large_client_header_buffers).
 HEAD_BYTES = 64 * 1024
@@ -29,16 +31,18 @@ _BOUNDS = f"the head may have {HEAD_BYTES} bytes and take {HEAD_S:g} s"
 class BoundedProtocol(FillingProtocol):
     """Refuses a head over ``HEAD_BYTES`` with 431, and one that takes longer than ``HEAD_S`` with 408.
 
-    ``_unfinished``: bytes since a piece of a body, or the last request's end.
+    ``_unfinished``: bytes since a piece of a body, or the last request's end. ``_within`` a request, ``_heading`` in
+    its head.
     """
 
     _unfinished = 0
     _within = False
+    _heading = False
     _refused = False
     _deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
+        super().connection_made(JoiningTransport(transport, self.loop))
         self._expect_head()
         open_ = [each for each in self.connections if isinstance(each, BoundedProtocol) and not each.closing]
         if len(open_) > CONNECTIONS:
@@ -65,19 +69,24 @@ class BoundedProtocol(FillingProtocol):
         super().data_received(data)
         if self.filling:
             self._unfinished = 0
-        elif self._unfinished > HEAD_BYTES and not self._refused:
+        elif self._refused:
+            return
+        elif self._unfinished > HEAD_BYTES:
             self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
-        elif not self._within and self._deadline is None and not self._answering:
-            self._expect_head()  # empty lines, which are no request and end uvicorn's own waiting for one
+        elif self._deadline is None and (self._heading or not (self._within or self._answering)):
+            # The rest of a head; most come whole, and need no timer. Or empty lines, which are no request and end
+            # uvicorn's own waiting for one.
+            self._expect_head()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._within = True
-        self._expect_head()
+        self._within = self._heading = True
+        self._stop_waiting()
 
     def on_headers_complete(self) -> None:
+        self._heading = False
         self._stop_waiting()
-        if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > HEAD_BYTES:
+        if len(self.url) + sum(map(len, itertools.chain.from_iterable(self.headers))) > HEAD_BYTES:
             self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
             return
         super().on_headers_complete()

@@ -78,14 +78,19 @@ class FillingProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         super().on_headers_complete()
-        if not any(name == b"transfer-encoding" for name, _ in self.headers):
-            scope: dict[str, Any] = self.scope  # type: ignore[assignment] # extensions are not in its type
-            scope[FILL] = functools.partial(self._fill, self.cycle)
+        for name, _ in self.headers:
+            if name == b"transfer-encoding":
+                return
+        scope: dict[str, Any] = self.scope  # type: ignore[assignment] # extensions are not in its type
+        scope[FILL] = functools.partial(self._fill, self.cycle)
 
     async def _fill(self, cycle: RequestResponseCycle, memory: memoryview) -> bool:
+        come, cycle.body = cycle.body, bytearray()
+        if not cycle.more_body and len(come) == len(memory):  # all of it came with the head, as small ones do
+            memory[:] = come
+            return True
         filling = _Filling(memory)
-        filling.take(cycle.body)
-        cycle.body = bytearray()
+        filling.take(come)
         if not cycle.more_body:
             return filling.full
         if cycle.disconnected:
