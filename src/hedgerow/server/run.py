@@ -16,14 +16,10 @@ import socket
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import uvicorn
 import uvloop
-from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.requests import Request
-from starlette.responses import Response
 
 from hedgerow.device.notify import notify
 from hedgerow.errors import HedgerowError, MachineError, UsageError
@@ -35,7 +31,7 @@ from hedgerow.server.dataplane import DataPlane
 from hedgerow.server.errors import ServingError, Unusable
 from hedgerow.server.observe import Observer, readings
 from hedgerow.server.protocols import control, health, oip, oip_generate, oip_repository, openai
-from hedgerow.server.protocols.http import json_response
+from hedgerow.server.protocols.application import Application
 from hedgerow.server.protocols.openapi import published
 from hedgerow.server.repository import Repository
 from hedgerow.server.restarts import Restarts
@@ -174,7 +170,7 @@ def serve_folder(
                     error.text, where=str(repository), next_step="pin fewer, or raise the budget"
                 ) from error
 
-        app = _application(_public_routes(plane, observer, limits))
+        app = Application(_public_routes(plane, observer, limits))
         listeners = [Listener(listen(http), app)]
         plane.metrics.started(runtime=observer.runtime, configuration=None, restarts=observer.restarts)
         telemetry = Telemetry(TelemetryConfig(), plane.recorder, plane.metrics, {})
@@ -204,7 +200,7 @@ def _fallback(config: ServerConfig, plane: DataPlane, observer: Observer) -> Fal
 def _device_listeners(
     config: ServerConfig, plane: DataPlane, observer: Observer, tls: ServerTls | None
 ) -> list[Listener]:
-    app = _application(_public_routes(plane, observer, config.limits))
+    app = Application(_public_routes(plane, observer, config.limits))
     listeners: list[Listener] = []
     if config.http is not None:
         listeners.append(Listener(listen(config.http), app))
@@ -214,7 +210,7 @@ def _device_listeners(
     if config.control_socket is not None:
         # The applications' routes, too: so the device's agent asks what they ask, without a network.
         routes = [*_public_routes(plane, observer, config.limits), *control.routes(plane, config.model, observer)]
-        listeners.append(Listener(listen_unix(config.control_socket), _application(routes), path=config.control_socket))
+        listeners.append(Listener(listen_unix(config.control_socket), Application(routes), path=config.control_socket))
     return listeners
 
 
@@ -260,32 +256,6 @@ def _public_routes(plane: DataPlane, observer: Observer, limits: Limits) -> list
     # Of two that a path fits, the first is asked: a model's own would hide ``/v2/models/stats``.
     routes.sort(key=lambda each: each.path == "/v2/models/{model}")
     return [*routes, published(routes)]
-
-
-def _application(routes: list[Route]) -> Starlette:
-    """The routes, with errors of ours as JSON."""
-
-    async def refused(_: Request, error: Exception) -> Response:
-        status = error.status if isinstance(error, ServingError) else 500
-        return json_response({"error": str(error)}, status=status)
-
-    async def no_route(request: Request, error: Exception) -> Response:
-        known = cast("HTTPException", error)
-        text = f"{request.method} {request.url.path}: {known.detail}"
-        response = json_response({"error": text}, status=known.status_code)
-        response.headers.update(known.headers or {})
-        return response
-
-    async def broken(_: Request, error: Exception) -> Response:
-        # Starlette raises it again once this is sent, and uvicorn logs it; what it says may be another caller's data.
-        return json_response({"error": f"the server failed: {type(error).__name__}"}, status=500)
-
-    application = Starlette(
-        routes=routes, exception_handlers={ServingError: refused, HTTPException: no_route, Exception: broken}
-    )
-    # It would send callers to whatever host their request names.
-    application.router.redirect_slashes = False
-    return application
 
 
 def _run(service: Callable[[], Service]) -> None:

@@ -241,9 +241,11 @@ def _shaped(array: NDArray[np.generic], shape: Sequence[int], *, name: str) -> N
 def _check_shape(shape: Sequence[int], *, name: str) -> None:
     if len(shape) > _MAX_RANK:
         raise BadRequest(f"input '{name}' has {len(shape)} dimensions; {_MAX_RANK} are allowed", field=name)
-    if any(size < 0 for size in shape):
+    if not shape:
+        return
+    if min(shape) < 0:
         raise BadRequest(f"input '{name}' has shape {list(shape)}; sizes are not negative", field=name)
-    if any(size > _MAX_SIZE for size in shape):
+    if max(shape) > _MAX_SIZE:
         raise BadRequest(f"input '{name}' has shape {list(shape)}, which is too large", field=name)
 
 

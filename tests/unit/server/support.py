@@ -271,7 +271,7 @@ class InProcess:
         plane._opened = True
         observer = Observer(plane, host=HOST, serial="", model="assistant", models_dir=folder, activation_dir=folder)
         listener = run.Listener(
-            run.listen(Address("127.0.0.1", 0)), run._application(run._public_routes(plane, observer, limits))
+            run.listen(Address("127.0.0.1", 0)), run.Application(run._public_routes(plane, observer, limits))
         )
         self.port = listener.socket.getsockname()[1]
         server = self._server = run._Server(run._uvicorn_config(run._told_of(listener, plane), limits))

@@ -155,7 +155,7 @@ def ask(tmp_path_factory):
             for name in ("add", "same"):
                 model = support.served(backends.load(folder / name, threads=1), name)
                 plane._slots[name] = Slot(name, model)
-            transport = httpx.ASGITransport(run._application(oip.routes(plane, limits)))
+            transport = httpx.ASGITransport(run.Application(oip.routes(plane, limits)))
             return plane, httpx.AsyncClient(transport=transport, base_url="http://test")
 
         plane, client = runner.run(start())

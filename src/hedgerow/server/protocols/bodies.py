@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from starlette.requests import ClientDisconnect, Request
@@ -32,6 +32,16 @@ _INLINE = 32 * 1024
 # Pieces below this are joined as they come: a million of one byte each would take forty times their size.
 _PIECE = 64 * 1024
 _FAST = 1
+# Key in the ASGI scope.
+_HEADS = "hedgerow.heads"
+
+
+def heads(request: Request) -> Mapping[bytes, bytes]:
+    """The head's fields by their names in lower case, the first of several; made once for a request."""
+    found: Mapping[bytes, bytes] | None = request.scope.get(_HEADS)
+    if found is None:
+        found = request.scope[_HEADS] = dict(reversed(request.scope["headers"]))
+    return found
 
 
 async def read(request: Request, *, limit: int, head: int | None, unpacked: int | None = None) -> memoryview:
@@ -45,10 +55,11 @@ async def read(request: Request, *, limit: int, head: int | None, unpacked: int 
         TimedOut: nothing came for a while, or all of it too slowly.
         UnsupportedCoding: compressed otherwise than by gzip or deflate.
     """
-    coding = request.headers.get("content-encoding", "identity").strip().lower()
+    given = heads(request)
+    coding = given.get(b"content-encoding", b"identity").decode("latin-1").strip().lower()
     if coding not in {"identity", *_WINDOWS}:
         raise UnsupportedCoding(f"content-encoding is {coding}; known: gzip, deflate, identity")
-    declared = request.headers.get("content-length", "")
+    declared = given.get(b"content-length", b"").decode("latin-1")
     if declared.isdecimal() and int(declared) > limit:
         raise TooLarge(f"the body has {declared} bytes; {limit} are allowed")
     if coding == "identity" and declared.isdecimal() and FILL in request.scope:
@@ -79,6 +90,8 @@ def coding_for(accepted: str) -> str | None:
 
     A list of several is what HTTP libraries send unasked; compressing tensors for them would cost more than it saves.
     """
+    if not accepted:
+        return None
     named = [each.partition(";") for each in accepted.lower().split(",") if each.strip()]
     wanted = [name.strip() for name, _, weight in named if weight.replace(" ", "") not in {"q=0", "q=0.0"}]
     return wanted[0] if len(wanted) == 1 and wanted[0] in _WINDOWS else None
@@ -97,7 +110,8 @@ async def compressed(parts: Sequence[bytes | memoryview], coding: str) -> bytes:
 def _buffer(size: int, head: int) -> memoryview:
     """``size`` bytes in which the one at ``head`` is aligned. Memory is taken as it is written, not before."""
     memory = np.empty(size + _ALIGNMENT, dtype=np.uint8)
-    start = -(memory.ctypes.data + head) % _ALIGNMENT
+    address: int = memory.__array_interface__["data"][0]  # a third of the time that memory.ctypes.data takes
+    start = -(address + head) % _ALIGNMENT
     return memory[start : start + size].data
 
 

@@ -20,6 +20,8 @@ from hedgerow.server.protocols import oip_infer
 from hedgerow.server.protocols.http import json_response, retry_headers
 
 if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
     from hedgerow.server.backends import TensorSpec
     from hedgerow.server.config import Limits
     from hedgerow.server.dataplane import DataPlane
@@ -68,7 +70,7 @@ def routes(plane: DataPlane, limits: Limits) -> list[Route]:
         name, version = which(request)
         return PlainTextResponse("", _readiness(plane, name, version))
 
-    async def infer(request: Request) -> Response:
+    async def infer(request: Request) -> ASGIApp:
         asked, wanted = await oip_infer.read(request, *which(request), limits)
         return await oip_infer.answer(request, asked, await plane.infer(wanted, protocol=PROTOCOL))
 
@@ -96,24 +98,26 @@ def _readiness(plane: DataPlane, name: str, version: str | None) -> int:
     return 200 if plane.ready(name) else 503
 
 
-def model_routes(action: str, handler: Callable[[Request], Awaitable[Response]], method: str = "GET") -> list[Route]:
+def model_routes(action: str, handler: Callable[[Request], Awaitable[ASGIApp]], method: str = "GET") -> list[Route]:
     """``handler`` for a model, and for a version of it."""
     paths = ("/v2/models/{model}", "/v2/models/{model}/versions/{version}")
-    return [Route(path + action, guarded(handler), methods=[method]) for path in paths]
+    return [Route(path + action, Guarded(handler), methods=[method]) for path in paths]
 
 
-def guarded(handler: Callable[[Request], Awaitable[Response]]) -> Any:
-    """``handler`` with errors in the protocol's shape."""
+class Guarded:
+    """``handler`` as an endpoint, with errors in the protocol's shape. Starlette takes an object as ASGI as it is."""
 
-    async def endpoint(request: Request) -> Response:
+    def __init__(self, handler: Callable[[Request], Awaitable[ASGIApp]]) -> None:
+        self._handler = handler
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            return await handler(request)
+            response = await self._handler(Request(scope, receive, send))
         except ServingError as error:
-            response = json_response({"error": error.text}, status=error.status)
-            response.headers.update(retry_headers(error))
-            return response
-
-    return endpoint
+            refusal = json_response({"error": error.text}, status=error.status)
+            refusal.headers.update(retry_headers(error))
+            response = refusal
+        await response(scope, receive, send)
 
 
 def which(request: Request) -> tuple[str, str | None]:

@@ -6,14 +6,13 @@ Source: KServe, "Open Inference Protocol" (REST); binary tensors: Triton, "Binar
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 from msgspec import Meta, Struct
 from starlette.requests import Request
-from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from hedgerow.server import tensors
 from hedgerow.server.errors import BadRequest, TooLarge
@@ -28,7 +27,9 @@ if TYPE_CHECKING:
     from hedgerow.server.config import Limits
 
 HEADER_LENGTH = "inference-header-content-length"
-_BINARY = "application/octet-stream"
+_HEADER_LENGTH = HEADER_LENGTH.encode("ascii")
+_BINARY = b"application/octet-stream"
+_JSON = JSON.encode("ascii")
 # More than this is turned from JSON or BYTES into tensors on a thread, so that others are answered meanwhile.
 _INLINE = 256 * 1024
 # Less than this is joined and sent at once.
@@ -98,7 +99,7 @@ async def read(request: Request, model: str, version: str | None, limits: Limits
     Raises:
         BadRequest, TooLarge, UnsupportedCoding.
     """
-    head = _header_length(request.headers.get(HEADER_LENGTH))
+    head = _header_length(bodies.heads(request).get(_HEADER_LENGTH))
     unpacked = limits.body_bytes if head is not None else limits.json_body_bytes
     data = await bodies.read(request, limit=limits.body_bytes, unpacked=unpacked, head=head)
     asked = parse(data, head, json_limit=limits.json_bytes)
@@ -177,7 +178,7 @@ def to_arrays(laid: Sequence[tuple[InputTensor, memoryview | None]]) -> dict[str
     }
 
 
-async def answer(request: Request, asked: Body, done: InferResponse) -> Response:
+async def answer(request: Request, asked: Body, done: InferResponse) -> ASGIApp:
     """The answer in the forms that were asked for."""
     described: list[dict[str, Any]] = []
     blobs: list[bytes | memoryview] = []
@@ -195,37 +196,42 @@ async def answer(request: Request, asked: Body, done: InferResponse) -> Response
     head = msgspec.json.encode(said)
     # An output of no bytes is binary all the same: its reader looks for the header.
     binary = any("parameters" in entry for entry in described)
-    headers = {HEADER_LENGTH: str(len(head))} if binary else {}
-    kind = _BINARY if binary else JSON
+    headers = [(b"content-type", _BINARY if binary else _JSON)]
+    if binary:
+        headers.append((_HEADER_LENGTH, b"%d" % len(head)))
     parts = [head, *blobs]
-    coding = bodies.coding_for(request.headers.get("accept-encoding", ""))
+    accepted = bodies.heads(request).get(b"accept-encoding")
+    coding = None if accepted is None else bodies.coding_for(accepted.decode("latin-1"))
     if coding is not None:
-        headers["content-encoding"] = coding
-        return Response(await bodies.compressed(parts, coding), media_type=kind, headers=headers)
-    if sum(map(len, parts)) <= _JOINED:
-        return Response(b"".join(parts), media_type=kind, headers=headers)
-    return _InParts(parts, kind, headers)
+        headers.append((b"content-encoding", coding.encode("ascii")))
+        parts = [await bodies.compressed(parts, coding)]
+    return _InParts(parts, headers)
 
 
-class _InParts(Response):
-    """Parts sent one after the other, from where they lie."""
+class _InParts:
+    """Parts sent one after the other, from where they lie; together where they are small."""
 
-    def __init__(self, parts: Sequence[bytes | memoryview], kind: str, headers: Mapping[str, str]) -> None:
+    __slots__ = ("_headers", "_parts")
+
+    def __init__(self, parts: list[bytes | memoryview], headers: list[tuple[bytes, bytes]]) -> None:
         size = sum(map(len, parts))
-        super().__init__(media_type=kind, headers={**headers, "content-length": str(size)})
-        self._parts = parts
+        headers.append((b"content-length", b"%d" % size))
+        self._headers = headers
+        self._parts = [b"".join(parts)] if size <= _JOINED else parts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         del scope, receive
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        for part in self._parts:
+        await send({"type": "http.response.start", "status": 200, "headers": self._headers})
+        *before, last = self._parts
+        for part in before:
             await send({"type": "http.response.body", "body": part, "more_body": True})
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        await send({"type": "http.response.body", "body": last})
 
 
-def _header_length(text: str | None) -> int | None:
-    if text is None:
+def _header_length(stated: bytes | None) -> int | None:
+    if stated is None:
         return None
+    text = stated.decode("latin-1")
     # As long as any body's length may be; int() itself takes far more, and other scripts' digits.
     if not (text.isascii() and text.isdigit() and len(text) <= len(str(2**63))):
         raise BadRequest(f"{HEADER_LENGTH} is {text!r}, which is no length")

@@ -14,7 +14,7 @@ from starlette.routing import Route
 
 from hedgerow.server.errors import BadRequest, NotFound, Unusable
 from hedgerow.server.protocols.http import body, decode, json_response
-from hedgerow.server.protocols.oip import guarded, model_routes, which
+from hedgerow.server.protocols.oip import Guarded, model_routes, which
 
 if TYPE_CHECKING:
     from hedgerow.server.dataplane import DataPlane
@@ -80,10 +80,10 @@ def routes(plane: DataPlane) -> list[Route]:
         return json_response({"model_stats": [_shown(model) for model in plane.statistics()]})
 
     return [
-        Route("/v2/repository/index", guarded(index), methods=["POST"]),
-        Route("/v2/repository/models/{model}/load", guarded(load), methods=["POST"]),
-        Route("/v2/repository/models/{model}/unload", guarded(unload), methods=["POST"]),
-        Route("/v2/models/stats", guarded(all_statistics)),
+        Route("/v2/repository/index", Guarded(index), methods=["POST"]),
+        Route("/v2/repository/models/{model}/load", Guarded(load), methods=["POST"]),
+        Route("/v2/repository/models/{model}/unload", Guarded(unload), methods=["POST"]),
+        Route("/v2/models/stats", Guarded(all_statistics), methods=["GET"]),
         *model_routes("/stats", statistics),
     ]
 
