@@ -12,11 +12,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import time
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from msgspec import structs
 
@@ -31,8 +32,8 @@ from hedgerow.server.inference import InferRequest, InferResponse, ModelMetadata
 from hedgerow.server.library import Indexed, Library
 from hedgerow.server.metrics import Metrics
 from hedgerow.server.modelconfig import ModelConfig, TransactionPolicy
-from hedgerow.server.models import Served, Slot
-from hedgerow.server.recording import Record, Recorder
+from hedgerow.server.models import Held, Served, Slot
+from hedgerow.server.recording import Counted, Record, Recorder
 from hedgerow.server.repository import Repository, is_folder
 from hedgerow.server.residents import Residents
 from hedgerow.server.scheduler import Piece, Scheduler
@@ -41,7 +42,7 @@ from hedgerow.server.systemd import Patience
 from hedgerow.server.workers import Workers
 
 if TYPE_CHECKING:
-    from hedgerow.server.backends import Arrays, TensorBackend, TextRequest
+    from hedgerow.server.backends import Arrays, TextRequest
     from hedgerow.server.degradation import Policy
     from hedgerow.server.fallback.service import Fallback
     from hedgerow.server.residency import Rules
@@ -95,6 +96,8 @@ class DataPlane:
         self._change = asyncio.Lock()
         self._patience = Patience()
         self.metrics = Metrics(lambda: self.queue_depth)
+        # Looking up a metric by its labels takes longer than counting.
+        self._batch_size = functools.cache(self.metrics.batch_size.labels)
         self._library: Library | None = None
         self._keeping: asyncio.Task[None] | None = None
         self.on_demand = model is None and residency is not None
@@ -415,9 +418,8 @@ class DataPlane:
             record.served_by(model)
             if not hasattr(model.backend, "infer"):
                 raise BadRequest(f"model '{request.model}' takes text: POST /v2/models/{request.model}/generate")
-            backend = cast("TensorBackend", model.backend)
             outputs = [each.name for each in request.outputs]
-            _check(backend, request.inputs, outputs)
+            _check(model, request.inputs, outputs)
             _check_batch(model, request.inputs)
             results = await self._workers.infer(
                 model,
@@ -483,29 +485,19 @@ class DataPlane:
                     yield batch
 
     def _count_batch(self, model: Served, rows: int) -> None:
-        self.metrics.batch_size.labels(model.name).observe(rows)
+        self._batch_size(model.name).observe(rows)
 
-    def _request(self, name: str, protocol: str) -> contextlib.AbstractContextManager[Record]:
+    def _request(self, name: str, protocol: str) -> Counted:
         # A name that is not served would be an unbounded label.
         return self._recorder.request(name if name in self._slots else "unknown", protocol)
 
-    async def _held(
-        self, name: str, version: str | None, adapter: str | None = None
-    ) -> contextlib.AbstractContextManager[Served]:
-        await self.bring(name)
-        return self._hold(name, version, adapter)
-
-    @contextlib.contextmanager
-    def _hold(self, name: str, version: str | None, adapter: str | None = None) -> Iterator[Served]:
+    async def _held(self, name: str, version: str | None, adapter: str | None = None) -> _Hold:
+        if self._library is not None:
+            await self.bring(name)
         if self.draining:
             raise Draining("the server is being drained", retry_after_s=5)
         model = self.degradation.answering(self.served(name, version), exact=version is not None, adapter=adapter)
-        with model.hold():
-            try:
-                yield model
-            finally:
-                if self._library is not None:
-                    self._library.touch(name)
+        return _Hold(model, name, self._library)
 
     async def close(self) -> None:
         """Let every model go; what still runs ends with an error."""
@@ -519,6 +511,22 @@ class DataPlane:
         loaded = [model for slot in self._slots.values() for model in slot.empty()]
         for model in [*loaded, *([] if smaller is None else [smaller])]:
             await asyncio.to_thread(model.wait_closed, _CLOSE_S)
+
+
+class _Hold(Held):
+    """A model that a request for ``name`` runs on; the library hears of its end."""
+
+    __slots__ = ("_library", "_name")
+
+    def __init__(self, model: Served, name: str, library: Library | None) -> None:
+        super().__init__(model)
+        self._name = name
+        self._library = library
+
+    def __exit__(self, *_: object) -> None:
+        super().__exit__()
+        if self._library is not None:
+            self._library.touch(self._name)
 
 
 class _Device:
@@ -553,9 +561,9 @@ class _Device:
         self._record.answered_elsewhere(failed=failed)
 
 
-def _check(backend: TensorBackend, inputs: Arrays, outputs: Sequence[str]) -> None:
+def _check(model: Served, inputs: Arrays, outputs: Sequence[str]) -> None:
     """Hold names, data types and shapes to what the model declares; the runtime's own words name less."""
-    specs = {spec.name: spec for spec in backend.inputs}
+    specs = model.inputs
     for name, array in inputs.items():
         if name not in specs:
             raise BadRequest(f"the model has no input '{name}'; it has: {', '.join(specs)}", field=name)
@@ -567,12 +575,11 @@ def _check(backend: TensorBackend, inputs: Arrays, outputs: Sequence[str]) -> No
     for name in specs:
         if name not in inputs:
             raise BadRequest(f"input '{name}' is missing", field=name)
-    known = [spec.name for spec in backend.outputs]
     for name in outputs:
         if outputs.count(name) > 1:
             raise BadRequest(f"output '{name}' is asked for twice", field=name)
-        if name not in known:
-            raise BadRequest(f"the model has no output '{name}'; it has: {', '.join(known)}", field=name)
+        if name not in model.outputs:
+            raise BadRequest(f"the model has no output '{name}'; it has: {', '.join(model.outputs)}", field=name)
 
 
 def _check_batch(model: Served, inputs: Arrays) -> None:

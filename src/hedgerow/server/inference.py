@@ -8,20 +8,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from msgspec import Struct
+
 if TYPE_CHECKING:
     from hedgerow.server.backends import Arrays, TensorSpec
 
 
-@dataclass(frozen=True)
-class Wanted:
+class Wanted(Struct, frozen=True):
     """An output that is asked for: its values, or where ``classes`` is not 0 its so many best classes."""
 
     name: str
     classes: int = 0
 
 
-@dataclass(frozen=True)
-class InferRequest:
+class InferRequest(Struct, frozen=True):
     """``version`` None is the one in service; no ``outputs`` is all of them.
 
     ``priority`` 1 is the most urgent, 0 the model's default. ``timeout_s`` is how long it may wait for its turn.
@@ -36,8 +36,7 @@ class InferRequest:
     timeout_s: float | None = None
 
 
-@dataclass(frozen=True)
-class InferResponse:
+class InferResponse(Struct, frozen=True):
     """The answer of ``model`` in ``version``; ``id`` is the request's."""
 
     model: str

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from hedgerow.server.errors import Cause, ServingError, cause_of
@@ -34,6 +33,10 @@ _ELSEWHERE = "fallback"
 log = logging.getLogger("hedgerow.server")
 
 
+def _never() -> bool:
+    return False
+
+
 class Record:
     """What is known of one request while it runs; times are monotonic seconds. ``version`` is "" until it is known.
 
@@ -58,7 +61,7 @@ class Record:
         self.last = started
         self.tokens = 0
         self.prompt_tokens = 0
-        self.waits: Callable[[], bool] = lambda: False
+        self.waits: Callable[[], bool] = _never
         self.elsewhere = False
         self.device_failed = False
 
@@ -89,6 +92,34 @@ class Record:
         self.tokens, self.prompt_tokens = piece.tokens, piece.prompt_tokens
 
 
+class Counted:
+    """One request while it runs; what its ``with`` block raises is what came of it."""
+
+    __slots__ = ("_name", "_protocol", "_record", "_recorder")
+
+    def __init__(self, recorder: Recorder, name: str, protocol: str) -> None:
+        self._recorder = recorder
+        self._name = name
+        self._protocol = protocol
+
+    def __enter__(self) -> Record:
+        self._record = Record(time.monotonic(), keeps_text=self._recorder.keeps_text)
+        self._recorder.inflight += 1
+        return self._record
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        code, cause = 200, None
+        if isinstance(error, ServingError):
+            code, cause = error.status, error.cause
+        elif isinstance(error, GeneratorExit | asyncio.CancelledError):
+            if self._record.finish is None:  # else it has had the whole answer
+                code, cause = _LEFT, Cause.LEFT
+        elif error is not None:
+            code, cause = 500, Cause.FAULT
+        self._recorder.inflight -= 1
+        self._recorder.ended(self._record, self._name, self._protocol, code, cause)
+
+
 class Recorder:
     """Counts requests of one server. ``sinks`` are told of each when it has ended, and must not block.
 
@@ -103,6 +134,7 @@ class Recorder:
         self._duration = functools.cache(metrics.duration.labels)
         self._queued = functools.cache(metrics.queue_duration.labels)
         self.inflight = 0
+        metrics.inflight.set_function(lambda: self.inflight)
         self.sinks: list[Callable[[Finished], None]] = []
         self.keeps_text = False
 
@@ -129,29 +161,13 @@ class Recorder:
             )
         )
 
-    @contextlib.contextmanager
-    def request(self, name: str, protocol: str) -> Iterator[Record]:
-        """Count a request on model ``name`` from here on. A caller who goes away has not found an error."""
-        record = Record(time.monotonic(), keeps_text=self.keeps_text)
-        code, cause = 200, None
-        self._metrics.inflight.inc()
-        self.inflight += 1
-        try:
-            yield record
-        except ServingError as error:
-            code, cause = error.status, error.cause
-            raise
-        except (GeneratorExit, asyncio.CancelledError):
-            if record.finish is None:  # else it has had the whole answer
-                code, cause = _LEFT, Cause.LEFT
-            raise
-        except BaseException:
-            code, cause = 500, Cause.FAULT
-            raise
-        finally:
-            self._metrics.inflight.dec()
-            self.inflight -= 1
-            self._finish(_described(record, name, protocol, code, cause), record)
+    def request(self, name: str, protocol: str) -> Counted:
+        """Count a request on model ``name`` within a ``with`` block. A caller who goes away has not found an error."""
+        return Counted(self, name, protocol)
+
+    def ended(self, record: Record, name: str, protocol: str, code: int, cause: Cause | None) -> None:
+        """A request has ended: count it, report it, and tell of it."""
+        self._finish(_described(record, name, protocol, code, cause), record)
 
     def _finish(self, request: Finished, record: Record) -> None:
         self._count(request)

@@ -6,7 +6,8 @@ import collections
 import math
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from hedgerow.device.health import Serving
 
@@ -15,8 +16,7 @@ WINDOW_S = 300.0
 MAX_SAMPLES = 30_000
 
 
-@dataclass(frozen=True)
-class Sample:
+class Sample(Struct, frozen=True, gc=False):
     """One finished request; seconds. ``generation_s`` is from the first token to the last."""
 
     at: float

@@ -348,7 +348,7 @@ def test_a_client_who_hangs_up_stops_its_generation_within_a_token(serve, stream
             caller.recv(1)
         support.wait(lambda: script.steps == after)
     plane = client.server.plane
-    support.wait(lambda: plane.metrics.inflight._value.get() == 0)
+    support.wait(lambda: plane.inflight == 0)
     gate.release(1000)
     support.wait(lambda: script.open == 0)
     assert script.steps <= after + 1

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct
 
 if TYPE_CHECKING:
     from hedgerow.server.backends import TextRequest
@@ -25,8 +26,7 @@ def prompt_size(tokens: int) -> str:
     return next((name for most, name in _SIZES if tokens <= most), _LARGER)
 
 
-@dataclass(frozen=True)
-class Finished:
+class Finished(Struct, frozen=True):
     """Times are monotonic seconds: ``arrived`` on a door, ``started`` on a model's name, ``began`` to compute.
 
     ``first`` and ``last`` are tokens'. ``began`` and ``first`` are None where it never came to that. ``cause`` is why
