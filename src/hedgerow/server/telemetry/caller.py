@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 import time
-import uuid
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -47,11 +46,11 @@ CALLER: Final[ContextVar[Caller | None]] = ContextVar("caller", default=None)
 def identify(header: Callable[[str], str | None], peer: Peer | None) -> Caller:
     """Who asks, by what ``header`` gives for a name in lower case."""
     given = header(REQUEST_ID)
-    request_id = given if given is not None and _ID.fullmatch(given) else str(uuid.uuid4())
+    request_id = given if given is not None and _ID.fullmatch(given) else tracecontext.new_request_id()
     parent = tracecontext.parse(header(tracecontext.HEADER))
     return Caller(request_id, "" if peer is None else peer.name, parent)
 
 
 def current() -> Caller:
     """Who asks now; somebody without a name where no adapter said."""
-    return CALLER.get() or Caller(str(uuid.uuid4()))
+    return CALLER.get() or Caller(tracecontext.new_request_id())

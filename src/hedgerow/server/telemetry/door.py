@@ -15,6 +15,7 @@ _FAILED: Final = 400
 _FORBIDDEN: Final = 403
 _PROTOCOLS: Final = (("/v1", "openai"), ("/v2", "oip"))
 OTHER: Final = "http"
+_REQUEST_ID: Final = REQUEST_ID.encode("ascii")
 
 Refused = Callable[[Caller, str, int], None]
 """Told of a call that ended in an error before any model's name was reached: who, protocol, status."""
@@ -38,7 +39,7 @@ class Door:
             return None if value is None else value.decode("latin-1")
 
         caller = identify(header, scope.get(PEER))
-        given = (REQUEST_ID.encode("ascii"), caller.request_id.encode("ascii"))
+        given = (_REQUEST_ID, caller.request_id.encode("ascii"))
 
         async def answer(message: Message) -> None:
             if message["type"] == "http.response.start":

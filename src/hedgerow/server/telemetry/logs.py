@@ -13,6 +13,7 @@ import logging
 import os
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -119,7 +120,28 @@ class RequestLines:
         slow = self._slow(request)
         level = logging.WARNING if slow or request.failed else logging.INFO
         if requests.isEnabledFor(level):
-            requests.log(level, "request", extra={_FIELDS: described(request, slow=slow)})
+            requests.handle(_RequestRecord(level, described(request, slow=slow)))
+
+
+# What the standard library asks for at each record (thread, process, who called from where), and no line of ours says.
+_BLANK: Final = vars(logging.makeLogRecord({"name": requests.name, "msg": "request"}))
+
+
+class _RequestRecord(logging.LogRecord):
+    """A request's record, made in a fraction of the time that the standard one takes."""
+
+    def __init__(self, level: int, fields: Mapping[str, Any]) -> None:
+        now = time.time()
+        self.__dict__.update(_BLANK)
+        self.__dict__.update(
+            {
+                "levelno": level,
+                "levelname": logging.getLevelName(level),
+                "created": now,
+                "msecs": now % 1 * 1000,
+                _FIELDS: fields,
+            }
+        )
 
 
 def described(request: Finished, *, slow: bool) -> dict[str, Any]:

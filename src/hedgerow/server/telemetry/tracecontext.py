@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
+import random
 import re
-import secrets
 from dataclasses import dataclass
 from typing import Final
 
@@ -35,12 +35,23 @@ def parse(value: str | None) -> Parent | None:
     return Parent(trace_id, span_id, bool(int(flags, 16) & _SAMPLED))
 
 
+# Ids are told to everybody and guard nothing: as OpenTelemetry's, they need no call of the kernel each.
+_random: Final = random.Random()  # noqa: S311 - see above
+
+
 def new_trace_id() -> str:
-    return secrets.token_hex(16)
+    return f"{_random.getrandbits(128):032x}"
 
 
 def new_span_id() -> str:
-    return secrets.token_hex(8)
+    return f"{_random.getrandbits(64):016x}"
+
+
+def new_request_id() -> str:
+    """A random UUID (RFC 9562, version 4), as text."""
+    number = _random.getrandbits(128) & ~(0xF << 76 | 0x3 << 62) | 0x4 << 76 | 0x2 << 62
+    digits = f"{number:032x}"
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
 def chosen(trace_id: str, ratio: float) -> bool:
