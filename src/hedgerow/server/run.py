@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import gc
 import logging
 import signal
 import socket
@@ -267,6 +268,9 @@ def _run(service: Callable[[], Service]) -> None:
 
 
 async def _serve(service: Service) -> None:
+    # What is there now stays; the collector need not walk through it again and again. Not later: models may go.
+    gc.collect()
+    gc.freeze()
     listeners = [_told_of(listener, service.plane) for listener in service.listeners]
     servers = [_Server(_uvicorn_config(listener, service.limits)) for listener in listeners]
     loop = asyncio.get_running_loop()
