@@ -15,7 +15,8 @@ requests a second, which is shown and held to nothing.
 **Perceptron.** Requests a second at sixteen callers, with the lightest callers there are (``server_clients``), beside
 ``PEERS``: what other servers did on the machine of bench/README.md. Those were not run here. To compare across
 machines and moments, their figures are divided by how much slower the CNN's raw run is now than it was then. A caller
-takes part of the same cores here as it did there.
+takes part of the same cores here as it did there. *Its CPU allows* is a second ÷ the server's CPU a request: what one
+core would answer if nothing else ran on it, for the server's Python runs on one at a time.
 """
 
 from __future__ import annotations
@@ -102,12 +103,14 @@ class Small:
     caller_cpu_ms: Spread
     p50_ms: Spread
     p99_ms: Spread
+    allowed_per_s: int
 
 
 @dataclass(frozen=True)
 class Peer:
     """A peer beside us: its figure as measured, as it would be now, and ours in its form and in our fastest.
 
+    ``times_allowed``: what our CPU a request in our fastest form allows ÷ its requests a second as they would be now.
     ``cpu_times``: its CPU a request as it would be now ÷ ours in its form.
     """
 
@@ -117,6 +120,7 @@ class Peer:
     per_s_now: float
     times: float
     times_fastest: float
+    times_allowed: float
     cpu_times: float
     ok: bool
 
@@ -281,17 +285,27 @@ def small(bench: Bench, rounds: int, seconds: float) -> list[Small]:
     for number in range(rounds):
         for kind in kinds if number % 2 == 0 else reversed(kinds):
             found[kind].append(bench.served("mlp", kind, MANY, seconds))
-    return [
-        Small(kind, *(Spread.of([getattr(load, name) for load in loads])
-                      for name in ("per_s", "cpu_ms", "caller_ms", "p50_ms", "p99_ms")))
-        for kind, loads in found.items()
-    ]  # fmt: skip
+    return [_small(kind, loads) for kind, loads in found.items()]
+
+
+def _small(form: str, loads: list[Load]) -> Small:
+    cpu_ms = Spread.of([load.cpu_ms for load in loads])
+    return Small(
+        form,
+        per_s=Spread.of([load.per_s for load in loads]),
+        cpu_ms=cpu_ms,
+        caller_cpu_ms=Spread.of([load.caller_ms for load in loads]),
+        p50_ms=Spread.of([load.p50_ms for load in loads]),
+        p99_ms=Spread.of([load.p99_ms for load in loads]),
+        allowed_per_s=round(1000 / cpu_ms.median),
+    )
 
 
 def beside_peers(ours: list[Small], raw_ms: float) -> list[Peer]:
     """``raw_ms``: the CNN in onnxruntime alone, in this run."""
     by_form = {each.form: each for each in ours}
     fastest = max(by_form[form].per_s.median for form in WIRE)
+    allowed = max(by_form[form].allowed_per_s for form in WIRE)
     slower = raw_ms / PEERS_RAW_MS
     found = []
     for name, (form, per_s, cpu_ms) in PEERS.items():
@@ -304,6 +318,7 @@ def beside_peers(ours: list[Small], raw_ms: float) -> list[Peer]:
                 per_s_now=round(now),
                 times=round(same.per_s.median / now, 2),
                 times_fastest=round(fastest / now, 2),
+                times_allowed=round(allowed / now, 2),
                 cpu_times=round(cpu_ms * slower / same.cpu_ms.median, 2),
                 ok=fastest / now >= TIMES,
             )
@@ -337,8 +352,11 @@ def show(result: Result) -> None:
         "p50 ms", "p99 ms", "tail: raw", "server", "÷ (≤ 1)", "verdict",
     )  # fmt: skip
     output.print_table(title, columns, [_cells(each) for each in result.pictures])
-    columns = ("caller, form", "requests/s", "server CPU ms", "caller CPU ms", "p50 ms", "p99 ms")
-    rows = [(each.form, each.per_s, each.cpu_ms, each.caller_cpu_ms, each.p50_ms, each.p99_ms) for each in result.small]
+    columns = ("caller, form", "requests/s", "server CPU ms", "its CPU allows", "caller CPU ms", "p50 ms", "p99 ms")
+    rows = [
+        (each.form, each.per_s, each.cpu_ms, f"{each.allowed_per_s}/s", each.caller_cpu_ms, each.p50_ms, each.p99_ms)
+        for each in result.small
+    ]
     output.print_table(f"perceptron, {MANY} callers", columns, rows)
     title = f"beside peers; the CNN alone took {result.raw_ms_then:g} ms there and takes {result.raw_ms_now:g} ms now"
     columns = (
@@ -348,12 +366,13 @@ def show(result: Result) -> None:
         "ours in its form",
         "in our fastest",
         "bar",
+        "our CPU allows",
         "its CPU ÷ ours",
         "verdict",
     )
     output.print_table(title, columns, [
         (each.name, f"{each.per_s:g}", f"{each.per_s_now:g}", f"{each.times:g} ×", f"{each.times_fastest:g} ×",
-         f"≥ {TIMES:g} ×", f"{each.cpu_times:g} ×", VERDICTS[each.ok])
+         f"≥ {TIMES:g} ×", f"{each.times_allowed:g} ×", f"{each.cpu_times:g} ×", VERDICTS[each.ok])
         for each in result.peers
     ])  # fmt: skip
 
