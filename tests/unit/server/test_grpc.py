@@ -144,6 +144,7 @@ class InProcess:
         slot.switch()
         listening = GrpcPort(self.plane, Address("127.0.0.1", 0), limits, None, None)
         self.port = listening.port
+        self.said = str(listening)
         await listening.start()
         self._ready.set()
         await self._stop.wait()
@@ -161,6 +162,12 @@ def serving(tmp_path, running):
         return server
 
     return start
+
+
+def test_a_port_that_the_system_chose_is_said(serving) -> None:
+    server = serving(support.Script(["a"]))
+    assert server.port != 0
+    assert server.said == f"grpc://127.0.0.1:{server.port}"
 
 
 def text() -> list[triton.InferInput]:

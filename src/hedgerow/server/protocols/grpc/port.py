@@ -13,12 +13,13 @@ import grpc
 
 from hedgerow.errors import MachineError
 from hedgerow.server.access import allowed
+from hedgerow.server.config import Address
 from hedgerow.server.protocols.grpc.service import Service
 from hedgerow.server.sockets import listen
 from hedgerow.server.tls import peer_of
 
 if TYPE_CHECKING:
-    from hedgerow.server.config import Address, Limits
+    from hedgerow.server.config import Limits
     from hedgerow.server.dataplane import DataPlane
     from hedgerow.server.tls import Files, ServerTls
 
@@ -63,7 +64,7 @@ class GrpcPort:
         self.port = self._bind(address, tls)
 
     def __str__(self) -> str:
-        return f"{'grpc' if self.tls is None else 'grpcs'}://{self._address}"
+        return f"{'grpc' if self.tls is None else 'grpcs'}://{Address(self._address.address, self.port)}"
 
     async def start(self) -> None:
         """Take calls."""
