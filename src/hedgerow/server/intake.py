@@ -38,10 +38,16 @@ class _Filling:
         self.memory = memory
         self.place = 0
         self.ended: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self.watching: asyncio.TimerHandle | None = None
 
     @property
     def full(self) -> bool:
         return self.place == len(self.memory)
+
+    def unwatch(self) -> None:
+        """No more looking for whether anything comes."""
+        if self.watching is not None:
+            self.watching.cancel()
 
     def take(self, data: bytes | bytearray) -> int:
         """Copy what there is room for; returns how many bytes that were."""
@@ -100,20 +106,29 @@ class FillingProtocol(HttpToolsProtocol):
             cycle.waiting_for_100_continue = False
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         self.flow.resume_reading()
-        started = self.loop.time()
+        self._watch(filling, self.loop.time())
         try:
-            while not filling.ended.done():
-                before = filling.place
-                left = started + allowed_s(before) - self.loop.time()
-                await asyncio.wait((filling.ended,), timeout=min(IDLE_S, max(0.0, left)))
-                late = filling.place == before or self.loop.time() - started > allowed_s(filling.place)
-                if late and not filling.ended.done():
-                    raise TimeoutError
+            return await filling.ended
         finally:
+            filling.unwatch()
             # Whoever leaves in between leaves a connection on which nobody knows where the next request begins.
-            if not filling.ended.done():
+            if not filling.full:
                 cycle.keep_alive = False
-        return filling.ended.result()
+
+    def _watch(self, filling: _Filling, started: float) -> None:
+        """Look again whether anything has come, and all of it quickly enough."""
+        left = started + allowed_s(filling.place) - self.loop.time()
+        filling.watching = self.loop.call_later(
+            max(0.0, min(IDLE_S, left)), self._look, filling, started, filling.place
+        )
+
+    def _look(self, filling: _Filling, started: float, before: int) -> None:
+        if filling.ended.done():
+            return
+        if filling.place == before or self.loop.time() - started > allowed_s(filling.place):
+            filling.ended.set_exception(TimeoutError())
+        else:
+            self._watch(filling, started)
 
     def _end_of_body(self, filling: _Filling) -> None:
         self._filling = None
