@@ -38,6 +38,8 @@ class JoiningTransport(asyncio.Transport):
         if not self._held:
             return
         held, self._held, size, self._size = self._held, [], self._size, 0
+        if self._transport.is_closing():  # the caller has gone since
+            return
         if size > _MOST:
             for data in held:
                 self._transport.write(data)

@@ -21,9 +21,13 @@ class Sent(asyncio.Transport):
     def __init__(self) -> None:
         super().__init__()
         self.done: list[bytes | str] = []
+        self.closing = False
 
     def write(self, data) -> None:
         self.done.append(bytes(data))
+
+    def is_closing(self) -> bool:
+        return self.closing
 
     def close(self) -> None:
         self.done.append("close")
@@ -74,6 +78,16 @@ def test_the_end_comes_behind_what_was_written(end, wanted) -> None:
         getattr(transport, end)()
 
     assert after(work) == wanted
+
+
+def test_nothing_is_sent_to_whom_has_gone_since() -> None:
+    """A transport that is closed refuses it with an exception, which nobody would catch."""
+
+    async def work(transport: JoiningTransport, sent: Sent) -> None:
+        transport.write(b"late")
+        sent.closing = True
+
+    assert after(work) == []
 
 
 def test_an_answer_is_written_once(tmp_path, monkeypatch) -> None:
