@@ -36,7 +36,10 @@ def run(config: Path, *, as_json: bool) -> None:
     except ModuleNotFoundError as error:
         if error.name != "av":
             raise
-        raise UsageError("PyAV is not installed", next_step="pip install 'hedgerow[vision]'") from error
+        raise UsageError(
+            "PyAV is not installed",
+            next_step="pip install 'hedgerow[vision]' (a fleet: inference_runtime_extras: [vision])",
+        ) from error
     printing = threading.Lock()
 
     def tell(seen: Seen) -> None:

@@ -25,7 +25,7 @@ except ImportError as error:
     raise UsageError(
         f"traces are on, and OpenTelemetry is not installed: {error.name}",
         where="telemetry.traces",
-        next_step="install hedgerow[device,traces], or remove telemetry.traces",
+        next_step="install hedgerow[device,traces], on a fleet inference_runtime_extras: [traces]; or remove this key",
     ) from error
 
 if TYPE_CHECKING:
