@@ -1,4 +1,7 @@
-"""For every test: where a run is a small part of a longer one, its failures are kept for the end of it.
+"""For every test: how properties are tried, and failures that are kept for the end of a longer run.
+
+A property that holds slowly holds: how long an example takes says how busy the machine is, so nothing fails by it.
+CI tries the same examples each time: what is new there is the change, not the chance.
 
 Molecule prints pages after its verifier has failed. ``tools/molecule.sh`` names a file in HEDGEROW_FAILURES, and says
 at the very end what it finds in there.
@@ -10,6 +13,16 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+settings.register_profile(
+    "hedgerow",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    print_blob=True,
+    derandomize="CI" in os.environ,
+)
+settings.load_profile("hedgerow")
 
 _LINES_OF_A_FAILURE = 2
 

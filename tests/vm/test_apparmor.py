@@ -342,7 +342,7 @@ def test_every_profile_has_two_things_that_it_forbids() -> None:
         ("hedgerow-server.service", READ_FSTAB, 'name="/etc/fstab"'),
         ("hedgerow-server.service", UDP, 'sock_type="dgram"'),
         ("hedgerow-exporter.service", READ_FSTAB, 'name="/etc/fstab"'),
-        ("hedgerow-exporter.service", python("open('/proc/1/environ')"), 'name="/proc/1/environ"'),
+        ("hedgerow-exporter.service", python("open('/etc/issue')"), 'name="/etc/issue"'),
         ("hedgerow-deadline.service", READ_FSTAB, 'name="/etc/fstab"'),
         ("hedgerow-agent.service", READ_FSTAB, 'name="/etc/fstab"'),
         ("hedgerow-deadline.service", python("open('/etc/shadow')"), 'name="/etc/shadow"'),

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from hedgerow.registry import manifest as manifests
 from hedgerow.registry.manifest import File, GoldenText, Manifest, Message, Provenance, Requires, Source
 from hedgerow.registry.publish import Registry
+from hedgerow.rollout.gate import errand
 from hedgerow.rollout.plan import Release
 
 NEW, OLD = "assistant@1.1.0", "assistant@1.0.0"
@@ -39,6 +41,22 @@ def ticking():
             self.now += seconds
 
     return Ticking()
+
+
+@pytest.fixture
+def errands_in_place() -> Iterator[None]:
+    """Run errands in the caller's thread: a device in memory never hangs, and a thread a question is most of the time.
+
+    Undone by itself, whatever a test undoes of its own; gate/test_session.py has the threads.
+    """
+
+    def run(work: Callable[[], errand.Result], stop: Callable[[], str | None]) -> errand.Result:
+        del stop
+        return work()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(errand, "run", run)
+        yield
 
 
 @pytest.fixture

@@ -33,6 +33,8 @@ from hedgerow.rollout.remote import Completed
 from hedgerow.rollout.steps import HostSteps, Step
 from hedgerow.rollout.waiting import await_wave
 
+pytestmark = pytest.mark.usefixtures("errands_in_place")
+
 NEW, OLD, OLDER = "assistant@1.1.0", "assistant@1.0.0", "assistant@0.9.0"
 DEADLINE_S = 60
 

@@ -31,6 +31,8 @@ from hedgerow.rollout.steps import HostSteps, Step
 from hedgerow.rollout.survey import survey
 from hedgerow.rollout.waiting import await_wave
 
+pytestmark = pytest.mark.usefixtures("errands_in_place")
+
 MODEL, SHA256 = "assistant@1.0.0", "01" * 32
 HOSTS = ("a", "b", "c", "d")
 WAVES = [["a"], ["b", "c"], ["d"]]

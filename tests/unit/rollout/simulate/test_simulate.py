@@ -161,7 +161,7 @@ def test_a_link_is_shared_evenly() -> None:
     assert link.carried == 2000
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     seed=st.integers(0, 10**6).map(str),
     flaw=st.sampled_from(["good", "wrong", "slow:2", "passive", "leak:120", "fails:20", "broken"]),
@@ -192,7 +192,7 @@ def test_nobody_is_forgotten_and_no_budget_is_passed(  # noqa: PLR0917 - what hy
     assert html.render("r", run.events)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     seed=st.integers(0, 10**6).map(str),
     flaw=st.sampled_from(["good", "wrong", "slow:2", "fails:30", "leak:60", "broken"]),
@@ -228,7 +228,7 @@ def _failed(state: State) -> set[str]:
     return {name for name, host in state.hosts.items() if host.outcome in FAILED or name in state.fallen}
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     seed=st.integers(0, 10**6).map(str),
     flaw=st.sampled_from(["wrong", "slow:2.5", "fails:100"]),
