@@ -30,9 +30,7 @@ FAULTS = {
     # Of a call whose own deadline was over, by the parameter ``timeout``.
     grpc.StatusCode.DEADLINE_EXCEEDED,
 }
-MANY = settings(
-    max_examples=200, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
-)
+MANY = settings(max_examples=200, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 FEW = settings(MANY, max_examples=60)
 CALLS = [name for name in service.TWINS if name != "ModelStreamInfer"]
 

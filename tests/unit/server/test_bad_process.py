@@ -145,7 +145,7 @@ def test_answers_are_as_described_whatever_is_asked(server, method: str, path: s
     statuses: set[int] = set()
 
     @seed(1)
-    @settings(max_examples=EXAMPLES, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=EXAMPLES, database=None, suppress_health_check=list(HealthCheck))
     @given(cases, st.booleans())
     def ask(case: Any, exists: Any) -> None:
         # Often a model that is there: else all would end in "no such model".

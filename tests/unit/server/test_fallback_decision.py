@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from hedgerow.converge import apparmor
@@ -128,7 +128,6 @@ def test_a_breaker_opens_probes_and_closes() -> None:
     assert breaker.state(24) == "closed"
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(0, 300), max_size=60), st.integers(1, 5))
 def test_no_minute_has_more_than_the_rate(times, per_minute) -> None:
     rate = Rate(per_minute)
@@ -181,7 +180,6 @@ def test_what_is_sent() -> None:
     assert not {"messages", "stop", "seed", "max_tokens"} & body.keys()
 
 
-@settings(deadline=None)
 @given(st.text(), st.data())
 def test_events_come_whole_however_they_are_cut(text, data) -> None:
     lines = [json.dumps({"choices": [{"delta": {"content": text}}]}), "[DONE]"]
@@ -263,8 +261,11 @@ def test_a_stop_text_that_must_not_leave_is_told() -> None:
     assert not scrub(TextRequest(prompt="x", stop=("a@b.example",)), []).stop_kept
 
 
-@settings(deadline=None, max_examples=50)
 @given(st.from_regex(r"\A[0-9]([ ./-]?[0-9]){6,18}\Z"))
+@example("90 0595 1 3979731 7092 0")  # a telephone number stands in the middle
+@example("68 7.8.6.6/14035")  # an address
+@example("7" * 66)
+@example("7" * 100_000)
 def test_no_long_number_leaves(number) -> None:
     left = scrub(TextRequest(prompt=f"call {number} now"), []).request.prompt
     assert sum(each.isdigit() for each in left) < 7

@@ -41,7 +41,7 @@ def requests(draw: st.DrawFn) -> messages.ModelInferRequest:
 
 
 @given(requests())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_whatever_is_sent_is_read_or_refused(request: messages.ModelInferRequest) -> None:
     try:
         arrays = contents.read(request)

@@ -12,7 +12,7 @@ import httpx
 import numpy as np
 import pytest
 import server_support as support
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hedgerow.server import backends, run, tensors
@@ -25,8 +25,8 @@ from hedgerow.server.protocols import oip, oip_infer
 pytestmark = pytest.mark.slow
 
 NUMBERS = sorted(set(tensors.DTYPES) - {"BYTES", "BOOL", "BF16"})
-MANY = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-SOME = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+MANY = settings(max_examples=300)
+SOME = settings(max_examples=150)
 
 sizes = st.one_of(st.integers(0, 4), st.sampled_from([-1, 2**31, 2**63, 2**70]))
 shapes = st.lists(sizes, max_size=4)

@@ -85,7 +85,7 @@ def test_nothing_that_a_caller_sends_is_the_servers_failure(server, api, method:
     cases = st.one_of(*(operation.as_strategy(generation_mode=mode) for mode in modes))
     there = "assistant" if path.startswith("/v1") or "generate" in path else "add"
 
-    @settings(max_examples=20, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=20, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
     @given(cases, st.booleans())
     def ask(case: Any, exists: Any) -> None:
         # Often a model that is there: else all would end in "no such model".

@@ -6,7 +6,7 @@ import itertools
 import re
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hedgerow.server import redaction
@@ -85,14 +85,12 @@ def test_findings_say_where() -> None:
     ]
 
 
-@settings(deadline=None)
 @given(st.text(st.sampled_from("aA0149 .:@-+/()=eyJsk_[]\n'\"é"), max_size=80))
 def test_redacting_twice_is_redacting_once(text) -> None:
     once = REDACTOR.redact(text)
     assert REDACTOR.redact(once) == once
 
 
-@settings(deadline=None)
 @given(
     st.lists(
         st.sampled_from([text for text, _ in FOUND] + ["and", "1234", "x@y", "-----BEGIN PRIVATE KEY-----"]), max_size=6

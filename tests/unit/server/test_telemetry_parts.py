@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry.sdk.trace.sampling import Decision, TraceIdRatioBased
 
@@ -86,7 +86,6 @@ def test_no_parent(value) -> None:
     assert tracecontext.parse(value) is None
 
 
-@settings(deadline=None)
 @given(st.integers(1, 2**128 - 1), st.floats(0, 1))
 def test_the_ratio_chooses_as_opentelemetry_does(trace, ratio) -> None:
     wanted = TraceIdRatioBased(ratio).should_sample(None, trace, "x").decision is Decision.RECORD_AND_SAMPLE
@@ -273,7 +272,6 @@ def test_the_budget_is_shared_among_the_classes_that_occur() -> None:
     assert usual == pytest.approx(25 / 3600, rel=0.1)
 
 
-@settings(deadline=None)
 @given(
     st.integers(1, 100),
     st.lists(st.tuples(st.floats(0, 300), st.sampled_from(sampling.CLASSES)), max_size=300),

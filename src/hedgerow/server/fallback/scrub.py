@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from hedgerow.server.backends import TextRequest
 
 NUMBER: Final = "number"
-_NUMBER = re.compile(r"(?<!\w)[+(]?[0-9](?:[ ./(),:\u00a0\u2010-\u2015-]{0,2}[0-9]){6,64}(?!\w)")
+# The second form is bounded by what it takes: it gives nothing back, so that a long row of digits is looked at once.
+_NUMBER = re.compile(r"(?<!\w)(?:[+(]?[0-9](?:[ ./(),:\u00a0\u2010-\u2015-]{0,2}[0-9]){6,64}(?!\w)|[0-9]{66,}+)")
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,14 @@ def scrub(request: TextRequest, words: Sequence[str]) -> Scrubbed:
     found: collections.Counter[str] = collections.Counter()
 
     def clean(text: str) -> str:
-        found.update(finding.kind.value for finding in redactor.find(text))
-        text, numbers = _NUMBER.subn(f"[{NUMBER}]", redactor.redact(text))
+        parts: list[str] = []
+        place = 0
+        for start, end, kinds in _regions(redactor, text):
+            found.update(kinds)
+            parts += [text[place:start], *(f"[{kind}]" for kind in kinds)]
+            place = end
+        # Once more: what stood against a finding may be a number by itself now.
+        text, numbers = _NUMBER.subn(f"[{NUMBER}]", "".join((*parts, text[place:])))
         found[NUMBER] += numbers
         return text
 
@@ -52,3 +59,17 @@ def scrub(request: TextRequest, words: Sequence[str]) -> Scrubbed:
     stop = tuple(map(clean, request.stop))
     clean_request = dataclasses.replace(request, messages=messages, prompt=prompt, stop=stop)
     return Scrubbed(clean_request, {kind: found[kind] for kind in sorted(found) if found[kind]}, stop == request.stop)
+
+
+def _regions(redactor: Redactor, text: str) -> list[tuple[int, int, list[str]]]:
+    """Start, end and kinds of what goes. A number in which something else was found goes whole, under that name."""
+    spans = [(finding.start, finding.end, finding.kind.value) for finding in redactor.find(text)]
+    spans += [(*match.span(), NUMBER) for match in _NUMBER.finditer(text)]
+    regions: list[tuple[int, int, list[str]]] = []
+    for start, end, kind in sorted(spans):
+        if regions and start < regions[-1][1]:
+            begin, until, kinds = regions[-1]
+            regions[-1] = (begin, max(until, end), [*kinds, kind])
+        else:
+            regions.append((start, end, [kind]))
+    return [(start, end, [kind for kind in kinds if kind != NUMBER] or [NUMBER]) for start, end, kinds in regions]
