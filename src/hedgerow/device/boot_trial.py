@@ -16,7 +16,8 @@ How it holds (docs/decisions/0014):
 - A commit that was cut off is finished by the next boot: the phase is written before the first step.
 - The note of it all lies on the root file system, in ``/etc``: it must be there when nothing else is mounted.
 
-FAT has no journal: every file is written beside its target, synced, renamed, and the folder synced.
+FAT has no journal: every file is written beside its target, synced, renamed, synced under its new name, and the folder
+synced.
 """
 
 from __future__ import annotations
@@ -95,6 +96,9 @@ class Disk:
 
     def rename(self, old: Path, new: Path) -> None:
         old.replace(new)
+        # FAT writes a name's entry, with the file's start and size, with the file and not with its folder: until then
+        # the disk has the old start under the new name, and its clusters are free.
+        self._sync(new)
         self._sync(new.parent)
 
     def remove(self, path: Path) -> None:
@@ -102,8 +106,8 @@ class Disk:
             path.unlink()
             self._sync(path.parent)
 
-    def _sync(self, folder: Path) -> None:
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    def _sync(self, path: Path) -> None:
+        descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)
         finally:

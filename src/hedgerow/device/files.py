@@ -11,7 +11,7 @@ Invariants:
   changed file is written beside its target and validated, and only then are the
   targets replaced. A failed validation or a full disk leaves all targets as they were.
 - A reader sees the old file or the new one, never a part; owner and mode are right
-  before the name is.
+  before the name is. So does the next boot after a power cut, on ext4 and on FAT.
 - Check mode writes nothing and runs no validator (packages and users that a
   validator needs may not exist yet); it reports what would change.
 """
@@ -198,12 +198,16 @@ class _Item:
         if self.temporary is not None:
             self.temporary.replace(path)
             self.temporary = None
+            if self.kind == "file":
+                # On FAT a name's entry, with the file's start and size, goes to the disk with the file and not with its
+                # folder (fat_write_inode in Linux). Until then the entry has the old start, whose clusters are free.
+                _fsync(path, os.O_RDONLY)
         elif self.kind == "absent":
             if self.status is not None and stat.S_ISDIR(self.status.st_mode):
                 shutil.rmtree(path)
             else:
                 path.unlink()
-        _fsync_directory(path.parent)
+        _fsync(path.parent, os.O_RDONLY | os.O_DIRECTORY)
 
     def _set_attributes(self, path: Path) -> None:
         uid, gid = self._ids(strict=True)
@@ -278,8 +282,8 @@ def _lstat(path: str) -> os.stat_result | None:
         return None
 
 
-def _fsync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+def _fsync(path: Path, flags: int) -> None:
+    descriptor = os.open(path, flags)
     try:
         os.fsync(descriptor)
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -378,3 +379,13 @@ def test_names_are_the_ones_that_the_controller_writes() -> None:
     assert boot_trial.TRYBOOT_CMDLINE == boot.TRYBOOT_CMDLINE
     assert boot_trial.MARK == boot.TRIAL_MARK
     assert boot_trial.main(["nonsense"]) == 2
+
+
+def test_a_file_is_synced_under_its_new_name_before_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """FAT writes a name's entry with the file; tests/vm/test_boot_files.py pulls the plug."""
+    synced: list[str] = []
+    monkeypatch.setattr(
+        os, "fsync", lambda descriptor: synced.append(str(Path(f"/proc/self/fd/{descriptor}").readlink()))
+    )
+    Device(str(tmp_path)).put(tmp_path / "a", "new\n")
+    assert synced == [str(tmp_path / ".a.new"), str(tmp_path / "a"), str(tmp_path)]

@@ -185,3 +185,15 @@ def test_binary_and_large_contents_stay_out_of_diffs(tmp_path: Path) -> None:
     large = entry(tmp_path / "l", "x" * 70_000)
     diffs = place([binary, large], check=True, diff=True)["diff"]
     assert [diff["after"] for diff in diffs] == ["(binary, 2 bytes)\n", "(70000 bytes)\n"]
+
+
+def test_a_file_is_synced_under_its_new_name_before_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """FAT writes a name's entry with the file; tests/vm/test_boot_files.py pulls the plug."""
+    (tmp_path / "a").write_text("old\n")
+    synced: list[str] = []
+    monkeypatch.setattr(
+        files.os, "fsync", lambda descriptor: synced.append(str(Path(f"/proc/self/fd/{descriptor}").readlink()))
+    )
+    place([entry(tmp_path / "a")])
+    assert synced[-2:] == [str(tmp_path / "a"), str(tmp_path)]
+    assert Path(synced[0]).name.startswith(".a.")
