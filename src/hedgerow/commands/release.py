@@ -167,6 +167,7 @@ def _as_dict(of: Combination, findings: list[Finding]) -> dict[str, Any]:
             _rule(finding.rule) | {"what": finding.what, "refused": finding.refused, "reason": finding.reason}
             for finding in findings
         ],
+        "not_asked": {rule.id: why for rule in RULES if (why := _not_asked(of, rule)) is not None},
         "idle_allowances": solver.idle_allowances(of, findings),
     }
 
