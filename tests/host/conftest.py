@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,13 @@ class Target:
         """A file as root sees it."""
         with self.shell.sudo():
             return self.shell.file(path)
+
+    def ports_outside(self) -> set[int]:
+        """TCP ports that are listened on beyond loopback."""
+        listening = re.findall(r"^LISTEN\s+\S+\s+\S+\s+(\S+):(\d+)", self.root("ss -Hltn"), re.MULTILINE)
+        # gRPC listens on an IPv4 address through a socket of IPv6; the kernel shows it as a mapped one.
+        loopback = ("127.", "[::1]", "[::ffff:127.")
+        return {int(port) for address, port in listening if not address.startswith(loopback)}
 
     @property
     def emulated(self) -> bool:

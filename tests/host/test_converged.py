@@ -25,10 +25,8 @@ def test_unit_runs_and_will_after_a_reboot(pi, unit):
     assert pi.service(unit).is_enabled
 
 
-def test_only_the_contract_s_ports_are_open(root):
-    listening = re.findall(r"^\S+\s+\S+\s+(\S+):(\d+)", root("ss -Hltn").replace("LISTEN ", ""), re.MULTILINE)
-    outside = {int(port) for address, port in listening if not address.startswith(("127.", "[::1]"))}
-    assert outside == PORTS
+def test_only_the_contract_s_ports_are_open(pi):
+    assert pi.ports_outside() == PORTS
 
 
 @pytest.mark.parametrize(
@@ -52,6 +50,9 @@ def test_the_server_wants_a_certificate(pi):
 def test_plain_http_is_for_this_host_alone(pi):
     assert pi.run("curl --silent --fail http://127.0.0.1:8000/health/live").rc == 0
     assert pi.run(f"curl --silent --max-time 5 http://{pi.entry.address}:8000/health/live").rc != 0
+    for address, answers in (("127.0.0.1", True), (pi.entry.address, False)):
+        connected = pi.run(f"timeout 5 bash -c '</dev/tcp/{address}/8001'").rc == 0
+        assert connected is answers, f"plain gRPC on {address}"
 
 
 def test_a_device_certificate_can_do_nothing_on_a_device(pi, root, fleet):

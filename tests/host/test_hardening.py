@@ -227,9 +227,7 @@ def test_nothing_waits_to_be_undone(host):
 
 def test_f22_no_model_server_listens_on_the_network(pi):
     """Whatever serves models on loopback, no port but the contract's is open to others."""
-    listening = re.findall(r"^LISTEN\s+\S+\s+\S+\s+(\S+):(\d+)", pi.root("ss -Hltn"), re.MULTILINE)
-    outside = {int(port) for address, port in listening if not address.startswith(("127.", "[::1]"))}
-    assert outside <= set(firewall.PORTS)
+    assert pi.ports_outside() <= set(firewall.PORTS)
 
 
 def test_f22_hailo_ollama_is_told_twice(pi):
