@@ -56,7 +56,7 @@ def parse_listening(text: str) -> list[dict[str, Any]]:
             "address": address,
             "port": int(port) if port.isdigit() else 0,
             "program": program[1] if program else None,
-            "loopback": address.startswith("127.") or address == "::1",
+            "loopback": address.startswith(("127.", "::ffff:127.")) or address == "::1",
         }
         found[entry["protocol"], address, entry["port"]] = entry
     return sorted(found.values(), key=lambda entry: (entry["port"], entry["protocol"], entry["address"]))

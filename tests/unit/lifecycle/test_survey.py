@@ -11,6 +11,7 @@ SS = """\
 udp   UNCONN 0      0             0.0.0.0:5353       0.0.0.0:*    users:(("avahi-daemon",pid=612,fd=12))
 tcp   LISTEN 0      128           0.0.0.0:22         0.0.0.0:*    users:(("sshd",pid=801,fd=3))
 tcp   LISTEN 0      4096        127.0.0.1:631        0.0.0.0:*    users:(("cupsd",pid=700,fd=7))
+tcp   LISTEN 0      50     [::ffff:127.0.0.1]:9999               *:*    users:(("java",pid=900,fd=9))
 tcp   LISTEN 0      511           *:8443             *:*    users:(("node",pid=1204,fd=21),("node",pid=1203,fd=21))
 tcp   LISTEN 0      128              [::]:22            [::]:*
 udp   UNCONN 0      0      [fe80::1]%eth0:546           [::]:*
@@ -22,10 +23,11 @@ def test_listening_sockets_have_program_port_and_reach() -> None:
     found = {(entry["protocol"], entry["address"], entry["port"]): entry for entry in survey.parse_listening(SS)}
     assert found["tcp", "*", 8443]["program"] == "node"
     assert found["tcp", "127.0.0.1", 631]["loopback"]
+    assert found["tcp", "::ffff:127.0.0.1", 9999]["loopback"]
     assert not found["udp", "0.0.0.0", 5353]["loopback"]
     assert found["tcp", "::", 22]["program"] is None  # as without root
     assert found["udp", "fe80::1", 546]["port"] == 546
-    assert len(found) == 6
+    assert len(found) == 7
 
 
 def test_conffiles_map_to_what_was_shipped() -> None:
