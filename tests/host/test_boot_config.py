@@ -8,7 +8,7 @@ import re
 import pytest
 
 from hedgerow.converge import config_txt
-from hedgerow.converge.boot import BEGIN, END, missing_tokens
+from hedgerow.converge.boot import BEGIN, END, ROOM_MB, missing_tokens
 
 pytestmark = [pytest.mark.fleet, pytest.mark.slow]
 
@@ -130,4 +130,4 @@ def test_f37_firmware_tells_what_booted(pi):
 def test_f40_the_boot_partition_has_room(pi):
     size, free = map(int, pi.root("df --output=size,avail -BM /boot/firmware | tail -1").replace("M", "").split())
     assert free >= 16
-    assert size >= 256
+    assert size >= ROOM_MB

@@ -257,6 +257,11 @@ def test_f40_a_boot_partition_too_small_for_kernels() -> None:
     assert remarks(facts(size_mb=None), WANTED, watchdog_s=60) == []
 
 
+def test_f40_a_file_system_on_256_mib_is_large_enough() -> None:
+    """The FATs take up to 4 MiB of them."""
+    assert remarks(facts(size_mb=252), WANTED, watchdog_s=60) == []
+
+
 def test_a_trial_that_came_back_is_told_until_the_next_one() -> None:
     result = {"outcome": "fell_back", "reason": "failed: ssh.service"}
     assert "failed: ssh.service" in remarks(facts(result=result), WANTED, watchdog_s=60)[0]
