@@ -17,7 +17,7 @@ import socket
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import uvicorn
 import uvloop
@@ -30,6 +30,7 @@ from hedgerow.server.config import Address, Limits, ServerConfig, Tls, credentia
 from hedgerow.server.connection import BoundedProtocol
 from hedgerow.server.dataplane import DataPlane
 from hedgerow.server.errors import ServingError, Unusable
+from hedgerow.server.intake import Reading
 from hedgerow.server.observe import Observer, readings
 from hedgerow.server.protocols import control, health, oip, oip_generate, oip_repository, openai
 from hedgerow.server.protocols.application import Application
@@ -330,7 +331,7 @@ def _uvicorn_config(listener: Listener, limits: Limits) -> uvicorn.Config:
     tls = listener.tls
     return uvicorn.Config(
         listener.app,
-        http=BoundedProtocol if tls is None else PeerProtocol,
+        http=_protocol(BoundedProtocol if tls is None else PeerProtocol),
         ws="none",
         ssl_context_factory=None if tls is None else lambda *_: tls.context,
         loop="none",
@@ -342,6 +343,11 @@ def _uvicorn_config(listener: Listener, limits: Limits) -> uvicorn.Config:
         proxy_headers=False,  # nobody stands before it, so nobody else may say who calls
         timeout_graceful_shutdown=int(limits.drain_s),
     )
+
+
+def _protocol(kind: type[BoundedProtocol]) -> type[asyncio.Protocol]:
+    """What uvicorn makes for each connection. It only wants something to call."""
+    return cast("type[asyncio.Protocol]", lambda **options: Reading(kind(**options)))
 
 
 def _reload(service: Service) -> None:

@@ -636,6 +636,25 @@ def test_a_tensor_is_copied_once_and_aligned(serve, monkeypatch) -> None:
     assert (seen, pieces) == ([(False, 0)], [])
 
 
+def test_of_a_body_that_comes_with_its_head_little_goes_through_the_parser(serve, monkeypatch) -> None:
+    """Nothing more is read until it is known where it belongs; the rest is read to there."""
+    client = serve()
+    read: list[int] = []
+    received = intake.FillingProtocol.data_received
+    monkeypatch.setattr(
+        intake.FillingProtocol, "data_received", lambda self, data: (read.append(len(data)), received(self, data))[1]
+    )
+    values = np.ones((200_000, 2), np.float32)
+    body, headers = tensor(values)
+    response = client.post(INFER, content=body, headers=headers)
+    assert response.status_code == 200
+    assert sum(read) <= 2 * 16 * 1024
+    # Who reads a body as usual gets all of it; and one that nobody reads is gone before the next request.
+    assert client.post("/v2/health/live", content=body).status_code == 405
+    assert client.post(INFER, content=(body[at : at + 50_000] for at in range(0, len(body), 50_000)), headers=headers)
+    assert client.get("/v2/health/live").status_code == 200
+
+
 @pytest.mark.parametrize("coding", [{}, {"transfer-encoding": "chunked"}])
 def test_a_body_that_stops_coming(serve, monkeypatch, coding) -> None:
     monkeypatch.setattr(intake, "IDLE_S", 0.05)
