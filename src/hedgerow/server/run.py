@@ -24,7 +24,7 @@ import uvloop
 
 from hedgerow.device.notify import notify
 from hedgerow.errors import HedgerowError, MachineError, UsageError
-from hedgerow.server import systemd
+from hedgerow.server import memory, systemd
 from hedgerow.server.access import ByProfile
 from hedgerow.server.config import Address, Limits, ServerConfig, Tls, credential
 from hedgerow.server.connection import BoundedProtocol
@@ -261,6 +261,8 @@ def _public_routes(plane: DataPlane, observer: Observer, limits: Limits) -> list
 
 
 def _run(service: Callable[[], Service]) -> None:
+    memory.settle()
+
     async def main() -> None:
         await _serve(service())
 
