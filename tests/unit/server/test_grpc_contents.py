@@ -91,7 +91,9 @@ def test_a_message_cut_apart_says_what_the_whole_says(
         with pytest.raises(DecodeError):
             messages.ModelInferRequest.FromString((wire.cut(short) or (short,))[0])
     else:
-        assert [bytes(each) for each in wire.cut(short)[1]] == list(whole.raw_input_contents)
+        apart = wire.cut(short)
+        assert apart is not None
+        assert [bytes(each) for each in apart[1]] == list(whole.raw_input_contents)
 
 
 @given(st.binary(max_size=64))
