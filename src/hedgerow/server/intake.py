@@ -19,7 +19,9 @@ import functools
 from typing import Any, ClassVar, Final, cast
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
+from hedgerow.server.replying import ReplyingProtocol
 
 FILL: Final = "hedgerow.fill"
 """Key in the ASGI scope of ``async fill(memory) -> bool``: False where the caller hung up.
@@ -106,7 +108,7 @@ class Reading(asyncio.BufferedProtocol):
             self._protocol.filled(nbytes)
 
 
-class FillingProtocol(HttpToolsProtocol):
+class FillingProtocol(ReplyingProtocol):
     """Offers ``FILL`` for each request whose body has a length."""
 
     _filling: _Filling | None = None

@@ -20,6 +20,7 @@ from hedgerow.server import backends, intake
 from hedgerow.server.config import Limits
 from hedgerow.server.models import Slot
 from hedgerow.server.protocols import bodies
+from hedgerow.server.replying import ReplyingProtocol
 
 CHAT = "/v1/chat/completions"
 COMPLETE = "/v1/completions"
@@ -556,6 +557,29 @@ def test_a_failure_of_ours_is_json_and_says_nothing_of_the_request(client, monke
     monkeypatch.setattr(client.server.plane, "metadata", broken)
     response = client.get("/v2/models/add")
     assert (response.status_code, response.json()) == (500, {"error": "the server failed: RuntimeError"})
+
+
+def test_an_answer_written_at_once_says_what_one_in_messages_says(serve, monkeypatch) -> None:
+    """Head for head and byte for byte; and a connection that is to end, ends."""
+    replied: list[bool] = []
+    reply = ReplyingProtocol._reply
+    monkeypatch.setattr(ReplyingProtocol, "_reply", lambda *given: (replied.append(reply(*given)), replied[-1])[1])
+    port = serve().server.port
+
+    def ask(**headers: str) -> tuple[list[tuple[str, str]], bytes, bool]:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=support.PATIENCE_S)
+        connection.request("POST", INFER, json.dumps({"inputs": [ROW]}), {"x-request-id": "0" * 32} | headers)
+        response = connection.getresponse()
+        found = [(name, value) for name, value in response.getheaders() if name != "date"], response.read()
+        connection.close()
+        return *found, response.will_close
+
+    at_once, closing = ask(), ask(connection="close")
+    monkeypatch.setattr(ReplyingProtocol, "_reply", lambda *_: False)
+    assert at_once == ask()
+    assert ("x-request-id", "0" * 32) in at_once[0]
+    assert (closing[1], closing[2], at_once[2]) == (at_once[1], True, False)
+    assert replied == [True, False]
 
 
 # ── large bodies, past the parser ───────────────────────────────────────────
