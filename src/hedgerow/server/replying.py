@@ -40,7 +40,7 @@ class ReplyingProtocol(HttpToolsProtocol):
             or cycle.scope["method"] != "POST"
         ):
             return False
-        parts = [b"HTTP/1.1 200 OK\r\n"]
+        parts: list[bytes | memoryview] = [b"HTTP/1.1 200 OK\r\n"]
         for name, value in (*cycle.default_headers, *headers):
             parts += (name, b": ", value, b"\r\n")
         parts += (b"\r\n", body)
