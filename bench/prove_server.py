@@ -125,6 +125,8 @@ def tensors(proof: Proof) -> None:
     for each in found["pictures"]:
         where = f"CNN over {names[each['protocol']]}, {each['concurrency']} callers"
         spent = f"CPU {_shown(each['raw_cpu_ms'])} ÷ {_shown(each['server_cpu_ms'])} ms a request"
+        sketch = f"{each['sketch_share']['median']:.1%}: {_shown(each['sketch_cpu_ms'])} ms"
+        proof.note(f"{where}: a bare sketch's share on the same libraries, computing on its loop", sketch)
         if each["bar"] is not None:
             share = each["share"]["median"]
             measured = f"{share:.1%}: {spent}; {each['per_s']['median']:.0f} requests/s"

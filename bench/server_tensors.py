@@ -6,11 +6,12 @@ Two models, made here. A CNN (MobileNetV2's 3.5 M parameters, a picture of 602 K
 where the model is nothing and the server is everything. Both sides use one thread a call, no spinning.
 
 **CNN.** Each round loads in turn: onnxruntime alone (as many threads calling as there are callers), the server over
-REST with binary tensors, the server over gRPC; callers are unmodified tritonclient in a process of its own. *Share of
-raw* is CPU of onnxruntime alone a request ÷ CPU of the server's process a request, the median of the rounds: the
-caller's own CPU is in neither, and other load hardly bends it. *Tail* is p99 ÷ p50, the server's over raw's of the
-same round; there the caller does count, as it takes its part of the same cores between two requests. So it does in
-requests a second, which is shown and held to nothing.
+REST with binary tensors, the server over gRPC, and a bare sketch over both (``server_sketch``: what these libraries
+leave to a server that does nothing else); callers are unmodified tritonclient in a process of its own, without TLS.
+*Share of raw* is CPU of onnxruntime alone a request ÷ CPU of the server's process a request, the median of the
+rounds: the caller's own CPU is in neither, and other load bends it less than it bends anything else. *Tail* is p99 ÷
+p50, the server's over raw's of the same round; there the caller does count, as it takes its part of the same cores
+between two requests. So it does in requests a second, which is shown and held to nothing.
 
 **Perceptron.** Requests a second at sixteen callers, with the lightest callers there are (``server_clients``), beside
 ``PEERS``: what other servers did on the machine of bench/README.md. Those were not run here. To compare across
@@ -37,6 +38,7 @@ import numpy as np
 from bench import server_models as models
 from bench.proof import VERDICTS, machine
 from bench.server_process import Child, Server, Spread, percentile, questions, reply
+from bench.server_sketch import Sketch
 
 from hedgerow import output
 
@@ -54,6 +56,8 @@ PEERS = {
 """The best of what was measured at sixteen callers: form of the request, requests a second, CPU ms a request."""
 PEERS_RAW_MS = 5.5
 """The CNN in onnxruntime alone on that machine, one caller: CPU milliseconds a request."""
+_SKETCH = "sketch-"
+_SKETCHED = tuple(_SKETCH + kind for kind in ("http", "grpc"))
 WIRE = ("wire-json", "wire-binary", "wire-grpc")
 
 
@@ -81,7 +85,9 @@ class Picture:
     raw_cpu_ms: Spread
     server_cpu_ms: Spread
     caller_cpu_ms: Spread
+    sketch_cpu_ms: Spread
     share: Spread
+    sketch_share: Spread
     raw_per_s: Spread
     per_s: Spread
     p50_ms: Spread
@@ -192,12 +198,13 @@ class Bench:
     alone: Child
     callers: Child
     servers: dict[str, Server]
+    sketch: Sketch
 
     def raw(self, model: str, concurrency: int, seconds: float) -> Load:
         return Load(**self.alone.ask(model=model, concurrency=concurrency, seconds=seconds))
 
     def served(self, model: str, kind: str, concurrency: int, seconds: float) -> Load:
-        server = self.servers[model]
+        server, _ = self._server(model, kind)
         before = server.cpu_s
         found = self.callers.ask(**self._whom(model, kind), concurrency=concurrency, seconds=seconds)
         cpu_ms = (server.cpu_s - before) * 1000 / found["requests"]
@@ -211,15 +218,19 @@ class Bench:
         """
         for model in SHAPES:
             wanted = self.alone.ask(model=model, probe=7)["y"]
-            for kind in ("http", "grpc"):
+            for kind in ("http", "grpc", *(_SKETCHED if model == "cnn" else ())):
                 got = self.callers.ask(**self._whom(model, kind), probe=7)["y"]
                 if not np.allclose(wanted, got, rtol=1e-5, atol=1e-5):
                     raise SystemExit(f"{model} over {kind} answers otherwise than onnxruntime alone")
 
+    def _server(self, model: str, kind: str) -> tuple[Server | Sketch, str]:
+        """Who is asked, and how."""
+        return (self.sketch, kind.removeprefix(_SKETCH)) if kind.startswith(_SKETCH) else (self.servers[model], kind)
+
     def _whom(self, model: str, kind: str) -> dict[str, Any]:
-        server = self.servers[model]
-        port = server.grpc_port if kind.endswith("grpc") else server.port
-        return {"kind": kind, "address": f"127.0.0.1:{port}", "model": model, "shape": SHAPES[model]}
+        server, protocol = self._server(model, kind)
+        port = server.grpc_port if protocol.endswith("grpc") else server.port
+        return {"kind": protocol, "address": f"127.0.0.1:{port}", "model": model, "shape": SHAPES[model]}
 
 
 @contextmanager
@@ -234,14 +245,16 @@ def running() -> Iterator[Bench]:
             servers[model] = stack.enter_context(Server(folder / model, folder / "models", model, threads=1))
         alone = stack.enter_context(Child("bench.server_tensors", "--raw", str(folder / "models")))
         callers = stack.enter_context(Child("bench.server_clients"))
+        sketch = stack.enter_context(Sketch(folder / "models" / "cnn" / "1" / "model.onnx"))
         for server in servers.values():
             server.wait_ready()
-        yield Bench(alone, callers, servers)
+        sketch.wait_ready()
+        yield Bench(alone, callers, servers, sketch)
 
 
 def pictures(bench: Bench, concurrency: int, rounds: int, seconds: float) -> tuple[list[Picture], list[float]]:
     """The CNN behind both protocols, and the raw CPU a request of each round."""
-    found: dict[str, list[Load]] = {"raw": [], "http": [], "grpc": []}
+    found: dict[str, list[Load]] = {kind: [] for kind in ("raw", "http", "grpc", *_SKETCHED)}
     order = list(found)
     for _ in range(rounds):
         for kind in order:
@@ -251,11 +264,11 @@ def pictures(bench: Bench, concurrency: int, rounds: int, seconds: float) -> tup
             )
         order = [*order[1:], order[0]]
     alone = found["raw"]
-    shown = [_picture(kind, concurrency, alone, found[kind]) for kind in ("http", "grpc")]
+    shown = [_picture(kind, concurrency, alone, found[kind], found[_SKETCH + kind]) for kind in ("http", "grpc")]
     return shown, [each.cpu_ms for each in alone]
 
 
-def _picture(protocol: str, concurrency: int, alone: list[Load], served: list[Load]) -> Picture:
+def _picture(protocol: str, concurrency: int, alone: list[Load], served: list[Load], sketched: list[Load]) -> Picture:
     pairs = list(zip(alone, served, strict=True))
     share = Spread.of([one.cpu_ms / other.cpu_ms for one, other in pairs])
     tail = Spread.of([other.tail / one.tail for one, other in pairs])
@@ -265,7 +278,9 @@ def _picture(protocol: str, concurrency: int, alone: list[Load], served: list[Lo
         raw_cpu_ms=Spread.of([each.cpu_ms for each in alone]),
         server_cpu_ms=Spread.of([each.cpu_ms for each in served]),
         caller_cpu_ms=Spread.of([each.caller_ms for each in served]),
+        sketch_cpu_ms=Spread.of([each.cpu_ms for each in sketched]),
         share=share,
+        sketch_share=Spread.of([one.cpu_ms / other.cpu_ms for one, other in zip(alone, sketched, strict=True)]),
         raw_per_s=Spread.of([each.per_s for each in alone]),
         per_s=Spread.of([each.per_s for each in served]),
         p50_ms=Spread.of([each.p50_ms for each in served]),
@@ -331,7 +346,7 @@ def measure(concurrencies: list[int], rounds: int, seconds: float) -> Result:
         bench.compare()
         for kind in ("http", "grpc", *WIRE):
             bench.served("mlp", kind, 2, 0.5)
-        for kind in ("http", "grpc"):
+        for kind in ("http", "grpc", *_SKETCHED):
             bench.served("cnn", kind, 2, 0.5)
         shown: list[Picture] = []
         raw_ms: dict[int, list[float]] = {}
@@ -348,8 +363,8 @@ def measure(concurrencies: list[int], rounds: int, seconds: float) -> Result:
 def show(result: Result) -> None:
     title = f"CNN, 602 KB a request, {result.rounds} rounds of {result.seconds:g} s; {result.machine}"
     columns: tuple[str, ...] = (
-        "door", "callers", "CPU ms: raw", "server", "caller", "share of raw", "bar", "per s: raw", "server",
-        "p50 ms", "p99 ms", "tail: raw", "server", "÷ (≤ 1)", "verdict",
+        "door", "callers", "CPU ms: raw", "server", "caller", "share of raw", "a sketch's", "bar", "per s: raw",
+        "server", "p50 ms", "p99 ms", "tail: raw", "server", "÷ (≤ 1)", "verdict",
     )  # fmt: skip
     output.print_table(title, columns, [_cells(each) for each in result.pictures])
     columns = ("caller, form", "requests/s", "server CPU ms", "its CPU allows", "caller CPU ms", "p50 ms", "p99 ms")
@@ -383,7 +398,7 @@ def _cells(each: Picture) -> tuple[object, ...]:
     seen = (each.raw_per_s, each.per_s, each.p50_ms, each.p99_ms)
     tails = (each.raw_tail, each.tail, each.tail_over_raw)
     cpu_, seen_, tails_ = (tuple(f"{spread.median:.3g}" for spread in group) for group in (cpu, seen, tails))
-    share = (str(each.share), "none" if each.bar is None else f"≥ {each.bar:g}")
+    share = (str(each.share), f"{each.sketch_share.median:.3g}", "none" if each.bar is None else f"≥ {each.bar:g}")
     return (each.protocol, each.concurrency, *cpu_, *share, *seen_, *tails_, VERDICTS[each.ok])
 
 

@@ -1,18 +1,27 @@
-"""uvicorn's HTTP/1.1 protocol, with large bodies written where the application wants them, past the parser.
+"""uvicorn's HTTP/1.1 protocol, with large bodies read to where the application wants them, past the parser.
 
 The parser copies a body into pieces, uvicorn copies these together and apart again. An application that finds ``FILL``
-in a request's scope may pass memory of the body's length instead: what has not come yet is then copied there from the
-socket's reads, once, and the parser goes on behind the body.
+in a request's scope may pass memory of the body's length instead: what has not come yet is then read from the socket
+to there, and the parser goes on behind the body.
+
+Invariants:
+
+- Heads, and bodies that nobody fills, are read into memory that all connections share: it is empty again before the
+  next of them is read (``Reading``).
+- Where a large body follows a head, nothing more is read until the application has said where it goes, or that it
+  reads it as usual.
 """
 
 from __future__ import annotations
 
 import asyncio
 import functools
-from typing import Any, Final
+from typing import Any, ClassVar, Final, cast
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
+from hedgerow.server.replying import ReplyingProtocol
 
 FILL: Final = "hedgerow.fill"
 """Key in the ASGI scope of ``async fill(memory) -> bool``: False where the caller hung up.
@@ -23,6 +32,9 @@ IDLE_S = 20.0
 # Below this the sender is no slow line but somebody who holds a connection. Source of the two bounds, and of the time
 # that each byte earns: Apache, mod_reqtimeout (``body=20,MinRate=500``).
 _BYTES_PER_S = 16 * 1024
+# What is read at a time where nobody said where to. Of a body that much is copied once more, so it is no larger than
+# heads and small requests need.
+_READ = 16 * 1024
 TOO_SLOW: Final = f"nothing of the body has come for {IDLE_S:g} s, or less than {_BYTES_PER_S} bytes a second in all"
 
 
@@ -56,16 +68,68 @@ class _Filling:
         self.place += taken
         return taken
 
+    @property
+    def rest(self) -> memoryview:
+        """The memory that is not filled yet."""
+        return self.memory[self.place :]
 
-class FillingProtocol(HttpToolsProtocol):
+
+class Reading(asyncio.BufferedProtocol):
+    """``protocol`` as one that says where a connection's bytes are read to."""
+
+    _shared: ClassVar[memoryview] = memoryview(bytearray(_READ))
+
+    def __init__(self, protocol: FillingProtocol) -> None:
+        self._protocol = protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._protocol.connection_made(cast("asyncio.Transport", transport))  # uvloop's is not one by name
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._protocol.connection_lost(exc)
+
+    def eof_received(self) -> None:
+        self._protocol.eof_received()
+
+    def pause_writing(self) -> None:
+        self._protocol.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._protocol.resume_writing()
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        del sizehint
+        return self._protocol.wanted or self._shared
+
+    def buffer_updated(self, nbytes: int) -> None:
+        if self._protocol.wanted is None:
+            self._protocol.data_received(bytes(self._shared[:nbytes]))
+        else:
+            self._protocol.filled(nbytes)
+
+
+class FillingProtocol(ReplyingProtocol):
     """Offers ``FILL`` for each request whose body has a length."""
 
     _filling: _Filling | None = None
+    _expected = 0
 
     @property
     def filling(self) -> bool:
         """Whether what comes now is a body's, and goes past the parser."""
         return self._filling is not None
+
+    @property
+    def wanted(self) -> memoryview | None:
+        """Where the next bytes belong, if they are a body's and go past the parser."""
+        return None if self._filling is None else self._filling.rest
+
+    def filled(self, size: int) -> None:
+        """So many bytes have been read to where they belong."""
+        if self._filling is not None:
+            self._filling.place += size
+            if self._filling.full:
+                self._end_of_body(self._filling)
 
     def data_received(self, data: bytes) -> None:
         if self._filling is not None:
@@ -75,7 +139,10 @@ class FillingProtocol(HttpToolsProtocol):
             if taken == len(data):
                 return
             data = data[taken:]
+        self._expected = 0
         super().data_received(data)
+        if self._expected > _READ and self.cycle.more_body and self._expected - len(self.cycle.body) > _READ:
+            self.flow.pause_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
@@ -84,9 +151,13 @@ class FillingProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         super().on_headers_complete()
-        for name, _ in self.headers:
+        length = b""
+        for name, value in self.headers:
             if name == b"transfer-encoding":
                 return
+            if name == b"content-length":
+                length = value
+        self._expected = int(length or b"0")
         scope: dict[str, Any] = self.scope  # type: ignore[assignment] # extensions are not in its type
         scope[FILL] = functools.partial(self._fill, self.cycle)
 

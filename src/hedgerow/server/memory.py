@@ -1,5 +1,7 @@
 """How much memory a model takes: measured around its load, by what the kernel counts for this process.
 
+And how it comes back: what the C library's allocator is told (``settle``, ``trim``).
+
 - The measure is PSS (``/proc/self/smaps``): pages of this process, a shared one by its share. What Python and the
   allocator hold back of things that are gone is returned first, so that it is not counted as free room.
 - Files of the model that are mapped count whole: their pages come as they are first read, which may be long after.
@@ -11,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,6 +26,15 @@ SMAPS: Final = Path("/proc/self/smaps")
 _KB: Final = 1024
 # A mapping's first line: addresses, rights, offset, device, inode, and the path where it has one (proc_pid_smaps(5)).
 _HEAD: Final = re.compile(r"^[0-9a-f]+-[0-9a-f]+ \S+ \S+ \S+ \d+ *(.*)$")
+
+# mallopt(3).
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
+_MIB: Final = 1024 * _KB
+# Larger blocks are weights and the runtimes' own pools: mapped one by one, each is given back when it is freed. Smaller
+# ones are requests' bodies, which would be paid for page by page if they were mapped each time.
+_MAPPED_FROM: Final = _MIB
+# Of what is free at the heap's end so much is kept for the next requests: those of sixteen callers with a picture each.
+_KEPT: Final = 16 * _MIB
 
 T = TypeVar("T")
 
@@ -74,6 +86,23 @@ def _usage(folder: str) -> Usage:
             where=str(SMAPS),
             next_step="serve without --memory-budget and --keep-alive",
         ) from error
+
+
+def settle() -> None:
+    """Have the allocator keep to one heap, and map large blocks apart. Once, before there are threads.
+
+    glibc makes a heap for each thread that finds the others busy (sixteen on two cores), and raises the size from which
+    blocks are mapped to that of the largest that was ever freed: a model's. From the first swap on, weights then lie
+    among requests' bodies in a heap of whichever thread loaded them, and what is freed between two that live stays with
+    the process: 105 MB were in use, and 275 MB held, after 15 swaps under sixteen callers. An operator who tells the
+    allocator something is obeyed.
+    """
+    if "GLIBC_TUNABLES" in os.environ or any(name.startswith("MALLOC_") for name in os.environ):
+        return
+    with contextlib.suppress(AttributeError):  # another C library has no such call
+        mallopt = ctypes.CDLL(None).mallopt
+        for what, value in ((_ARENA_MAX, 1), (_MMAP_THRESHOLD, _MAPPED_FROM), (_TRIM_THRESHOLD, _KEPT)):
+            mallopt(what, value)
 
 
 def trim() -> None:

@@ -15,17 +15,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import itertools
 import math
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
 from hedgerow.server.batching import NONE, NORMAL, Batching, Ticket, decide, join, key_of, split
+from hedgerow.server.crew import Crew
 from hedgerow.server.errors import Busy, DeadlineExceeded, Overloaded
 from hedgerow.server.pace import size_of
 
@@ -66,10 +65,10 @@ class Workers:
     def __init__(
         self, *, threads: int, queue: int, on_batch: Callable[[Served, int], None] = lambda _model, _rows: None
     ) -> None:
-        self._pool = ThreadPoolExecutor(max_workers=_THREADS, thread_name_prefix="infer")
-        self._threads = threads
-        self._queue = queue
-        self._on_batch = on_batch
+        self._crew = Crew(_THREADS, "infer")
+        self.places = threads
+        self.queue = queue
+        self.on_batch = on_batch
         self._lanes: dict[str, _Lane] = {}
         self._numbers = itertools.count()
         self._here = itertools.count(1)
@@ -108,7 +107,7 @@ class Workers:
         backend = cast("TensorBackend", model.backend)
         lane = self._lanes.get(model.name)
         if lane is None:
-            lane = self._lanes[model.name] = _Lane(self._pool, loop, self._threads, self._queue, self._on_batch)
+            lane = self._lanes[model.name] = _Lane(self, loop)
         if batching.max_batch <= 1 and lane.free and (size := _size_if_quick(model, inputs)) is not None:
             results = self._run_here(model, inputs, outputs, size=size, timeout_s=timeout_s, progress=progress)
             if next(self._here) % _TURN == 0:
@@ -143,7 +142,7 @@ class Workers:
         """One call on the event loop, told of as one on a thread is."""
         if progress is not None:
             progress.began, progress.rows = time.monotonic(), 1
-        self._on_batch(model, 1)
+        self.on_batch(model, 1)
         cpu_ns, started_ns = time.thread_time_ns(), time.perf_counter_ns()
         try:
             results = cast("TensorBackend", model.backend).infer(inputs, outputs)
@@ -155,11 +154,38 @@ class Workers:
             raise DeadlineExceeded(f"not done within {timeout_s:g} s")
         return results
 
+    def give(self, job: _Job) -> None:
+        """Have a thread do it; its lane counts it among those that run."""
+        self._crew.give(job, self.running)
+
     def close(self) -> None:
         """Wait for what runs; what waits is dropped. From any thread."""
         for lane in self._lanes.values():
             lane.drop()
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._crew.close()
+
+
+class _Job:
+    """Calls of a lane for a thread."""
+
+    __slots__ = ("_calls", "_lane")
+
+    def __init__(self, lane: _Lane, calls: list[_Call]) -> None:
+        self._lane = lane
+        self._calls = calls
+
+    def run(self) -> None:
+        try:
+            self._lane.work(self._calls)
+        except BaseException as error:  # noqa: BLE001 - a fault of ours: the loop says so, and the thread stays
+            self._lane.tell(_raise, error)
+
+    def drop(self) -> None:
+        self._lane.dropped_before(self._calls)
+
+
+def _raise(error: BaseException) -> None:
+    raise error
 
 
 class _Lane:
@@ -169,19 +195,12 @@ class _Lane:
     else spend more on the way through the loop than on computing. Both hold ``_lock`` while they look at what waits.
     """
 
-    def __init__(
-        self,
-        pool: ThreadPoolExecutor,
-        loop: asyncio.AbstractEventLoop,
-        places: int,
-        queue: int,
-        on_batch: Callable[[Served, int], None],
-    ) -> None:
-        self._pool = pool
+    def __init__(self, workers: Workers, loop: asyncio.AbstractEventLoop) -> None:
+        self._workers = workers
         self._loop = loop
-        self._places = places
-        self._queue = queue
-        self._on_batch = on_batch
+        self._places = workers.places
+        self._queue = workers.queue
+        self._on_batch = workers.on_batch
         self._again: asyncio.TimerHandle | None = None
         self._run_s = 0.0
         self._lock = threading.Lock()
@@ -238,7 +257,7 @@ class _Lane:
                 if again_at is not None:
                     self._again = self._loop.call_at(again_at, self._start)
                 return
-            self._pool.submit(self._work, calls).add_done_callback(functools.partial(self._left, calls))
+            self._workers.give(_Job(self, calls))
 
     def _take(self) -> tuple[list[_Call], float | None]:
         """What runs next, off the queue; else when to look again. Whoever calls holds the lock."""
@@ -247,7 +266,7 @@ class _Lane:
         decision = decide(list(self.waiting), self._loop.time())
         return [self.waiting.pop(ticket) for ticket in decision.run], decision.again_at
 
-    def _work(self, calls: list[_Call]) -> None:
+    def work(self, calls: list[_Call]) -> None:
         """Run them, and then what waits by then; on a thread."""
         while calls:
             self._on_batch(calls[0].model, _rows(calls))
@@ -258,17 +277,14 @@ class _Lane:
             with self._lock:
                 following, _ = self._take()
                 self.running -= not following
-            self._tell(self._ran, calls, results, started_ns, took_ns, cpu_ns)
+            self.tell(self._ran, calls, results, started_ns, took_ns, cpu_ns)
             calls = following
 
-    def _left(self, calls: list[_Call], future: Future[None]) -> None:
-        """The thread has nothing more to do, or the pool was shut down before it began."""
-        if future.cancelled():
-            self._tell(self._done, calls, [Overloaded("the server is stopping")] * len(calls))
-        elif future.exception() is not None:
-            self._tell(future.result)  # the loop says what is wrong with us
+    def dropped_before(self, calls: list[_Call]) -> None:
+        """The threads have ended before they began."""
+        self.tell(self._done, calls, [Overloaded("the server is stopping")] * len(calls))
 
-    def _tell(self, what: Callable[..., object], *arguments: object) -> None:
+    def tell(self, what: Callable[..., object], *arguments: object) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
             self._loop.call_soon_threadsafe(what, *arguments)
 

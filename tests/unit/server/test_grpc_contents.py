@@ -6,12 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from google.protobuf.message import DecodeError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hedgerow.server import tensors
 from hedgerow.server.errors import BadRequest
-from hedgerow.server.protocols.grpc import contents, messages
+from hedgerow.server.protocols.grpc import contents, messages, wire
 
 FIELDS = {
     "bool_contents": st.booleans(),
@@ -66,3 +67,70 @@ def test_what_is_written_is_what_is_read(datatype: str, typed: Any) -> None:
     back = contents.read(request)["x"]
     assert back.dtype == dtype
     assert back.tolist() == array.tolist()
+
+
+@given(requests(), st.lists(st.binary(max_size=40), max_size=3), st.data())
+@settings(max_examples=200)
+def test_a_message_cut_apart_says_what_the_whole_says(
+    request: messages.ModelInferRequest, more: list[bytes], data: st.DataObject
+) -> None:
+    request.raw_input_contents.extend(more)
+    request.model_name, request.parameters["priority"].int64_param = "m", -1
+    written = request.SerializeToString()
+    # Fields come in any order, and those of one message may be far apart.
+    written = written + messages.ModelInferRequest(id="i", raw_input_contents=more).SerializeToString()
+    rest, raw = wire.cut(written) or pytest.fail("it was not cut")
+    whole = messages.ModelInferRequest.FromString(written)
+    assert [bytes(each) for each in raw] == list(whole.raw_input_contents)
+    del whole.raw_input_contents[:]
+    assert messages.ModelInferRequest.FromString(rest) == whole
+    short = written[: data.draw(st.integers(0, len(written)))]
+    try:
+        whole = messages.ModelInferRequest.FromString(short)
+    except DecodeError:
+        with pytest.raises(DecodeError):
+            messages.ModelInferRequest.FromString((wire.cut(short) or (short,))[0])
+    else:
+        apart = wire.cut(short)
+        assert apart is not None
+        assert [bytes(each) for each in apart[1]] == list(whole.raw_input_contents)
+
+
+@given(st.binary(max_size=64))
+@settings(max_examples=300)
+def test_any_bytes_are_what_protobuf_says_they_are(data: bytes) -> None:
+    try:
+        whole = messages.ModelInferRequest.FromString(data)
+    except DecodeError:
+        whole = None
+    apart = wire.cut(data)
+    if apart is None:  # groups, and what is no message
+        return
+    try:
+        rest = messages.ModelInferRequest.FromString(apart[0])
+    except DecodeError:
+        assert whole is None
+    else:
+        assert whole is not None
+        assert [bytes(each) for each in apart[1]] == list(whole.raw_input_contents)
+        assert (rest.inputs, rest.id) == (whole.inputs, whole.id)
+
+
+def test_a_large_tensor_lies_where_it_came() -> None:
+    """No byte of it is copied by protobuf: the array is memory of the call's own bytes."""
+    array = np.arange(50_000, dtype=np.float32)
+    for pad in range(4):  # of four places, one is such that floats may begin there
+        message = messages.ModelInferRequest(model_name="m" * (1 + pad), raw_input_contents=[array.tobytes()])
+        message.inputs.add(name="x", datatype="FP32", shape=array.shape)
+        data = message.SerializeToString()
+        request = wire.parsed(data)
+        (raw,) = request.raw_input_contents
+        assert isinstance(raw, memoryview)
+        assert raw.obj is data
+        read = contents.read(request)["x"]
+        assert read.flags.aligned
+        assert np.array_equal(read, array)
+    small = wire.parsed(messages.ModelInferRequest(raw_input_contents=[b"ab"]).SerializeToString())
+    assert list(small.raw_input_contents) == [b"ab"]
+    with pytest.raises(DecodeError):
+        wire.parsed(data[:-1])

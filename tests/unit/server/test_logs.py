@@ -12,6 +12,7 @@ import uuid
 
 import grpc
 import httpx
+import msgspec
 import pytest
 import server_support as support
 from server_support import Script, served
@@ -277,7 +278,7 @@ def test_what_there_is_none_of_is_left_out() -> None:
         Caller("0" * 32), SPAN, "", "", "http", 404, "not_found", arrived=0.0, started=0.0, began=None, first=None,
         last=1.0, ended=1.0,
     )  # fmt: skip
-    assert set(logs.described(request, slow=False)) == {
+    assert set(msgspec.to_builtins(logs.line_of(request, slow=False))) == {
         "request_id", "trace_id", "span_id", "protocol", "status", "cause", "duration_ms"
     }  # fmt: skip
 

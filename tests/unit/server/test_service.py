@@ -20,6 +20,7 @@ from hedgerow.server import backends, intake
 from hedgerow.server.config import Limits
 from hedgerow.server.models import Slot
 from hedgerow.server.protocols import bodies
+from hedgerow.server.replying import ReplyingProtocol
 
 CHAT = "/v1/chat/completions"
 COMPLETE = "/v1/completions"
@@ -558,6 +559,29 @@ def test_a_failure_of_ours_is_json_and_says_nothing_of_the_request(client, monke
     assert (response.status_code, response.json()) == (500, {"error": "the server failed: RuntimeError"})
 
 
+def test_an_answer_written_at_once_says_what_one_in_messages_says(serve, monkeypatch) -> None:
+    """Head for head and byte for byte; and a connection that is to end, ends."""
+    replied: list[bool] = []
+    reply = ReplyingProtocol._reply
+    monkeypatch.setattr(ReplyingProtocol, "_reply", lambda *given: (replied.append(reply(*given)), replied[-1])[1])
+    port = serve().server.port
+
+    def ask(**headers: str) -> tuple[list[tuple[str, str]], bytes, bool]:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=support.PATIENCE_S)
+        connection.request("POST", INFER, json.dumps({"inputs": [ROW]}), {"x-request-id": "0" * 32} | headers)
+        response = connection.getresponse()
+        found = [(name, value) for name, value in response.getheaders() if name != "date"], response.read()
+        connection.close()
+        return *found, response.will_close
+
+    at_once, closing = ask(), ask(connection="close")
+    monkeypatch.setattr(ReplyingProtocol, "_reply", lambda *_: False)
+    assert at_once == ask()
+    assert ("x-request-id", "0" * 32) in at_once[0]
+    assert (closing[1], closing[2], at_once[2]) == (at_once[1], True, False)
+    assert replied == [True, False]
+
+
 # ── large bodies, past the parser ───────────────────────────────────────────
 
 
@@ -634,6 +658,25 @@ def test_a_tensor_is_copied_once_and_aligned(serve, monkeypatch) -> None:
         response.begin()
         assert np.array_equal(result(response), values + 1)
     assert (seen, pieces) == ([(False, 0)], [])
+
+
+def test_of_a_body_that_comes_with_its_head_little_goes_through_the_parser(serve, monkeypatch) -> None:
+    """Nothing more is read until it is known where it belongs; the rest is read to there."""
+    client = serve()
+    read: list[int] = []
+    received = intake.FillingProtocol.data_received
+    monkeypatch.setattr(
+        intake.FillingProtocol, "data_received", lambda self, data: (read.append(len(data)), received(self, data))[1]
+    )
+    values = np.ones((200_000, 2), np.float32)
+    body, headers = tensor(values)
+    response = client.post(INFER, content=body, headers=headers)
+    assert response.status_code == 200
+    assert sum(read) <= 2 * 16 * 1024
+    # Who reads a body as usual gets all of it; and one that nobody reads is gone before the next request.
+    assert client.post("/v2/health/live", content=body).status_code == 405
+    assert client.post(INFER, content=(body[at : at + 50_000] for at in range(0, len(body), 50_000)), headers=headers)
+    assert client.get("/v2/health/live").status_code == 200
 
 
 @pytest.mark.parametrize("coding", [{}, {"transfer-encoding": "chunked"}])

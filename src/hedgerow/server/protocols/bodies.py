@@ -2,9 +2,10 @@
 
 How often a tensor's bytes are copied before the model reads them, besides the kernel's copy to this process:
 
-- once, on arrival, into the buffer that the model then computes from (``intake`` writes there past the HTTP
-  parser, where the body's length is known and not all of it came with the head);
-- a body in chunks, with the head, or compressed: by the parser or the decompressor first, then as above;
+- never, where the body's length is known: it is read into the buffer that the model then computes from, past the HTTP
+  parser (``intake``);
+- a body in chunks, the part that came with the head, one that is compressed: by the parser or the decompressor first,
+  and then into that buffer;
 - once more where a tensor that is not the first begins at an address that its type may not have, behind others of odd
   sizes (``tensors.from_bytes``).
 """

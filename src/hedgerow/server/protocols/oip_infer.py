@@ -19,12 +19,14 @@ from hedgerow.server.errors import BadRequest, TooLarge
 from hedgerow.server.inference import InferRequest, InferResponse, Wanted
 from hedgerow.server.protocols import bodies
 from hedgerow.server.protocols.http import JSON, decode
+from hedgerow.server.replying import GIVEN, REPLY
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from hedgerow.server.config import Limits
+    from hedgerow.server.replying import Reply
 
 HEADER_LENGTH = "inference-header-content-length"
 _HEADER_LENGTH = HEADER_LENGTH.encode("ascii")
@@ -220,7 +222,12 @@ class _InParts:
         self._parts = [b"".join(parts)] if size <= _JOINED else parts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        del scope, receive
+        del receive
+        reply: Reply | None = scope.get(REPLY)
+        if reply is not None and len(self._parts) == 1:
+            given = (scope[GIVEN],) if GIVEN in scope else ()
+            if reply((*self._headers, *given), self._parts[0]):
+                return
         await send({"type": "http.response.start", "status": 200, "headers": self._headers})
         *before, last = self._parts
         for part in before:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from hedgerow.server.access import PEER
+from hedgerow.server.replying import GIVEN
 from hedgerow.server.telemetry.caller import CALLER, REQUEST_ID, Caller, identify
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ class Door:
             return None if value is None else value.decode("latin-1")
 
         caller = identify(header, scope.get(PEER))
-        given = (_REQUEST_ID, caller.request_id.encode("ascii"))
+        given = scope[GIVEN] = (_REQUEST_ID, caller.request_id.encode("ascii"))
 
         async def answer(message: Message) -> None:
             if message["type"] == "http.response.start":

@@ -9,6 +9,7 @@ Invariants:
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import sys
@@ -21,6 +22,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
+from msgspec import Struct
 
 if TYPE_CHECKING:
     from hedgerow.server.redaction import Redactor
@@ -63,8 +65,12 @@ class Lines(logging.Formatter):
         return f"<{_PRIORITIES.get(record.levelno, 6)}>{line}" if self._priorities else line
 
     def _json(self, record: logging.LogRecord) -> str:
+        line = record.__dict__.get(_FIELDS)
+        if isinstance(line, RequestLine):  # the most of all lines by far: without a dictionary on the way
+            head = f'{{"time":"{_stamp(record.created)}","level":"{record.levelname.lower()}",'
+            return f'{head}"logger":"{record.name}","message":"{record.msg}",{_encode(line)[1:].decode()}'
         value = {
-            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "time": _stamp(record.created),
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": self._message(record),
@@ -89,7 +95,8 @@ class Lines(logging.Formatter):
 
 
 def _fields(record: logging.LogRecord) -> Mapping[str, Any]:
-    fields = dict(record.__dict__.get(_FIELDS, {}))
+    line = record.__dict__.get(_FIELDS)
+    fields: dict[str, Any] = {} if line is None else msgspec.to_builtins(line)
     if record.exc_info:
         fields.update(_exception(record.exc_info))
     return fields
@@ -110,6 +117,16 @@ def _uncaught(kind: type[BaseException], error: BaseException | None, trace: Tra
         logging.getLogger("hedgerow.server").critical("uncaught", exc_info=(kind, error, trace))
 
 
+@functools.lru_cache(maxsize=1)
+def _second(number: int) -> str:
+    return datetime.fromtimestamp(number, UTC).replace(tzinfo=None).isoformat()
+
+
+def _stamp(seconds: float) -> str:
+    """ISO 8601 with milliseconds, in UTC."""
+    return f"{_second(int(seconds))}.{int(seconds % 1 * 1000):03}+00:00"
+
+
 class RequestLines:
     """A line for each request: info, or warning where it was slow or failed."""
 
@@ -120,7 +137,7 @@ class RequestLines:
         slow = self._slow(request)
         level = logging.WARNING if slow or request.failed else logging.INFO
         if requests.isEnabledFor(level):
-            requests.handle(_RequestRecord(level, described(request, slow=slow)))
+            requests.handle(_RequestRecord(level, line_of(request, slow=slow)))
 
 
 # What the standard library asks for at each record (thread, process, who called from where), and no line of ours says.
@@ -130,7 +147,7 @@ _BLANK: Final = vars(logging.makeLogRecord({"name": requests.name, "msg": "reque
 class _RequestRecord(logging.LogRecord):
     """A request's record, made in a fraction of the time that the standard one takes."""
 
-    def __init__(self, level: int, fields: Mapping[str, Any]) -> None:
+    def __init__(self, level: int, line: RequestLine) -> None:
         now = time.time()
         self.__dict__.update(_BLANK)
         self.__dict__.update(
@@ -139,35 +156,60 @@ class _RequestRecord(logging.LogRecord):
                 "levelname": logging.getLevelName(level),
                 "created": now,
                 "msecs": now % 1 * 1000,
-                _FIELDS: fields,
+                _FIELDS: line,
             }
         )
 
 
-def described(request: Finished, *, slow: bool) -> dict[str, Any]:
-    """The fields of its line; what there is none of is left out."""
+class RequestLine(Struct, omit_defaults=True, kw_only=True):
+    """The fields of a request's line; what there is none of is left out."""
+
+    request_id: str
+    trace_id: str
+    span_id: str
+    client: str | None = None
+    protocol: str
+    model: str | None = None
+    version: str | None = None
+    status: int
+    cause: str | None = None
+    slow: bool | None = None
+    duration_ms: float | None = None
+    queue_ms: float | None = None
+    first_token_ms: float | None = None
+    prompt_tokens: int | None = None
+    tokens: int | None = None
+    tokens_per_s: float | None = None
+    finish: str | None = None
+    rows: int | None = None
+
+
+_encode: Final = msgspec.json.Encoder().encode
+
+
+def line_of(request: Finished, *, slow: bool) -> RequestLine:
+    """What is told of it."""
     rate = request.tokens_per_s
-    found = {
-        "request_id": request.caller.request_id,
-        "trace_id": request.caller.trace_id,
-        "span_id": request.span_id,
-        "client": request.caller.client or None,
-        "protocol": request.protocol,
-        "model": request.model or None,
-        "version": request.version or None,
-        "status": request.code,
-        "cause": request.cause,
-        "slow": slow or None,
-        "duration_ms": _ms(request.duration_s),
-        "queue_ms": _ms(request.queued_s),
-        "first_token_ms": _ms(request.first_token_s),
-        "prompt_tokens": request.prompt_tokens or None,
-        "tokens": request.tokens or None,
-        "tokens_per_s": None if rate is None else round(rate, 1),
-        "finish": request.finish,
-        "rows": request.rows or None,
-    }
-    return {key: value for key, value in found.items() if value is not None}
+    return RequestLine(
+        request_id=request.caller.request_id,
+        trace_id=request.caller.trace_id,
+        span_id=request.span_id,
+        client=request.caller.client or None,
+        protocol=request.protocol,
+        model=request.model or None,
+        version=request.version or None,
+        status=request.code,
+        cause=request.cause,
+        slow=slow or None,
+        duration_ms=_ms(request.duration_s),
+        queue_ms=_ms(request.queued_s),
+        first_token_ms=_ms(request.first_token_s),
+        prompt_tokens=request.prompt_tokens or None,
+        tokens=request.tokens or None,
+        tokens_per_s=None if rate is None else round(rate, 1),
+        finish=request.finish,
+        rows=request.rows or None,
+    )
 
 
 def _ms(seconds: float | None) -> float | None:

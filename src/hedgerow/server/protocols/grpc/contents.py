@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from hedgerow.server.backends import Arrays
+    from hedgerow.server.protocols.grpc import wire
 
     Input = messages.ModelInferRequest.InferInputTensor
 
@@ -41,7 +42,7 @@ TYPED: Final = {
 """Data type → the field of ``InferTensorContents`` that holds its values."""
 
 
-def read(request: messages.ModelInferRequest) -> dict[str, NDArray[np.generic]]:
+def read(request: wire.AnyRequest) -> dict[str, NDArray[np.generic]]:
     """The inputs' arrays by name; raw ones lie over the message's bytes without copying (except BYTES).
 
     Raises:
@@ -68,7 +69,7 @@ def read(request: messages.ModelInferRequest) -> dict[str, NDArray[np.generic]]:
     return arrays
 
 
-def is_typed(request: messages.ModelInferRequest) -> bool:
+def is_typed(request: wire.AnyRequest) -> bool:
     """Whether the caller sent typed values, and so wants the answer that way."""
     return not request.raw_input_contents and any(_filled(tensor) for tensor in request.inputs)
 

@@ -12,7 +12,7 @@ from hedgerow.server.protocols.grpc import answers, contents, requests, texts
 if TYPE_CHECKING:
     from hedgerow.server.config import Limits
     from hedgerow.server.dataplane import DataPlane
-    from hedgerow.server.protocols.grpc import messages
+    from hedgerow.server.protocols.grpc import messages, wire
     from hedgerow.server.scheduler import Piece
 
 PROTOCOL: Final = "grpc"
@@ -35,7 +35,7 @@ class Inference:
         except NotFound:
             return False
 
-    async def one(self, request: messages.ModelInferRequest, remaining_s: float | None) -> messages.ModelInferResponse:
+    async def one(self, request: wire.Request, remaining_s: float | None) -> messages.ModelInferResponse:
         """The whole answer.
 
         Raises:
@@ -49,7 +49,7 @@ class Inference:
         raise AssertionError("a generation ends with a piece")
 
     async def many(
-        self, request: messages.ModelInferRequest, remaining_s: float | None
+        self, request: wire.Request, remaining_s: float | None
     ) -> AsyncIterator[messages.ModelInferResponse]:
         """The answer in as many parts as there are; the last one says so.
 
@@ -66,15 +66,13 @@ class Inference:
             answer.parameters[FINAL].bool_param = True
             yield answer
 
-    async def _tensors(
-        self, request: messages.ModelInferRequest, remaining_s: float | None
-    ) -> messages.ModelInferResponse:
+    async def _tensors(self, request: wire.Request, remaining_s: float | None) -> messages.ModelInferResponse:
         asked = requests.read(request, remaining_s=remaining_s)
         response = await self._plane.infer(asked, protocol=PROTOCOL)
         return answers.inferred(response, typed=contents.is_typed(request))
 
     async def _texts(
-        self, request: messages.ModelInferRequest, remaining_s: float | None, *, whole: bool
+        self, request: wire.Request, remaining_s: float | None, *, whole: bool
     ) -> AsyncGenerator[messages.ModelInferResponse, None]:
         asked = texts.read(request, self._limits, remaining_s=remaining_s)
         version = self._plane.served(request.model_name, request.model_version or None).version

@@ -12,6 +12,8 @@ from hedgerow.server.protocols.grpc import contents, messages
 if TYPE_CHECKING:
     from google.protobuf.internal.containers import MessageMap
 
+    from hedgerow.server.protocols.grpc import wire
+
     Parameters = MessageMap[str, messages.InferParameter]
 
 # Of perf_analyzer, which asks for it where a stream may end without a last answer; here the last answer says so.
@@ -20,7 +22,7 @@ _PRIORITY, _TIMEOUT, _CLASSES = "priority", "timeout", "classification"
 _MICROSECONDS: Final = 1_000_000
 
 
-def read(request: messages.ModelInferRequest, *, remaining_s: float | None) -> InferRequest:
+def read(request: wire.Request, *, remaining_s: float | None) -> InferRequest:
     """``remaining_s`` is what the call's own deadline leaves.
 
     Raises:
@@ -38,12 +40,12 @@ def read(request: messages.ModelInferRequest, *, remaining_s: float | None) -> I
     )
 
 
-def priority(request: messages.ModelInferRequest) -> int:
+def priority(request: wire.Request) -> int:
     """1 is the most urgent, 0 the model's default."""
     return _number(request.parameters, _PRIORITY) or 0
 
 
-def timeout_s(request: messages.ModelInferRequest, *, remaining_s: float | None) -> float | None:
+def timeout_s(request: wire.Request, *, remaining_s: float | None) -> float | None:
     """The shorter of the call's deadline and the parameter ``timeout`` (microseconds)."""
     asked = _number(request.parameters, _TIMEOUT)
     limits = [each for each in (remaining_s, asked / _MICROSECONDS if asked else None) if each is not None]

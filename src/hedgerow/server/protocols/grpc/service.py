@@ -5,6 +5,7 @@ A call asks for the rights that its REST twin asks for (``access``), so there is
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from http import HTTPStatus
@@ -17,7 +18,7 @@ from hedgerow import __version__
 from hedgerow.server import modelconfig
 from hedgerow.server.errors import BadRequest, NotFound, Overloaded, ServingError
 from hedgerow.server.protocols import oip
-from hedgerow.server.protocols.grpc import answers, callers, messages, status, texts
+from hedgerow.server.protocols.grpc import answers, callers, messages, status, texts, wire
 from hedgerow.server.protocols.grpc.infer import PROTOCOL, Inference
 from hedgerow.server.protocols.grpc.requests import refuse_others
 from hedgerow.server.protocols.grpc.stream import InferStream
@@ -93,13 +94,13 @@ class Service:
         return grpc.method_handlers_generic_handler(NAME, handlers)
 
     def _unary(self, name: str, call: Callable[[Any, Context], Awaitable[Any]]) -> grpc.RpcMethodHandler[Any, Any]:
-        kind = getattr(messages, f"{name}Request")
+        parse = _request if name == "ModelInfer" else functools.partial(_parsed, getattr(messages, f"{name}Request"))
 
         async def guarded(data: bytes, context: Context) -> Message | None:
             caller = callers.identified(context)
             await self._check(context, name, caller)
             try:
-                answer: Message = await call(_parsed(kind, data), context)
+                answer: Message = await call(parse(data), context)
             except ServingError as error:
                 failure = error
             except Exception:
@@ -200,7 +201,7 @@ class Service:
 
     # ── inference ───────────────────────────────────────────────────────────
 
-    async def _infer(self, request: messages.ModelInferRequest, context: Context) -> messages.ModelInferResponse:
+    async def _infer(self, request: wire.Request, context: Context) -> messages.ModelInferResponse:
         return await self._inference.one(request, context.time_remaining())
 
     async def _stream(self, data: AsyncIterator[bytes], context: Context) -> None:
@@ -209,20 +210,20 @@ class Service:
 
         failure: BadRequest | None = None
 
-        async def requests() -> AsyncIterator[messages.ModelInferRequest]:
+        async def requests() -> AsyncIterator[wire.Request]:
             nonlocal failure
             async for each in data:
                 try:
-                    request = _parsed(messages.ModelInferRequest, each)
+                    request = _request(each)
                 except BadRequest as error:
                     failure = error  # what came before it is answered yet
                     return
                 yield request
 
-        def in_order(request: messages.ModelInferRequest) -> bool:
+        def in_order(request: wire.Request) -> bool:
             return not self._inference.takes_text(request.model_name, request.model_version or None)
 
-        def answered(request: messages.ModelInferRequest) -> AsyncIterator[messages.ModelInferResponse]:
+        def answered(request: wire.Request) -> AsyncIterator[messages.ModelInferResponse]:
             return self._inference.many(request, context.time_remaining())
 
         stream = InferStream(answered, in_order)
@@ -241,6 +242,13 @@ class Service:
 def _only_repository(name: str) -> None:
     if name:
         raise BadRequest(f"repository '{name}' is not known; there is one, without a name", field="repository_name")
+
+
+def _request(data: bytes) -> wire.Request:
+    try:
+        return wire.parsed(data)
+    except DecodeError as error:
+        raise BadRequest("this is no ModelInferRequest") from error
 
 
 def _parsed(kind: type[M], data: bytes) -> M:

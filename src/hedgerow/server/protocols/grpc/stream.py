@@ -11,17 +11,20 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from hedgerow.server.errors import ServingError
 from hedgerow.server.protocols.grpc import messages
+
+if TYPE_CHECKING:
+    from hedgerow.server.protocols.grpc import wire
 
 log = logging.getLogger("hedgerow.server")
 # Requests of one stream that are worked on, and answers that wait for a slow reader.
 _AT_ONCE: Final = 32
 _BUFFERED: Final = 64
 
-Answers = Callable[[messages.ModelInferRequest], AsyncIterator[messages.ModelInferResponse]]
+Answers = Callable[["wire.Request"], AsyncIterator[messages.ModelInferResponse]]
 
 
 class InferStream:
@@ -30,7 +33,7 @@ class InferStream:
     An instance serves once.
     """
 
-    def __init__(self, answers: Answers, in_order: Callable[[messages.ModelInferRequest], bool]) -> None:
+    def __init__(self, answers: Answers, in_order: Callable[[wire.Request], bool]) -> None:
         self._answers = answers
         self._in_order = in_order
         self._ready: asyncio.Queue[messages.ModelStreamInferResponse | None] = asyncio.Queue(_BUFFERED)
@@ -40,7 +43,7 @@ class InferStream:
 
     async def serve(
         self,
-        requests: AsyncIterator[messages.ModelInferRequest],
+        requests: AsyncIterator[wire.Request],
         write: Callable[[messages.ModelStreamInferResponse], Awaitable[None]],
     ) -> None:
         """Answer ``requests`` until they end, and all that were taken are answered."""
@@ -55,13 +58,13 @@ class InferStream:
         if self._reading is not None:
             self._reading.cancel()
 
-    async def _take(self, requests: AsyncIterator[messages.ModelInferRequest]) -> None:
+    async def _take(self, requests: AsyncIterator[wire.Request]) -> None:
         async with asyncio.TaskGroup() as running:
             if not self._closed:
                 self._reading = running.create_task(self._read(requests, running))
         await self._ready.put(None)
 
-    async def _read(self, requests: AsyncIterator[messages.ModelInferRequest], running: asyncio.TaskGroup) -> None:
+    async def _read(self, requests: AsyncIterator[wire.Request], running: asyncio.TaskGroup) -> None:
         turn = asyncio.Event()
         turn.set()
         async for request in requests:
@@ -74,7 +77,7 @@ class InferStream:
 
     async def _one(
         self,
-        request: messages.ModelInferRequest,
+        request: wire.Request,
         before: asyncio.Event | None = None,
         after: asyncio.Event | None = None,
     ) -> None:
@@ -93,7 +96,7 @@ class InferStream:
                 after.set()
             self._slots.release()
 
-    async def _failed(self, request: messages.ModelInferRequest, text: str, before: asyncio.Event | None) -> None:
+    async def _failed(self, request: wire.Request, text: str, before: asyncio.Event | None) -> None:
         if before is not None:
             await before.wait()
         which = messages.ModelInferResponse(

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from hedgerow.server.config import Limits
-    from hedgerow.server.protocols.grpc import messages
+    from hedgerow.server.protocols.grpc import wire
     from hedgerow.server.scheduler import Piece
 
 OUTPUT: Final = "text_output"
@@ -56,7 +56,7 @@ def described(model: ModelMetadata) -> ModelMetadata:
     )
 
 
-def read(request: messages.ModelInferRequest, limits: Limits, *, remaining_s: float | None) -> Asked:
+def read(request: wire.Request, limits: Limits, *, remaining_s: float | None) -> Asked:
     """What a caller wants of a text model; ``remaining_s`` is what the call's own deadline leaves.
 
     Raises:
@@ -91,7 +91,7 @@ def answer(model: str, version: str, pieces: list[Piece], *, identity: str) -> I
     return InferResponse(model, version, {OUTPUT: text}, identity or None)
 
 
-def _sampling(request: messages.ModelInferRequest, as_json: str) -> oip_generate.Sampling:
+def _sampling(request: wire.Request, as_json: str) -> oip_generate.Sampling:
     parameters = {name: requests.value(each) for name, each in request.parameters.items() if name not in _OTHERS}
     try:
         listed = msgspec.json.decode(as_json or "{}", type=dict[str, Any])
