@@ -194,8 +194,9 @@ def _fill(device: str, steps: list[str]) -> None:
             if source == TARGET and TARGET.exists():
                 TARGET.rename(ASIDE)
                 _fsync(TARGET.parent)
-            _run("e2label", device, DONE)
-            _run("sync", "--file-system", str(place))
+        # Of a mounted filesystem the kernel would write the label, and udev, which every later run asks, would go on
+        # calling the disk unfinished until the next boot.
+        _run("e2label", device, DONE)
     except BaseException:
         # What served, serves on from the card.
         if ASIDE.exists() and not TARGET.exists():
