@@ -73,6 +73,8 @@ def _image(version: str, flavour: str) -> StandIn:
         f"CONFIG_ARM64_{FLAVOURS[flavour]}K_PAGES=y\n"
         'CONFIG_SECURITY_APPARMOR=y\nCONFIG_LSM=""\n'
         "CONFIG_PSI=y\nCONFIG_PSI_DEFAULT_DISABLED=y\nCONFIG_MEMCG=y\nCONFIG_BCM2835_WDT=y\n"
+        # Kconfig's own defaults (usr/Kconfig); initramfs-tools makes no initramfs for a kernel that can read none.
+        "CONFIG_RD_GZIP=y\nCONFIG_RD_ZSTD=y\n"
     )  # fmt: skip
     return StandIn(
         f"linux-image-{name}",
