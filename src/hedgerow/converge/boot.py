@@ -38,8 +38,8 @@ CONFIG_TXT = "/boot/firmware/config.txt"
 CMDLINE_TXT = "/boot/firmware/cmdline.txt"
 # Names and mark that hedgerow.device.boot_trial goes by; it is sent to hosts alone and can import nothing of ours.
 # Of a boot partition, for two kernels with their initramfs (facts §2.10). 256 MiB are asked of the partition; its file
-# system has some MiB less, which are the FATs, and that is what a host tells.
-ROOM_MB = 240
+# system, which is what a host tells of, has 252 at least: two FATs of 4 bytes a cluster, clusters of 512 bytes or more.
+ROOM_MB = 252
 TRYBOOT_CMDLINE = "tryboot-cmdline.txt"
 TRIAL_MARK = "# hedgerow trial"
 
