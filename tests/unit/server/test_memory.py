@@ -57,7 +57,10 @@ def heaps(how: str, **environment: str) -> tuple[int, int]:
     return shown.count("<heap nr="), int(mapped[1])
 
 
-@pytest.mark.skipif(not hasattr(os, "confstr") or "glibc" not in str(os.confstr("CS_GNU_LIBC_VERSION")), reason="glibc")
+@pytest.mark.skipif(
+    not hasattr(os, "confstr") or "glibc" not in str(os.confstr("CS_GNU_LIBC_VERSION")),
+    reason="another C library has no such settings",
+)
 def test_one_heap_for_all_threads_and_large_blocks_apart() -> None:
     """Without it each thread has a heap, and blocks of a model's size lie in it once the first was freed."""
     many, within = heaps("as it is")
