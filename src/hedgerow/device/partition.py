@@ -359,9 +359,21 @@ def _encrypt(disk: str, encrypt: dict[str, Any], steps: list[str], named: str) -
 
 
 def _bind(disk: str, encrypt: dict[str, Any], steps: list[str]) -> None:
-    """Bind a key slot to the TPM that is here now; slots of other TPMs go."""
+    """Bind a key slot to the TPM that is here now; slots of other TPMs go.
+
+    They go first: systemd-cryptenroll tells slots apart by their policy's hash, which does not depend on the TPM, and
+    calls a policy that stands there "already enrolled", be it another TPM's. So the recovery key is tried before.
+    """
     with _key_file(encrypt["recovery_key"]) as key:
-        _run("systemd-cryptenroll", f"--unlock-key-file={key}", "--wipe-slot=tpm2", "--tpm2-device=auto",
+        tried = _run("cryptsetup", "open", "--test-passphrase", "--key-file", key, disk, codes=None)
+        if tried.returncode != 0:
+            raise PartitionError(
+                f"the controller's recovery key does not open it: {tried.stderr.strip()[-400:]}",
+                where=disk,
+                next_step="restore this disk's from your backup: var/fleets/FLEET/storage/HOST.recovery",
+            )
+        _run("systemd-cryptenroll", "--wipe-slot=tpm2", disk)
+        _run("systemd-cryptenroll", f"--unlock-key-file={key}", "--tpm2-device=auto",
              f"--tpm2-pcrs={encrypt['pcrs']}", disk)  # fmt: skip
     steps.append("bound its key to this board's TPM")
 

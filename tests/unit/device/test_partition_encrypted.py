@@ -84,14 +84,23 @@ class Board:
             self.luks, self.label, self.slots = command[command.index("--label") + 1], None, ["password"]
         elif command[1] == "config":
             self.luks = command[3]
+        elif command[1] == "open":
+            file = Path(command[command.index("--key-file") + 1])
+            assert file.stat().st_mode & 0o777 == 0o600
+            return "", 0 if file.read_text() == KEY else 2
         else:
             self.mapper.unlink()
         return "", 0
 
     def systemd_cryptenroll(self, command: list[str]) -> tuple[str, int]:
+        if "--wipe-slot=tpm2" in command:
+            self.slots = [slot for slot in self.slots if not slot.startswith("tpm2:")]
+            return "", 0
         file = Path(next(word for word in command if word.startswith("--unlock-key-file=")).partition("=")[2])
         assert (file.read_text(), file.stat().st_mode & 0o777) == (KEY, 0o600)
-        self.slots = ["password", f"tpm2:{self.tpm}"]
+        # As the real one: a policy that stands there is "already enrolled", whichever TPM's it is.
+        if not any(slot.startswith("tpm2:") for slot in self.slots):
+            self.slots.append(f"tpm2:{self.tpm}")
         return "", 0
 
     def systemd_cryptsetup(self, command: list[str]) -> tuple[str, int]:
@@ -181,3 +190,10 @@ def test_another_tpm_is_refused_with_what_to_type_and_bound_on_demand(board: Boa
     prepare(enrol=True)
     assert board.slots == ["password", "tpm2:second"]
     assert str(partition.TARGET) in board.mounted
+
+
+def test_with_another_disks_recovery_key_nothing_is_unbound(board: Board) -> None:
+    prepare(may_format=True)
+    with pytest.raises(PartitionError, match="recovery key does not open it"):
+        prepare(enrol=True, key="wxyz-" * 12 + "wxyz")
+    assert board.slots == ["password", "tpm2:first"]
