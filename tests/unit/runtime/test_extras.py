@@ -33,7 +33,7 @@ def test_one_wish_has_one_spelling(asked: Any, chosen: tuple[str, ...]) -> None:
 def test_what_is_none_is_refused_with_those_that_are(asked: Any) -> None:
     with pytest.raises(UsageError) as caught:
         extras.of_host("pi-1", {"inference_runtime_extras": asked})
-    assert "there are: traces, vision" in str(caught.value.next_step)
+    assert "there are: traces, vision, litert" in str(caught.value.next_step)
     assert caught.value.where == "inference_runtime_extras of pi-1"
 
 
@@ -57,10 +57,10 @@ def test_the_real_locks_agree_for_every_board(python: str) -> None:
     together = lock.union({name: read(name) for name in ("device", *extras.EXTRAS)})
     assert together[: len(device)] == device
     added = {each.name for each in together[len(device) :]}
-    assert {"av", "opentelemetry-sdk", "requests"} <= added
+    assert {"ai-edge-litert", "av", "opentelemetry-sdk", "requests"} <= added
 
 
-@pytest.mark.parametrize("name, package", [("traces", "opentelemetry"), ("vision", "av")])
+@pytest.mark.parametrize("name, package", [("traces", "opentelemetry"), ("vision", "av"), ("litert", "ai_edge_litert")])
 def test_what_a_new_runtime_must_import_cannot_be_without_the_extra(name: str, package: str) -> None:
     (module,) = extras.smoke_imports([name])
     without = f"import sys; sys.modules[{package!r}] = None; import {module}"

@@ -32,7 +32,7 @@ def test_code_names_lock_and_project_count(tree: Path) -> None:
     assert len(seen) == 5
 
 
-@pytest.mark.parametrize("extra", ["traces", "vision"])
+@pytest.mark.parametrize("extra", ["traces", "vision", "litert"])
 def test_the_lock_of_an_extra_counts_where_it_is_asked_for(tree: Path, extra: str) -> None:
     without, asked = runtime_version(tree), runtime_version(tree, [extra])
     assert asked != without
