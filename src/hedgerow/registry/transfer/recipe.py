@@ -10,7 +10,8 @@ Invariants
 * Packs are shared between versions: what has not changed lies where an earlier version put it.
 * Every size is bounded here, before anybody allocates by it.
 
-The bytes are zstd of canonical JSON: hashes are half of a recipe and hexadecimal doubles them (``codec``). This module does no IO.
+The bytes are zstd of canonical JSON: hashes are half of a recipe and hexadecimal doubles them (``codec``).
+This module does no IO.
 """
 
 from __future__ import annotations
@@ -23,7 +24,17 @@ from typing import Annotated, Final, Literal
 from msgspec import Meta, Struct
 
 from hedgerow.errors import PublisherError
-from hedgerow.registry.manifest import MAX_FILE_BYTES, MAX_FILES, MAX_VERSION, Manifest, Sha256, check_path
+from hedgerow.registry.manifest import (
+    MAX_FILES,
+    SHA256_PATTERN,
+    Manifest,
+    Name,
+    Version,
+    check_path,
+    check_paths,
+    is_name,
+    is_version,
+)
 from hedgerow.registry.reference import Reference
 
 SCHEMA: Final = 1
@@ -32,6 +43,7 @@ FILE_NAME: Final = "transfer.json.zst"
 # What is accepted of others; what `chunking` and `packs` make is smaller or equal.
 MAX_CHUNK_BYTES: Final = 8 << 20
 MAX_PACK_BYTES: Final = 32 << 20
+MAX_FILE_BYTES: Final = 1 << 40
 # 16 MiB of JSON name about 150,000 segments: 150 GB of tensors, or 10 GB cut by content. Decoded, some 40 MB.
 MAX_JSON_BYTES: Final = 16 << 20
 MAX_RECIPE_BYTES: Final = MAX_JSON_BYTES
@@ -39,6 +51,7 @@ MAX_OFFERS: Final = 64
 
 AGAIN: Final = "publish the bundle again: hedgerow registry publish"
 
+Sha256 = Annotated[str, Meta(pattern=SHA256_PATTERN)]
 Index = Annotated[int, Meta(ge=0, le=1 << 24)]
 Offset = Annotated[int, Meta(ge=0, le=MAX_FILE_BYTES)]
 ChunkSize = Annotated[int, Meta(ge=1, le=MAX_CHUNK_BYTES)]
@@ -118,24 +131,31 @@ class Offer(Struct, frozen=True, forbid_unknown_fields=True):
     There are ``blocks`` of them with ``size`` bytes together; ``index`` is where the ``PatchIndex`` lies.
     """
 
-    version: Annotated[str, Meta(min_length=1, max_length=MAX_VERSION)]
+    version: Version
     manifest_sha256: Sha256
     blocks: Index
     size: Offset
     index: Segment
+
+    def __post_init__(self) -> None:
+        _check_version(self.version)
 
 
 class Recipe(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """``transfer.json.zst``: every file of ``name@version`` as segments, and the patches that lead to it."""
 
     schema: Literal[1]
-    name: Annotated[str, Meta(min_length=1, max_length=63)]
-    version: Annotated[str, Meta(min_length=1, max_length=MAX_VERSION)]
+    name: Name
+    version: Version
     packs: tuple[Pack, ...]
     files: Annotated[tuple[File, ...], Meta(max_length=MAX_FILES)]
     patches: Annotated[tuple[Offer, ...], Meta(max_length=MAX_OFFERS)] = ()
 
     def __post_init__(self) -> None:
+        if not is_name(self.name):
+            raise ValueError(f"{self.name!r} is no bundle's name")
+        _check_version(self.version)
+        check_paths([file.path for file in self.files])
         for file in self.files:
             _check_places(file.segments, self.packs, file.path)
         _check_places([offer.index for offer in self.patches], self.packs, "patches")
@@ -169,18 +189,24 @@ class PatchIndex(Struct, frozen=True, forbid_unknown_fields=True):
     """The patches from one older ``version``: a frame in a pack, found through the recipe's ``Offer``."""
 
     schema: Literal[1]
-    version: Annotated[str, Meta(min_length=1, max_length=MAX_VERSION)]
+    version: Version
     packs: tuple[Pack, ...]
     paths: Annotated[tuple[Path, ...], Meta(max_length=MAX_FILES)]
     blocks: tuple[Block, ...]
 
     def __post_init__(self) -> None:
+        _check_version(self.version)
         for path in self.paths:
             check_path(path)
         _check_places(self.blocks, self.packs, f"patches from {self.version}")
         for block in self.blocks:
             if block.old >= len(self.paths):
                 raise ValueError(f"a patch names old file {block.old}, there are {len(self.paths)}")
+
+
+def _check_version(version: str) -> None:
+    if not is_version(version):  # it becomes a folder's name
+        raise ValueError(f"{version!r} is no semantic version")
 
 
 def _check_places(places: Sequence[Segment | Block], packs: Sequence[Pack], where: str) -> None:
@@ -211,8 +237,6 @@ def check_agrees(recipe: Recipe, manifest: Manifest) -> None:
         raise _disagrees(f"describes {recipe.reference}", manifest)
     made = {file.path: (file.size, file.sha256) for file in recipe.files}
     wanted = {file.path: (file.size, file.sha256) for file in manifest.files}
-    if len(made) != len(recipe.files):
-        raise _disagrees("names a file twice", manifest)
     for path in sorted(made.keys() ^ wanted.keys()):
         raise _disagrees(f"{'lacks' if path in wanted else 'adds'} {path}", manifest)
     for path, content in wanted.items():
