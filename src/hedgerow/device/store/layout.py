@@ -1,0 +1,118 @@
+"""Where things lie: ``models/<name>/<version>/`` as ever, and ``models/.store/`` beside them.
+
+Beside the versions, because a rename moves what is finished into place, which needs one file system; hidden, because no
+bundle can have a name that begins with a dot. In ``.store``:
+
+- ``partial/<name>@<version>/``: a download that has begun: ``files/``, and the tail of what was cut off.
+- ``recipes/<name>/<version>``: of versions that are here, so that their chunks are found without cutting them again.
+- ``trash/``: versions on their way out; a rename takes them there, so that none is ever half there.
+- ``used.json``, ``pins.json``, ``written.json``, ``lock``.
+
+There is no folder of chunks: the versions are the cache. A chunk beside them would be stored twice and written twice.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from hedgerow.device import links
+from hedgerow.errors import UsageError
+from hedgerow.registry.manifest import is_name, is_version
+from hedgerow.registry.reference import Reference
+
+FOLDER = ".store"
+_FOLDER_MODE = 0o755  # the server's user reads models, whatever the umask is
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The paths of one device's store."""
+
+    models_dir: Path
+
+    @property
+    def folder(self) -> Path:
+        return self.models_dir / FOLDER
+
+    @property
+    def lock(self) -> Path:
+        return self.folder / "lock"
+
+    @property
+    def used(self) -> Path:
+        return self.folder / "used.json"
+
+    @property
+    def pins(self) -> Path:
+        return self.folder / "pins.json"
+
+    @property
+    def written(self) -> Path:
+        return self.folder / "written.json"
+
+    @property
+    def trash(self) -> Path:
+        return self.folder / "trash"
+
+    @property
+    def partials(self) -> Path:
+        return self.folder / "partial"
+
+    @property
+    def recipes(self) -> Path:
+        return self.folder / "recipes"
+
+    def home(self, name: str) -> Path:
+        return self.models_dir / name
+
+    def version(self, reference: Reference) -> Path:
+        return self.home(reference.name) / reference.version
+
+    def partial(self, reference: Reference) -> Path:
+        return self.partials / str(reference)
+
+    def recipe(self, reference: Reference) -> Path:
+        return self.recipes / reference.name / reference.version
+
+    def versions(self) -> Iterator[Reference]:
+        """Every version that is here, sorted by name."""
+        for home in _folders(self.models_dir):
+            if is_name(home.name):
+                for place in _folders(home):
+                    if is_version(place.name):
+                        yield Reference(home.name, place.name)
+
+    def unfinished(self) -> Iterator[Reference]:
+        """Every download that has begun."""
+        for place in _folders(self.partials):
+            try:
+                yield Reference.parse(place.name)
+            except UsageError:
+                shutil.rmtree(place, ignore_errors=True)  # nothing of ours is called that
+
+    def linked(self) -> dict[Reference, str]:
+        """Versions that ``current`` and ``previous`` name, and which of the two (``current`` where it is both)."""
+        found: dict[Reference, str] = {}
+        for home in _folders(self.models_dir):
+            for link in (links.PREVIOUS, links.CURRENT):
+                version = links.target(home, link)
+                if version is not None and is_name(home.name):
+                    found[Reference(home.name, version)] = link
+        return found
+
+
+def make_folder(path: Path) -> None:
+    """Make missing folders so that the server's user can read them."""
+    for folder in (*reversed(path.parents), path):
+        if not folder.exists():
+            folder.mkdir()
+            folder.chmod(_FOLDER_MODE)
+
+
+def _folders(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return []
+    return sorted(place for place in path.iterdir() if place.is_dir() and not place.is_symlink())
