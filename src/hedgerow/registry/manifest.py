@@ -7,7 +7,11 @@ Invariants
   it fixes every byte of the bundle.
 * No path can leave the bundle's folder: relative, ``/``-separated, no ``.`` or ``..``, no control character, no file
   that is also a folder, no two equal ones.
-* New fields raise ``SCHEMA``. A device that is too old then says so, instead of complaining about an unknown field.
+* New fields raise the schema. A device that is too old then says so, instead of complaining about an unknown field.
+  A manifest of schema 1 holds no field of schema 2, so it means the same to a device of any age.
+
+Schema 2 is schema 1 and more: one struct holds both, and ``upgrade`` gives readers one shape. The parts are
+``registry.manifest_fields`` (schema 1) and ``registry.manifest_parts`` (schema 2).
 
 This module does no IO.
 """
@@ -16,7 +20,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
@@ -24,174 +27,85 @@ from msgspec import Meta, Struct
 
 from hedgerow import json_schema as schemas
 from hedgerow.errors import PublisherError
+from hedgerow.registry.manifest_fields import (
+    FILE_NAME,
+    MAX_NAME,
+    NAME_PATTERN,
+    NEW_IN_2,
+    SHA256_PATTERN,
+    VERSION_PATTERN,
+    File,
+    Format,
+    GoldenTensor,
+    GoldenTensors,
+    GoldenText,
+    Hat,
+    Message,
+    Name,
+    Provenance,
+    Quantization,
+    RecommendedRollout,
+    Requires,
+    Slo,
+    Source,
+    Tensor,
+    Text,
+    Thermal,
+    Version,
+    check_path,
+    check_paths,
+    is_name,
+    is_version,
+)
+from hedgerow.registry.manifest_parts import (
+    ASKED,
+    FORMATS,
+    OLD_FORMATS,
+    Application,
+    Base,
+    Calibration,
+    Expectation,
+    Hailo,
+    Kind,
+    Machine,
+    Port,
+    Proof,
+    Variant,
+    check_folders,
+)
+
+__all__ = [
+    "FILE_NAME", "NAME_PATTERN", "NEWEST", "ONLY", "SCHEMA", "SHA256_PATTERN", "VERSION_PATTERN", "Application", "Base",
+    "Calibration", "Expectation", "File", "Format", "GoldenTensor", "GoldenTensors", "GoldenText", "Hailo", "Hat",
+    "Kind", "Machine", "Manifest", "Message", "Port", "Proof", "Provenance", "Quantization", "RecommendedRollout",
+    "Requires", "Slo", "Source", "Tensor", "Thermal", "Variant", "check_path", "check_paths", "decode", "digest",
+    "encode", "is_name", "is_version", "json_schema", "newer_fields", "upgrade",
+]  # fmt: skip
 
 SCHEMA: Final = 1
-FILE_NAME: Final = "manifest.json"
+"""What a builder writes that needs nothing newer: every device reads it."""
+NEWEST: Final = 2
+"""The newest schema that is read here."""
+ONLY: Final = "default"
+"""Name of the variant of a bundle that has no others (as ``hedgerow.rollout.variants`` calls it)."""
 
 # Bounds on what a device reads before it knows whom to trust. The slice's bundles have about ten files.
 MAX_MANIFEST_BYTES: Final = 4 * 1024 * 1024
 MAX_FILES: Final = 10_000
-MAX_FILE_BYTES: Final = 1 << 40
-
-# Python's "$" also matches before a final newline; "(?!\n)" closes that, and means the same in JSON Schema.
-_END = r"$(?!\n)"
-NAME_PATTERN: Final = r"^[a-z0-9]+(?:[._-][a-z0-9]+)*" + _END
-# Semantic Versioning 2.0.0 without build metadata: two versions that differ only there have no order.
-_NUMBER = r"(?:0|[1-9][0-9]*)"
-_PRERELEASE = rf"(?:{_NUMBER}|[0-9]*[a-zA-Z-][0-9a-zA-Z-]*)"
-VERSION_PATTERN: Final = rf"^{_NUMBER}\.{_NUMBER}\.{_NUMBER}(?:-{_PRERELEASE}(?:\.{_PRERELEASE})*)?" + _END
-SHA256_PATTERN: Final = r"^[0-9a-f]{64}" + _END
-
-MAX_NAME: Final = 63
-MAX_VERSION: Final = 64
-
-# Checked by hand in Manifest, so that the message is a sentence and not a regular expression.
-Name = Annotated[str, Meta(extra_json_schema={"pattern": NAME_PATTERN, "maxLength": MAX_NAME})]
-Version = Annotated[str, Meta(extra_json_schema={"pattern": VERSION_PATTERN, "maxLength": MAX_VERSION})]
-Sha256 = Annotated[str, Meta(pattern=SHA256_PATTERN)]
-Text = Annotated[str, Meta(min_length=1, max_length=4096)]
-Positive = Annotated[float, Meta(gt=0)]
-Count = Annotated[int, Meta(ge=1)]
-Natural = Annotated[int, Meta(ge=0)]
-
-Format = Literal["onnx", "onnx-genai", "hef", "gguf"]
-Hat = Literal["none", "hat-plus-13", "hat-plus-26", "hat-plus-2"]
-
-
-class File(Struct, frozen=True, forbid_unknown_fields=True):
-    """One file of the bundle: ``path`` below its folder, ``size`` in bytes, ``sha256`` of its content."""
-
-    path: Annotated[str, Meta(min_length=1, max_length=512)]
-    sha256: Sha256
-    size: Annotated[int, Meta(ge=0, le=MAX_FILE_BYTES)]
-
-    def __post_init__(self) -> None:
-        check_path(self.path)
-
-
-class Quantization(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """How weights were made smaller.
-
-    ``scheme`` is ``int4-rtn-block``, ``int8-qdq`` …; ``bits`` a weight; ``group_size`` in weights;
-    ``calibration_sha256`` of the calibration set, where there was one.
-    """
-
-    scheme: Text
-    bits: Annotated[int, Meta(ge=1, le=32)]
-    group_size: Count | None = None
-    calibration_sha256: Sha256 | None = None
-
-
-class Requires(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What a host must have. ``hat``: any of these; empty means that every board will do.
-
-    ``hailort``, ``firmware`` and ``runtime`` are version specifiers such as ``>=5.1,<5.2``; None means any.
-    """
-
-    memory_mb: Count
-    hat: tuple[Hat, ...] = ()
-    hailort: Text | None = None
-    firmware: Text | None = None
-    runtime: Text | None = None
-
-
-class Tensor(Struct, frozen=True, forbid_unknown_fields=True):
-    """A tensor at the model's border, ``dtype`` as Open Inference Protocol v2 spells it; -1 is a free dimension."""
-
-    name: Text
-    dtype: Literal[
-        "BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64", "FP16", "FP32", "FP64",
-        "BF16", "BYTES",
-    ]  # fmt: skip
-    shape: tuple[Annotated[int, Meta(ge=-1)], ...]
-
-
-class Message(Struct, frozen=True, forbid_unknown_fields=True):
-    """One chat message of a golden conversation."""
-
-    role: Literal["system", "user", "assistant"]
-    content: str
-
-
-class GoldenText(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, tag_field="kind", tag="text"):
-    """A conversation and what greedy decoding must answer.
-
-    ``match`` is the tolerance: kernels differ between processors in the last bit, so an ``exact`` answer is asked only
-    where it was seen on every board that the bundle allows.
-    """
-
-    messages: Annotated[tuple[Message, ...], Meta(min_length=1)]
-    expect: Text
-    max_tokens: Annotated[int, Meta(ge=1, le=512)] = 32
-    match: Literal["exact", "prefix", "contains"] = "contains"
-
-
-class GoldenTensor(Struct, frozen=True, forbid_unknown_fields=True):
-    """Values of one tensor in row-major order; ``len(data)`` is the product of ``shape``."""
-
-    name: Text
-    shape: tuple[Natural, ...]
-    data: tuple[float | int | bool | str, ...]
-
-
-class GoldenTensors(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="tensors"):
-    """Input tensors and the outputs they must give: ``|got - want| <= atol + rtol * |want|``, element by element."""
-
-    inputs: Annotated[tuple[GoldenTensor, ...], Meta(min_length=1)]
-    outputs: Annotated[tuple[GoldenTensor, ...], Meta(min_length=1)]
-    atol: Annotated[float, Meta(ge=0)]
-    rtol: Annotated[float, Meta(ge=0)]
-
-
-class Slo(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What the publisher expects on one board: milliseconds at the 95th percentile, tokens a second at least."""
-
-    p95_ms: Positive | None = None
-    ttft_p95_ms: Positive | None = None
-    tokens_per_s: Positive | None = None
-
-
-class Thermal(Struct, frozen=True, forbid_unknown_fields=True):
-    """Board temperature in °C above which the server serves this model in its degraded way."""
-
-    degrade_above_c: Annotated[float, Meta(gt=0, lt=120)]
-
-
-class RecommendedRollout(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """The publisher's advice; the rollout policy decides. ``canary`` in hosts, ``soak_s`` in seconds."""
-
-    canary: Count = 1
-    soak_s: Natural = 0
-
-
-class Source(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Something the bundle was made from: a URI or package name, with its version and hash where known."""
-
-    name: Text
-    version: Text | None = None
-    sha256: Sha256 | None = None
-
-
-class Provenance(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Where it came from. ``tools`` maps a program to its version. No build time: the same input gives the same bytes.
-
-    ``builder`` says which command built it, ``commit`` which revision of it.
-    """
-
-    sources: Annotated[tuple[Source, ...], Meta(min_length=1)]
-    builder: Text
-    tools: dict[str, str]
-    commit: Text | None = None
-    dataset_sha256: Sha256 | None = None
+MAX_VARIANTS: Final = 64
 
 
 class Manifest(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """``manifest.json``. ``license`` is an SPDX expression; ``sbom`` and ``license_file`` name files of the bundle.
 
     ``features`` are flags that applications may read through the server (``chat``, ``tools`` …).
+
+    Schema 2: ``kind`` of bundle; ``variants``, of which the first is what ``format`` and ``requires`` describe, or
+    ``variant``, the name of the one that this manifest was taken out of such a bundle for; ``base`` of an adapter;
+    ``proofs`` name files of the bundle.
     """
 
-    schema: Literal[1]
+    schema: Literal[1, 2]
     name: Name
     version: Version
     format: Format
@@ -199,7 +113,7 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=Tr
     files: Annotated[tuple[File, ...], Meta(min_length=1, max_length=MAX_FILES)]
     requires: Requires
     provenance: Provenance
-    golden: Annotated[tuple[GoldenText | GoldenTensors, ...], Meta(min_length=1)]
+    golden: tuple[GoldenText | GoldenTensors, ...] = ()
     description: str = ""
     quantization: Quantization | None = None
     inputs: tuple[Tensor, ...] = ()
@@ -210,6 +124,15 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=Tr
     recommended_rollout: RecommendedRollout | None = None
     license_file: str | None = None
     sbom: str | None = None
+    kind: Kind = "model"
+    variants: Annotated[tuple[Variant, ...], Meta(max_length=MAX_VARIANTS)] = ()
+    variant: Name | None = None
+    base: Base | None = None
+    application: Application | None = None
+    hailo: Hailo | None = None
+    calibration: Calibration | None = None
+    expectations: tuple[Expectation, ...] = ()
+    proofs: tuple[Proof, ...] = ()
 
     def __post_init__(self) -> None:
         if not is_name(self.name):
@@ -218,9 +141,43 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=Tr
             )
         if not is_version(self.version):
             raise ValueError(f"version {self.version!r} is not a semantic version such as 1.2.0 or 1.2.0-rc.1")
-        paths = [file.path for file in self.files]
-        check_paths(paths)
+        if self.schema < NEWEST and (newer := newer_fields(self)):
+            raise ValueError(f"{newer[0]} needs schema 2, and the manifest has schema {self.schema}")
+        check_paths([file.path for file in self.files])
+        self._check_kind()
+        self._check_files_named()
+        if self.variants:
+            self._check_variants()
+
+    def _check_kind(self) -> None:
+        if self.format not in FORMATS[self.kind]:
+            raise ValueError(f"format {self.format!r} is none of {self.kind}: {', '.join(FORMATS[self.kind])}")
+        if self.kind in ASKED and not self.golden:
+            raise ValueError(f"golden is empty; of kind {self.kind} it must be an array of length >= 1")
+        for field, kind, value in (("base", "adapter", self.base), ("application", "application", self.application)):
+            if (self.kind == kind) != (value is not None):
+                raise ValueError(f"{field} belongs to kind {kind} and to no other; this is of kind {self.kind}")
+
+    def _check_variants(self) -> None:
+        if self.variant is not None:
+            raise ValueError("variant is of a bundle that was taken out of one with variants; this has variants itself")
+        if (self.format, self.requires) != (self.variants[0].format, self.variants[0].requires):
+            raise ValueError(f"format and requires are not those of the first variant, {self.variants[0].name!r}")
+        for variant in self.variants:
+            if variant.format not in FORMATS[self.kind]:
+                raise ValueError(f"format {variant.format!r} of variant {variant.name!r} is none of {self.kind}")
+        shared = check_folders(self.variants, [file.path for file in self.files])
         for field, path in (("license_file", self.license_file), ("sbom", self.sbom)):
+            if path is not None and path not in shared:
+                raise ValueError(f"{field} {path!r} lies in a variant's folder, so the others would lack it")
+
+    def _check_files_named(self) -> None:
+        named = [("license_file", self.license_file), ("sbom", self.sbom)]
+        named += [("proofs", proof.path) for proof in self.proofs]
+        if self.application is not None:
+            named += [("application.image", self.application.image), ("application.unit", self.application.unit)]
+        paths = {file.path for file in self.files}
+        for field, path in named:
             if path is not None and path not in paths:
                 raise ValueError(f"{field} names {path!r}, which is not in files")
 
@@ -235,31 +192,45 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=Tr
         return f"{self.name}@{self.version}"
 
 
-def check_path(path: str) -> None:
-    """Raise ValueError where ``path`` could name anything but a file inside the bundle's folder."""
-    if path.startswith("/"):
-        raise ValueError(f"path {path!r} is absolute; write it relative to the bundle's folder")
-    if "\\" in path or not path.isprintable():
-        raise ValueError(f"path {path!r} holds a backslash or a control character")
-    if any(part in {"", ".", ".."} for part in path.split("/")):
-        raise ValueError(f"path {path!r} has an empty, '.' or '..' part")
-    if path == FILE_NAME:
-        raise ValueError(f"path {path!r} is the manifest itself; a file cannot hold its own hash")
+def newer_fields(manifest: Manifest) -> list[str]:
+    """What of ``manifest`` schema 1 does not have, as ``requires.board``; empty where schema 1 can say it all."""
+    found = [name for name in _NEW if getattr(manifest, name) != _NEW[name]]
+    if manifest.format not in OLD_FORMATS:
+        found.append(f"format {manifest.format!r}")
+    for name in ("requires", "quantization"):
+        part = getattr(manifest, name)
+        for field in NEW_IN_2.get(type(part), ()):
+            if getattr(part, field) not in {None, ()}:
+                found.append(f"{name}.{field}")  # noqa: PERF401 -- two loops deep, this reads better
+    return found
 
 
-def check_paths(paths: list[str]) -> None:
-    """Raise ValueError where two paths are equal or one would have to be a file and a folder."""
-    seen: set[str] = set()
-    for path in paths:
-        if path in seen:
-            raise ValueError(f"path {path!r} stands twice in files")
-        seen.add(path)
-    for path in paths:
-        parts = path.split("/")
-        for end in range(1, len(parts)):
-            parent = "/".join(parts[:end])
-            if parent in seen:
-                raise ValueError(f"path {parent!r} is a file and a folder of {path!r}")
+_NEW: Final[dict[str, Any]] = {
+    "kind": "model",
+    "variants": (),
+    "variant": None,
+    "base": None,
+    "application": None,
+    "hailo": None,
+    "calibration": None,
+    "expectations": (),
+    "proofs": (),
+}
+"""Manifest's own fields of schema 2, with what they are where nobody sets them."""
+
+
+def upgrade(manifest: Manifest) -> Manifest:
+    """Return ``manifest`` as schema 2 has it, with one variant at least: what readers of any schema may work with.
+
+    The variant of a bundle without variants is ``ONLY`` (or the one it was taken out for) and has all files: its folder
+    is empty. The result is another manifest with another identity: for reading, never to be written in its place.
+    """
+    if manifest.variants:
+        return manifest
+    fields = ("format", "requires", "description", "quantization", "calibration", "hailo", "inputs", "outputs")
+    same = {name: getattr(manifest, name) for name in (*fields, "golden", "slo", "expectations")}
+    whole = Variant(name=manifest.variant or ONLY, folder="", **same)
+    return msgspec.structs.replace(manifest, schema=NEWEST, variants=(whole,), variant=None)
 
 
 class _Peek(Struct):
@@ -267,7 +238,7 @@ class _Peek(Struct):
 
 
 def decode(data: bytes, *, where: str) -> Manifest:
-    """Decode ``manifest.json``; ``where`` names the file or URL in the error.
+    """Decode ``manifest.json``, of any schema up to ``NEWEST``; ``where`` names the file or URL in the error.
 
     Raises:
         PublisherError: too large, not JSON, another schema, or a field that breaks a rule (named with its path).
@@ -276,9 +247,9 @@ def decode(data: bytes, *, where: str) -> Manifest:
         raise PublisherError(f"the manifest has {len(data)} bytes; {MAX_MANIFEST_BYTES} are allowed", where=where)
     try:
         schema = msgspec.json.decode(data, type=_Peek).schema
-        if schema > SCHEMA:
+        if schema > NEWEST:
             raise PublisherError(
-                f"the manifest has schema {schema}; this Hedgerow knows {SCHEMA}",
+                f"the manifest has schema {schema}; this Hedgerow knows {NEWEST}",
                 where=where,
                 next_step="update the runtime of this host first",
             )
@@ -309,17 +280,32 @@ def digest(data: bytes) -> str:
 
 def json_schema() -> dict[str, Any]:
     """Return the JSON Schema (2020-12) of ``manifest.json``, kept beside this module as ``manifest.schema.json``."""
-    return schemas.of(Manifest, "Hedgerow bundle manifest")
-
-
-def is_name(text: str) -> bool:
-    """Whether ``text`` is a bundle name."""
-    return len(text) <= MAX_NAME and re.search(NAME_PATTERN, text) is not None
-
-
-def is_version(text: str) -> bool:
-    """Whether ``text`` is a bundle version."""
-    return len(text) <= MAX_VERSION and re.search(VERSION_PATTERN, text) is not None
+    schema = schemas.of(Manifest, "Hedgerow bundle manifest")
+    # What a struct cannot say: the rules of kinds, and that schema 1 has no field of schema 2.
+    kinds: list[dict[str, Any]] = [
+        {
+            "if": {"properties": {"kind": {"const": kind}}, **({} if kind == "model" else {"required": ["kind"]})},
+            "then": {
+                "properties": {
+                    "format": {"enum": list(formats)},
+                    **({"golden": {"minItems": 1}} if kind in ASKED else {}),
+                },
+                "required": [
+                    *(["golden"] if kind in ASKED else []),
+                    *(["base"] if kind == "adapter" else []),
+                    *(["application"] if kind == "application" else []),
+                ],
+            },
+        }
+        for kind, formats in FORMATS.items()
+    ]
+    refused: dict[str, Any] = dict.fromkeys(_NEW, False)
+    refused["format"] = {"enum": list(OLD_FORMATS)}
+    for field, part in (("requires", Requires), ("quantization", Quantization)):
+        refused[field] = {"properties": dict.fromkeys(NEW_IN_2[part], False)}
+    old = {"if": {"properties": {"schema": {"const": SCHEMA}}}, "then": {"properties": refused}}
+    schema["$defs"]["Manifest"]["allOf"] = [*kinds, old]
+    return schema
 
 
 if __name__ == "__main__":  # python -m hedgerow.registry.manifest > src/hedgerow/registry/manifest.schema.json

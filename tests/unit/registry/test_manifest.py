@@ -109,8 +109,8 @@ def test_a_file_cannot_be_a_folder_too():
 
 
 def test_a_newer_schema_is_told_apart_from_a_broken_manifest():
-    with pytest.raises(PublisherError, match="has schema 2") as caught:
-        manifests.decode(raw(schema=2, new_field=1), where="x")
+    with pytest.raises(PublisherError, match="has schema 3") as caught:
+        manifests.decode(raw(schema=3, new_field=1), where="x")
     assert "runtime" in (caught.value.next_step or "")
 
 
