@@ -61,7 +61,8 @@ class Expectation(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults
     """What was measured under one condition: milliseconds, tokens a second, MB (10^6 bytes) at the peak.
 
     ``threads`` the model computed with; ``requests`` the figures come from; ``load_ms`` from asking for the model until
-    its first answer. ``measured`` is a date, and given by who measures: builds have no clock.
+    its first answer; ``how`` it was throttled or made cold. ``measured`` is a date, given by who measures: builds have
+    no clock.
     """
 
     condition: Literal["full-power", "throttled", "cold-start"]
@@ -76,6 +77,7 @@ class Expectation(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults
     tokens_per_s: Positive | None = None
     peak_memory_mb: Positive | None = None
     load_ms: Positive | None = None
+    how: Text | None = None
     measured: Annotated[str, Meta(pattern=r"^\d{4}-\d{2}-\d{2}$(?!\n)")] | None = None
 
 
@@ -91,11 +93,11 @@ class Calibration(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults
 class Hailo(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """For which chip a HEF was compiled. ``evidence``: who says so.
 
-    ``tool``: HailoRT's own ``parse-hef`` said it; ``operator``: a person did, and nobody has checked.
+    ``file``: the file itself, by the header that HailoRT publishes; ``operator``: a person, and nobody has checked.
     """
 
     architecture: Literal["hailo8", "hailo8l", "hailo10h", "hailo15h", "hailo15l", "hailo15m"]
-    evidence: Literal["tool", "operator"]
+    evidence: Literal["file", "operator"]
     compiler: Text | None = None
 
 

@@ -99,7 +99,7 @@ def test_schema_1_is_written_as_ever():
         ({"format": "tflite"}, "format"),
         ({"requires": {"memory_mb": 1, "board": ["pi5"]}}, "requires.board"),
         ({"quantization": {"scheme": "x", "bits": 8, "sparsity": 0.5}}, "quantization.sparsity"),
-        ({"hailo": {"architecture": "hailo10h", "evidence": "tool"}}, "hailo"),
+        ({"hailo": {"architecture": "hailo10h", "evidence": "file"}}, "hailo"),
         ({"calibration": {"sha256": HASH, "samples": 3}}, "calibration"),
     ],
 )
@@ -120,7 +120,7 @@ REFUSED = [
     (make, {"proofs": [{"kind": "rumour", "path": "model.onnx"}]}, "Invalid enum value"),
     (make, {"requires": {"memory_mb": 1, "python": "3.11"}}, "regex"),
     (make, {"requires": {"memory_mb": 1, "machine": "riscv64"}}, "Invalid enum value"),
-    (make, {"hailo": {"architecture": "hailo9", "evidence": "tool"}}, "Invalid enum value"),
+    (make, {"hailo": {"architecture": "hailo9", "evidence": "file"}}, "Invalid enum value"),
     (make, {"calibration": {"sha256": HASH, "samples": 0}}, ">= 1"),
     (make, {"quantization": {"scheme": "x", "bits": 4, "sparsity": 1}}, "< 1"),
     (make, {"expectations": [{"condition": "idle"}]}, "Invalid enum value"),
