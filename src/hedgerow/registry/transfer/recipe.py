@@ -28,13 +28,12 @@ from hedgerow.registry.manifest import (
     MAX_FILES,
     SHA256_PATTERN,
     Manifest,
-    Name,
-    Version,
     check_path,
     check_paths,
     is_name,
     is_version,
 )
+from hedgerow.registry.manifest_fields import Name, Version
 from hedgerow.registry.reference import Reference
 
 SCHEMA: Final = 1
