@@ -1,0 +1,1 @@
+"""The device's side of trust: a view of the registry in which every release has two who vouch for it."""
