@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,6 +110,18 @@ class Generator:
         tokens = tuple(int(token) for token in generator.get_sequence(0)[len(prompt) :])
         decisive = next((index for index, lead in enumerate(leads) if lead < margin), len(tokens))
         return Answer(self.text(tokens), tokens, self.text(tokens[:decisive]).rstrip(_CUT_CHARACTER))
+
+    def paced(self, prompt: Sequence[int], *, max_tokens: int) -> list[float]:
+        """Seconds from the question to each token of a greedy answer, one at least."""
+        parameters = self._og.GeneratorParams(self._model)
+        parameters.set_search_options(max_length=len(prompt) + max_tokens, do_sample=False)
+        generator = self._og.Generator(self._model, parameters)
+        begun, moments = time.perf_counter(), []
+        generator.append_tokens(np.asarray(prompt, dtype=np.int32))
+        while not generator.is_done():
+            generator.generate_next_token()
+            moments.append(time.perf_counter() - begun)
+        return moments
 
     def text(self, tokens: Sequence[int]) -> str:
         return str(self._tokenizer.decode(np.asarray(tokens, dtype=np.int32)))
