@@ -73,9 +73,9 @@ def digest(feeds: Sequence[Feed]) -> str:
 
 def _read(file: Path) -> Feed:
     try:
-        with np.load(file, allow_pickle=False) as archive:
+        with file.open("rb") as opened, np.load(opened, allow_pickle=False) as archive:
             feed = {name: archive[name] for name in sorted(archive.files)}
-    except (OSError, ValueError, zipfile.BadZipFile, AttributeError, EOFError) as error:
+    except (OSError, ValueError, zipfile.BadZipFile, TypeError, EOFError) as error:
         raise UsageError(f"not a readable .npz file: {error}", where=str(file), next_step=_FORM) from error
     if not feed:
         raise UsageError("this .npz file holds no array", where=str(file), next_step=_FORM)

@@ -134,3 +134,15 @@ def float_weights(model: onnx.ModelProto) -> dict[str, np.ndarray]:
         for tensor in model.graph.initializer
         if tensor.data_type == TensorProto.FLOAT
     }
+
+
+def input_shapes(model: onnx.ModelProto) -> dict[str, list[int | str]]:
+    """Shapes of the inputs that are no weights; a free dimension is its name, or an empty text."""
+    weights = {each.name for each in model.graph.initializer}
+    return {
+        each.name: [
+            dim.dim_value if dim.HasField("dim_value") else dim.dim_param for dim in each.type.tensor_type.shape.dim
+        ]
+        for each in model.graph.input
+        if each.name not in weights
+    }

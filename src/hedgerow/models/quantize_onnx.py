@@ -122,7 +122,7 @@ def quantize_model(source: Path, target: Path, options: Options) -> Result:
     return Result(
         path=target,
         scheme=options.scheme,
-        quantization=_described(options),
+        quantization=_described(options, sparsity),
         quantized=done,
         left=left,
         sparsity=sparsity,
@@ -198,7 +198,7 @@ def _static(model: onnx.ModelProto, scratch: Path, options: Options) -> onnx.Mod
             next_step="export the model again with a newer opset",
         )
     assert options.calibration is not None  # noqa: S101 -- Options refuses that
-    feeds = options.calibration.fitted(input_shapes(model))
+    feeds = options.calibration.fitted(files.input_shapes(model))
     plain, prepared, target = (scratch / name for name in ("plain.onnx", "prepared.onnx", "static.onnx"))
     onnx.save(model, plain)
     # Folds batch norms into convolutions, and writes down the shapes that the quantizer asks for.
@@ -232,18 +232,6 @@ class _Reader:
         return self._left
 
 
-def input_shapes(model: onnx.ModelProto) -> dict[str, list[int | str]]:
-    """Shapes of the inputs that are no weights; a free dimension is its name, or an empty text."""
-    weights = {each.name for each in model.graph.initializer}
-    return {
-        each.name: [
-            dim.dim_value if dim.HasField("dim_value") else dim.dim_param for dim in each.type.tensor_type.shape.dim
-        ]
-        for each in model.graph.input
-        if each.name not in weights
-    }
-
-
 def _count(model: onnx.ModelProto) -> Counter[str]:
     return Counter(node.op_type for node in model.graph.node)
 
@@ -262,18 +250,18 @@ def _tally(model: onnx.ModelProto) -> tuple[dict[str, int], dict[str, int]]:
     return dict(sorted(quantized.items())), dict(sorted(left.items()))
 
 
-def _described(options: Options) -> Quantization | None:
-    pruned = f"-pruned-{options.prune:g}" if options.prune else ""
+def _described(options: Options, sparsity: float) -> Quantization | None:
+    pruned = round(sparsity, 4) or None
     match options.scheme:
         case "float32":
-            return Quantization(f"float32{pruned}", 32) if pruned else None
+            return Quantization("float32", 32, sparsity=pruned) if pruned else None
         case "dynamic-int8":
-            return Quantization(f"int8-dynamic{pruned}", 8)
+            return Quantization("int8-dynamic", 8, activation_bits=8, sparsity=pruned)
         case "int4-weights":
-            return Quantization(f"int4-rtn-block{pruned}", 4, options.block_size)
+            return Quantization("int4-rtn-block", 4, options.block_size, sparsity=pruned)
         case "static-qdq":
             assert options.calibration is not None  # noqa: S101 -- Options refuses that
-            return Quantization(f"int8-qdq{pruned}", 8, calibration_sha256=options.calibration.sha256)
+            return Quantization("int8-qdq", 8, None, options.calibration.sha256, activation_bits=8, sparsity=pruned)
 
 
 def _must_load(path: Path) -> None:
