@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Final
 
 import botocore.exceptions as boto
@@ -21,15 +22,6 @@ NOT_FOUND: Final = frozenset({"NoSuchKey", "404", "NotFound"})
 CONFLICT: Final = frozenset({"PreconditionFailed", "412", "ConditionalRequestConflict", "409"})
 BEYOND_ITS_END: Final = frozenset({"InvalidRange", "416"})
 NOT_IMPLEMENTED: Final = frozenset({"NotImplemented", "501"})
-
-_CREDENTIALS: Final = frozenset({
-    "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "ExpiredTokenException", "InvalidToken",
-    "TokenRefreshRequired", "InvalidSecurity", "NotSignedUp",
-})  # fmt: skip
-_DENIED: Final = frozenset({"AccessDenied", "AllAccessDisabled", "AccountProblem", "403", "Forbidden"})
-_BUSY: Final = frozenset({"SlowDown", "503", "ServiceUnavailable", "Throttling", "ThrottlingException", "RequestLimitExceeded", "429", "TooManyRequests", "Busy"})  # fmt: skip  # noqa: E501
-_CLOCK: Final = frozenset({"RequestTimeTooSkewed", "RequestExpired"})
-_REGION: Final = frozenset({"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "301"})  # fmt: skip  # noqa: E501
 _LOGIN: Final = (
     boto.NoCredentialsError,
     boto.PartialCredentialsError,
@@ -41,6 +33,68 @@ _LOGIN: Final = (
     boto.MetadataRetrievalError,
 )
 _SERVER_FAULT: Final = 500
+
+
+@dataclass(frozen=True)
+class _Row:
+    """What a code means: ``what`` and ``next_step`` may hold ``{said}`` (the server's words) and ``{operation}``."""
+
+    codes: frozenset[str]
+    error: type[HedgerowError]
+    what: str
+    next_step: str
+
+
+def _row(codes: str, error: type[HedgerowError], what: str, next_step: str) -> _Row:
+    return _Row(frozenset(codes.split()), error, what, next_step)
+
+
+_TABLE: Final = (
+    _row(
+        "NoSuchBucket",
+        UsageError,
+        "the store's bucket does not exist",
+        "create it (docs/stores.md has its policy), or correct the store's address",
+    ),
+    _row("InvalidBucketName", UsageError, "the store's server refuses this bucket's name", "correct the address"),
+    _row(
+        "NotImplemented 501",
+        UsageError,
+        "the store's server does not know how to do this: {said}",
+        "docs/stores.md says what a server must know",
+    ),
+    _row(
+        "InvalidAccessKeyId SignatureDoesNotMatch ExpiredToken ExpiredTokenException InvalidToken TokenRefreshRequired "
+        "InvalidSecurity NotSignedUp",
+        UsageError,
+        "the store does not know these credentials: {said}",
+        "see AWS_PROFILE, the other variables AWS_* and ~/.aws, then correct or renew what gives these",
+    ),
+    _row(
+        "RequestTimeTooSkewed RequestExpired",
+        MachineError,
+        "this machine's clock and the store's differ too much: {said}",
+        "see timedatectl, set the clock (systemctl restart systemd-timesyncd), then run it again",
+    ),
+    _row(
+        "PermanentRedirect AuthorizationHeaderMalformed IllegalLocationConstraintException 301",
+        UsageError,
+        "the bucket is in another region: {said}",
+        "add region=… to the store's address",
+    ),
+    _row(
+        "AccessDenied AllAccessDisabled AccountProblem Forbidden 403",
+        RefusedError,
+        "the store's policy forbids this: {said}",
+        "allow s3:{operation} (docs/stores.md has the policy that a publisher needs)",
+    ),
+    _row(
+        "SlowDown ServiceUnavailable Throttling ThrottlingException RequestLimitExceeded TooManyRequests Busy 503 429",
+        NetworkError,
+        "the store asks to slow down, after every try that was allowed: {said}",
+        "wait some minutes, then run it again: what was written stays and is not sent twice",
+    ),
+)
 
 
 def code(error: boto.ClientError) -> str:
@@ -60,67 +114,31 @@ def naming(where: str, path: str = "") -> Iterator[None]:
     try:
         yield
     except boto.ClientError as error:
-        raise _answered(error, place, where) from error
+        raise _answered(error, place) from error
     except Boto3Error as error:  # a transfer in parts wraps what its requests met
         cause = error.__cause__ or error.__context__
         if isinstance(cause, boto.ClientError):
-            raise _answered(cause, place, where) from error
+            raise _answered(cause, place) from error
         raise _unanswered(cause or error, place) from error
     except (boto.BotoCoreError, HTTPError) as error:
         raise _unanswered(error, place) from error
 
 
-def _answered(error: boto.ClientError, place: str, where: str) -> HedgerowError:  # noqa: PLR0911 - a table in words
+def _answered(error: boto.ClientError, place: str) -> HedgerowError:
     name = code(error)
     said = str(error.response.get("Error", {}).get("Message") or name)
     status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-    if name == "NoSuchBucket":
-        return UsageError(
-            "the store's bucket does not exist",
-            where=where,
-            next_step="create it (docs/stores.md has its policy), or correct the store's address",
-        )
-    if name == "InvalidBucketName":
-        return UsageError("the store's server refuses this bucket's name", where=where, next_step="correct the address")
-    if name in NOT_IMPLEMENTED:
-        return UsageError(
-            f"the store's server does not know how to do this: {said}",
-            where=place,
-            next_step="docs/stores.md says what a server must know",
-        )
-    if name in _CREDENTIALS:
-        return UsageError(
-            f"the store does not know these credentials: {said}",
-            where=place,
-            next_step="see AWS_PROFILE, the other variables AWS_* and ~/.aws, then correct or renew what gives these",
-        )
-    if name in _CLOCK:
-        return MachineError(
-            f"this machine's clock and the store's differ too much: {said}",
-            where=place,
-            next_step="see timedatectl, set the clock (systemctl restart systemd-timesyncd), then run it again",
-        )
-    if name in _REGION:
-        return UsageError(
-            f"the bucket is in another region: {said}", where=place, next_step="add region=… to the store's address"
-        )
+    for row in _TABLE:
+        if name in row.codes:
+            what, next_step = (
+                text.format(said=said, operation=error.operation_name) for text in (row.what, row.next_step)
+            )
+            return row.error(what, where=place, next_step=next_step)
     if name.startswith("KMS."):
         return UsageError(
             f"the store's encryption key cannot be used: {said}",
             where=place,
             next_step="correct kms_key in the store's address, or allow these credentials to use the key",
-        )
-    if name in _DENIED:
-        return RefusedError(
-            f"the store's policy forbids this: {said}",
-            where=place,
-            next_step=f"allow s3:{error.operation_name} (docs/stores.md has the policy that a publisher needs)",
-        )
-    if name in _BUSY:
-        return NetworkError(
-            f"the store asks to slow down, after every try that was allowed: {said}",
-            where=place,
-            next_step="wait some minutes, then run it again: what was written stays and is not sent twice",
         )
     if status >= _SERVER_FAULT or name == "RequestTimeout":
         return NetworkError(

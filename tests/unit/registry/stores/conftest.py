@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import itertools
 import json
 import os
@@ -13,6 +14,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from urllib.parse import quote
 
 import boto3
@@ -22,6 +24,20 @@ from botocore.config import Config
 
 from hedgerow.registry.store import FolderStore
 from hedgerow.registry.stores import open_store
+
+
+def _beside(name: str) -> ModuleType:
+    """A helper module beside the tests; pytest's importlib mode puts nothing on sys.path."""
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+        assert spec is not None
+        assert spec.loader is not None
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
+
+
+s3_proxy = _beside("s3_proxy")
 
 BUCKET = "registry"
 ENVIRONMENT = {
@@ -127,18 +143,21 @@ def _await_ready(server: S3Server, process: subprocess.Popen[bytes], log: Path) 
         config=Config(retries={"total_max_attempts": 1}, s3={"addressing_style": "path"}),
     )
     deadline = time.monotonic() + _READY_S
-    while True:
-        try:
+    while not _ready(client):
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise AssertionError(f"SeaweedFS does not serve: {log.read_text()[-2000:]}")
+        time.sleep(0.05)
+
+
+def _ready(client) -> bool:
+    """Whether it takes a file: its parts come up one after the other."""
+    try:
+        with contextlib.suppress(client.exceptions.BucketAlreadyOwnedByYou, client.exceptions.BucketAlreadyExists):
             client.create_bucket(Bucket=BUCKET)
-            client.put_object(Bucket=BUCKET, Key="ready", Body=b"")
-            return
-        except (botocore.exceptions.ClientError, botocore.exceptions.BotoCoreError) as error:
-            if "BucketAlreadyOwnedByYou" in str(error) or "BucketAlreadyExists" in str(error):
-                client.put_object(Bucket=BUCKET, Key="ready", Body=b"")
-                return
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise AssertionError(f"SeaweedFS does not serve: {log.read_text()[-2000:]}") from error
-            time.sleep(0.05)
+        client.put_object(Bucket=BUCKET, Key="ready", Body=b"")
+    except (botocore.exceptions.ClientError, botocore.exceptions.BotoCoreError):
+        return False
+    return True
 
 
 @pytest.fixture(autouse=True)
@@ -147,6 +166,13 @@ def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name)
     for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
+
+
+@pytest.fixture
+def proxy(seaweed: S3Server) -> Iterator[object]:
+    """Before the real server; passes all on until its ``rule`` says otherwise."""
+    with s3_proxy.running(seaweed.endpoint) as running:
+        yield running
 
 
 @pytest.fixture(params=["folder", "s3"])

@@ -1,0 +1,164 @@
+"""Find and remove what no signed metadata leads to: what killed publishers left, and what old releases alone used.
+
+What stays, whatever its age:
+
+- everything outside ``targets/``: metadata, candidates, the promotion log;
+- every target that a snapshot names which is in force, or was and has not expired: a device may hold that one still;
+- every target that a staged candidate names: somebody may approve it tomorrow;
+- every file, pack and patch that those manifests and recipes lead to.
+
+What is younger than the grace period stays too, named or not: its publisher may be at work just now. Nothing is removed
+while anything that should be there is missing or damaged, because then nobody knows what it named.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from tuf.api.metadata import Metadata, Snapshot, Targets, Timestamp
+from tuf.api.serialization import DeserializationError
+
+from hedgerow.errors import HedgerowError, PublisherError, UsageError
+from hedgerow.registry import manifest as manifests
+from hedgerow.registry import trust_names as names
+from hedgerow.registry.packing.named import named_packs
+from hedgerow.registry.store import Entry, ObjectStore
+from hedgerow.registry.transfer import codec
+from hedgerow.registry.transfer.recipe import pack_path
+
+# A publish of many gigabytes over a slow line ends within a day, or its publisher is asked to run it again.
+DEFAULT_GRACE_S: Final = 24 * 3600.0
+_TARGETS: Final = "targets"
+_METADATA: Final = "metadata"
+_STAGED: Final = "staged"
+_BLOBS: Final = f"{_TARGETS}/blobs"
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """``remove``: in the order of removal. ``young``: unnamed, within the grace period. ``named``: kept."""
+
+    remove: tuple[Entry, ...]
+    young: tuple[Entry, ...]
+    named: tuple[Entry, ...]
+
+
+def plan(store: ObjectStore, *, now: datetime, grace_s: float = DEFAULT_GRACE_S) -> Sweep:
+    """What would be removed; changes nothing. ``now`` is aware, for the snapshots' expiry.
+
+    Raises:
+        UsageError: there is no registry.
+        PublisherError: something that should be there is missing or damaged.
+    """
+    live = _live(store, now)
+    remove, young, named = [], [], []
+    for entry in store.entries(f"{_TARGETS}/"):
+        if entry.path in live:
+            named.append(entry)
+        elif entry.age_s < grace_s:
+            young.append(entry)
+        else:
+            remove.append(entry)
+    # Manifests and recipes before what they name: cut off in between, none is left that names what is gone.
+    remove.sort(key=lambda entry: (entry.path.rpartition("/")[2] not in names.RELEASE_FILES, entry.path))
+    return Sweep(tuple(remove), tuple(young), tuple(named))
+
+
+def carry_out(
+    store: ObjectStore,
+    *,
+    now: datetime,
+    grace_s: float = DEFAULT_GRACE_S,
+    on_removed: Callable[[Entry], None] | None = None,
+) -> tuple[Sweep, int]:
+    """Remove it, under the store's lock, planned anew there; also uploads that were never finished, and how many.
+
+    Raises:
+        RefusedError: somebody publishes right now.
+        UsageError, PublisherError: as ``plan``.
+    """
+    with store.lock():
+        sweep = plan(store, now=now, grace_s=grace_s)
+        for entry in sweep.remove:
+            store.delete(entry.path)
+            if on_removed is not None:
+                on_removed(entry)
+        return sweep, store.discard_unfinished(grace_s)
+
+
+def _live(store: ObjectStore, now: datetime) -> set[str]:
+    """Every path below ``targets/`` that must stay."""
+    live: set[str] = set()
+    for path, sha256 in sorted(_named(store, now)):
+        whole = f"{_TARGETS}/{path}"
+        live.add(whole)
+        if path.rpartition("/")[2] not in names.RELEASE_FILES:
+            continue
+        data = store.get(whole)
+        if data is None or hashlib.sha256(data).hexdigest() != sha256:
+            raise _broken(store, f"{path} is {'missing' if data is None else 'not what was signed'}", whole)
+        live.update(_leads_to(store, path, data))
+    return live
+
+
+def _leads_to(store: ObjectStore, path: str, data: bytes) -> Iterator[str]:
+    where = f"{store.where}, {_TARGETS}/{path}"
+    if path.endswith(f"/{names.MANIFEST}"):
+        yield from (f"{_BLOBS}/{file.sha256}" for file in manifests.decode(data, where=where).files)
+    else:
+        recipe = codec.decode(data, where=where)
+        yield from (f"{_TARGETS}/{pack_path(pack.sha256)}" for pack in named_packs(store, recipe))
+
+
+def _named(store: ObjectStore, now: datetime) -> set[tuple[str, str]]:
+    """Target paths with their SHA-256, of every snapshot that a device may hold and of every candidate."""
+    found: set[tuple[str, str]] = set()
+    for snapshot in _snapshots(store, now):
+        for file, meta in snapshot.meta.items():
+            found |= _targets(store, f"{_METADATA}/{meta.version}.{file}")
+    for path in store.list(f"{_STAGED}/"):
+        if path.endswith(".json"):
+            found |= _targets(store, path)
+    return found
+
+
+def _snapshots(store: ObjectStore, now: datetime) -> Iterator[Snapshot]:
+    data = store.get(f"{_METADATA}/timestamp.json")
+    if data is None:
+        raise UsageError("there is no registry", where=store.where, next_step="hedgerow registry init")
+    path = f"{_METADATA}/timestamp.json"
+    try:
+        current = Metadata[Timestamp].from_bytes(data).signed.snapshot_meta.version
+        for path in store.list(f"{_METADATA}/"):
+            number, _, rest = path.removeprefix(f"{_METADATA}/").partition(".")
+            if rest == "snapshot.json" and number.isdigit():
+                snapshot = Metadata[Snapshot].from_bytes(store.get(path) or b"").signed
+                if int(number) == current or snapshot.expires > now:
+                    yield snapshot
+    except DeserializationError as error:
+        raise _broken(store, f"metadata cannot be read: {error}", path) from error
+
+
+def _targets(store: ObjectStore, path: str) -> set[tuple[str, str]]:
+    data = store.get(path)
+    if data is None:
+        raise _broken(store, "a snapshot names metadata that is missing", path)
+    try:
+        signed: dict[str, Any] = json.loads(data)["signed"]
+        targets = Targets.from_dict(signed).targets
+        return {(target, info.hashes["sha256"]) for target, info in targets.items()}
+    except (ValueError, KeyError, TypeError) as error:
+        raise _broken(store, f"metadata cannot be read: {error}", path) from error
+
+
+def _broken(store: ObjectStore, what: str, path: str) -> HedgerowError:
+    return PublisherError(
+        f"the registry is damaged, so nothing is removed from it: {what}",
+        where=f"{store.where}, {path}",
+        next_step="publish what is damaged again, or restore it; hedgerow registry verify shows what is wrong",
+    )
