@@ -2,7 +2,7 @@
 
     python bench/model_closeness.py GGUF FOLDER [FOLDER …]
 
-A FOLDER is a bundle, the yardstick, or ``fast`` and ``faithful`` for the two qualities built in here with all logits.
+A FOLDER is a bundle, the yardstick, or ``fast``, ``faithful`` and ``exact`` for the qualities, built in here.
 Texts: this repository's license and documents, and one program, 350 tokens each; logits are compared token by token.
 """
 
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,8 @@ import onnxruntime
 import onnxruntime_genai as og
 
 from hedgerow.models.gguf_file import GgufFile
-from hedgerow.models.graph import FLOAT32, GraphOptions, build_graph
-from hedgerow.models.importer import QUALITIES, import_recipe
+from hedgerow.models.graph import FLOAT32, build_graph
+from hedgerow.models.importer import QUALITIES, import_recipe, write_graph
 from hedgerow.models.llama import LlamaCheckpoint
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -29,10 +28,13 @@ TOKENS = 350
 Logits = np.ndarray[Any, np.dtype[np.float64]]
 
 
-def build(gguf: Path, folder: Path, options: GraphOptions) -> Path:
+def build(gguf: Path, folder: Path, quality: str | None) -> Path:
     folder.mkdir(exist_ok=True)
     with GgufFile(gguf) as file:
-        build_graph(LlamaCheckpoint(file), folder, replace(options, last_token_logits=False))
+        if quality is None:
+            build_graph(LlamaCheckpoint(file), folder, FLOAT32)
+        else:
+            write_graph(LlamaCheckpoint(file), folder, quality)
     return folder
 
 
@@ -56,12 +58,19 @@ def log_probabilities(folder: Path, sequences: list[list[int]], gguf: Path) -> l
     return found
 
 
+def cosine(p: Logits, q: Logits) -> Logits:
+    """Of the logits less their mean, token by token: what a constant added to all of them does not change."""
+    p, q = (side - side.mean(axis=-1, keepdims=True) for side in (p, q))
+    return np.asarray((p * q).sum(axis=-1) / np.linalg.norm(p, axis=-1) / np.linalg.norm(q, axis=-1))
+
+
 def compare(reference: list[Logits], other: list[Logits], sequences: list[list[int]]) -> dict[str, float]:
     """KL divergence in nats a token, share of equal best tokens, perplexity of ``other``."""
     divergence = [(np.exp(p) * (p - q)).sum(axis=-1) for p, q in zip(reference, other, strict=True)]
     agreement = [p.argmax(axis=-1) == q.argmax(axis=-1) for p, q in zip(reference, other, strict=True)]
     surprise = [-q[np.arange(len(t) - 1), t[1:]] for q, t in zip(other, sequences, strict=True)]
     return {
+        "least cosine": min(float(cosine(p, q).min()) for p, q in zip(reference, other, strict=True)),
         "KL, nats": float(np.concatenate(divergence).mean()),
         "same best token": float(np.concatenate(agreement).mean()),
         "perplexity": float(np.exp(np.concatenate(surprise).mean())),
@@ -75,15 +84,14 @@ def main() -> None:
     tokenizer = og.Tokenizer(og.Model(str(import_recipe("smollm2"))))
     sequences = [[int(t) for t in tokenizer.encode((ROOT / text).read_text())][:TOKENS] for text in TEXTS]
     with tempfile.TemporaryDirectory(prefix="closeness.") as temporary:
-        folders = {"float32": build(gguf, Path(temporary, "float32"), FLOAT32)}
+        folders = {"float32": build(gguf, Path(temporary, "float32"), None)}
         for name in sys.argv[2:]:
-            options = QUALITIES.get(name)
-            folders[name] = Path(name) if options is None else build(gguf, Path(temporary, name), options)
+            folders[name] = build(gguf, Path(temporary, name), name) if name in QUALITIES else Path(name)
         reference = log_probabilities(folders["float32"], sequences, gguf)
         for name, folder in folders.items():
             figures = compare(reference, log_probabilities(folder, sequences, gguf), sequences)
             size = (folder / "model.onnx.data").stat().st_size / 1e6
-            said = "  ".join(f"{key} {value:.4f}" for key, value in figures.items())
+            said = "  ".join(f"{key} {value:.6f}" for key, value in figures.items())
             print(f"{Path(name).name:24} {size:6.1f} MB  {said}")
 
 

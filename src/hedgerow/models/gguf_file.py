@@ -188,7 +188,7 @@ class GgufFile:
         info = self.tensors.get(name)
         if info is None:
             raise UsageError(f"the checkpoint has no tensor {name}", where=str(self.path), next_step=_AGAIN)
-        raw = np.frombuffer(self._data[info.offset : info.offset + info.size], dtype=np.uint8)
+        raw = self.raw(name)
         byte_shape = gguf.quant_shape_to_byte_shape(info.shape, info.type)
         try:
             values = gguf.dequantize(raw.reshape(byte_shape), info.type)
@@ -199,3 +199,8 @@ class GgufFile:
                 next_step="quantize the checkpoint as Q8_0, Q4_1, Q4_0, F16 or F32",
             ) from error
         return np.ascontiguousarray(values.reshape(info.shape), dtype=np.float32)
+
+    def raw(self, name: str) -> NDArray[np.uint8]:
+        """Return the bytes of the named tensor, which must be there, as the file has them."""
+        info = self.tensors[name]
+        return np.frombuffer(self._data[info.offset : info.offset + info.size], dtype=np.uint8)

@@ -7,16 +7,16 @@ projection, skip-norm, packed gate and up, SiLU, down. What was measured and why
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from hedgerow.models.llama import LlamaCheckpoint
+from hedgerow.models.llama import LlamaConfig
 from hedgerow.models.onnx_file import CONTRIB, GraphWriter
 from hedgerow.models.quantize import BlockScheme, QuantizedMatrix, quantize
 
@@ -28,6 +28,26 @@ PRESENT_KEY, PRESENT_VALUE = "present.%d.key", "present.%d.value"
 Weights = NDArray[np.float32]
 
 _OFFSETS: Final = BlockScheme(4, 32, symmetric=False, offsets=True)
+
+
+class Checkpoint(Protocol):
+    """What a decoder is built from, whatever file it comes from.
+
+    Matrices are ``(out features, in features)`` in float32, or what the builder makes of them (``exact_graph``).
+    """
+
+    @property
+    def config(self) -> LlamaConfig: ...
+
+    def embedding(self) -> Any: ...
+
+    def lm_head(self) -> Any: ...
+
+    def output_norm(self) -> Weights: ...
+
+    def layer(self, index: int) -> dict[str, Any]: ...
+
+    def rotary_frequencies(self) -> Weights: ...
 
 
 @dataclass(frozen=True)
@@ -59,28 +79,31 @@ FLOAT32: Final = GraphOptions(qkv=None, output=None, gate_up=None, down=None, he
 
 
 def build_graph(
-    checkpoint: LlamaCheckpoint,
+    checkpoint: Checkpoint,
     folder: Path,
     options: GraphOptions,
     *,
+    builder: Callable[[Checkpoint, GraphWriter, GraphOptions], Builder] | None = None,
     on_layer: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> None:
     """Write ``model.onnx`` and ``model.onnx.data`` into ``folder``; ``on_layer(done, total)`` reports progress."""
     layers = checkpoint.config.layers
     with GraphWriter(folder / DATA_FILE) as graph:
-        builder = _Builder(checkpoint, graph, options)
-        builder.declare()
-        hidden = builder.embed()
+        decoder = (builder or Builder)(checkpoint, graph, options)
+        decoder.declare()
+        hidden = decoder.embed()
         pending: str | None = None  # a projection not yet added to the residual stream
         for index in range(layers):
-            hidden, pending = builder.layer(index, hidden, pending)
+            hidden, pending = decoder.layer(index, hidden, pending)
             on_layer(index + 1, layers)
-        builder.finish(hidden, pending)
+        decoder.finish(hidden, pending)
         graph.save(folder / MODEL_FILE, graph_name="decoder", producer="hedgerow")
 
 
-class _Builder:
-    def __init__(self, checkpoint: LlamaCheckpoint, graph: GraphWriter, options: GraphOptions) -> None:
+class Builder:
+    """Adds a decoder's nodes to ``graph``, one method a part; ``exact_graph`` overrides some."""
+
+    def __init__(self, checkpoint: Checkpoint, graph: GraphWriter, options: GraphOptions) -> None:
         self.checkpoint = checkpoint
         self.config = checkpoint.config
         self.options = options
@@ -154,8 +177,8 @@ class _Builder:
         normed, hidden = self.norm(f"{at}/ffn_norm", weights["ffn_norm"], hidden, projected)
         return hidden, self.feed_forward(at, normed, weights)
 
-    def attention(self, index: int, at: str, normed: str, weights: dict[str, Weights]) -> str:
-        packed = np.concatenate([weights["attn_q"], weights["attn_k"], weights["attn_v"]])
+    def attention(self, index: int, at: str, normed: str, weights: dict[str, Any]) -> str:
+        packed = self.stack([weights["attn_q"], weights["attn_k"], weights["attn_v"]])
         qkv = self.project(f"{at}/attn_qkv", packed, normed, self.options.qkv)
         past = [PAST_KEY % index, PAST_VALUE % index]
         return self.graph.node(
@@ -170,9 +193,9 @@ class _Builder:
             scale=self.config.head_size**-0.5,
         )
 
-    def feed_forward(self, at: str, normed: str, weights: dict[str, Weights]) -> str:
+    def feed_forward(self, at: str, normed: str, weights: dict[str, Any]) -> str:
         """SwiGLU: ``down(silu(gate(x)) * up(x))``."""
-        packed = np.concatenate([weights["ffn_gate"], weights["ffn_up"]])
+        packed = self.stack([weights["ffn_gate"], weights["ffn_up"]])
         both = self.project(f"{at}/ffn_gate_up", packed, normed, self.options.gate_up)
         gate, up = f"{at}/ffn_gate", f"{at}/ffn_up"
         self.graph.node("Split", [both], [gate, up], axis=-1, num_outputs=2)
@@ -186,6 +209,10 @@ class _Builder:
         normed, _ = self.norm("output_norm", self.checkpoint.output_norm(), hidden, pending)
         if self.options.last_token_logits:
             normed = self.pick_last(normed)
+        self.head(normed)
+
+    def head(self, normed: str) -> None:
+        """``logits``, from the normed values."""
         if self.tied_head is not None:
             self.multiply("head", self.tied_head, normed, "logits")
         elif self.options.head is not None:
@@ -212,6 +239,10 @@ class _Builder:
         picked = graph.node("GatherND", [normed, indices], "last/picked", batch_dims=1)
         return graph.node("Unsqueeze", [picked, self.one], "last/hidden")
 
+    def stack(self, parts: Sequence[Any]) -> Any:
+        """Matrices of one width under each other: one product instead of several."""
+        return np.concatenate(parts)
+
     def zero(self) -> str:
         return self.graph.constant("zero", np.array([0], dtype=np.int64))
 
@@ -229,7 +260,7 @@ class _Builder:
         self.graph.node("SkipSimplifiedLayerNormalization", inputs, outputs, domain=CONTRIB, epsilon=epsilon)
         return name, outputs[3]
 
-    def project(self, name: str, weights: Weights, activations: str, scheme: BlockScheme | None) -> str:
+    def project(self, name: str, weights: Any, activations: str, scheme: BlockScheme | None) -> str:
         if scheme is None:
             return self.graph.node("MatMul", [activations, self.graph.constant(f"{name}.weight", weights.T)], name)
         columns = weights.shape[1]

