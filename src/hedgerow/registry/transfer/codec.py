@@ -96,7 +96,7 @@ def _decoded(data: bytes, kind: type[Decoded], where: str) -> Decoded:
                 next_step="update the runtime of this host first",
             )
         return msgspec.json.decode(data, type=kind)
-    except (msgspec.DecodeError, RecursionError) as error:  # ValidationError is a DecodeError
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:  # ValidationError is the first too
         raise PublisherError(f"the {what} is not valid: {error}", where=where, next_step=AGAIN) from error
 
 

@@ -43,7 +43,7 @@ def read(window: Window) -> dict[str | None, list[Tensor]]:
         raise DamagedError(f"a header of {length} bytes")
     try:
         entries = msgspec.json.decode(window.read(_LENGTH_BYTES, length), type=dict[str, _Entry])
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise DamagedError(str(error)) from error
     start = _LENGTH_BYTES + length
     found = []

@@ -65,7 +65,7 @@ def unpack(data: bytes, sizes: Sequence[int], *, where: str) -> list[Bytes]:
     position = _HEAD_BYTES + int.from_bytes(data[:_HEAD_BYTES], "little")
     try:
         head = msgspec.msgpack.decode(data[_HEAD_BYTES:position], type=_Head)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise _damaged(f"its head is no list of lengths: {error}", where) from error
     if len(head) != len(sizes):
         raise _damaged(f"it has {len(head)} planes, not {len(sizes)}", where)

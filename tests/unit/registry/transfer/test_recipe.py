@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import json
 
 import msgspec
@@ -115,10 +116,9 @@ def test_altered_bytes_are_refused_or_decode(data):
     content = bytearray(codec.encode(make()))
     for _ in range(data.draw(st.integers(1, 4))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
-    try:
-        codec.decode(bytes(content[: data.draw(st.integers(0, len(content)))]), where="x")
-    except PublisherError as error:
-        assert error.where == "x"
+    with contextlib.suppress(PublisherError):
+        decoded = codec.decode(bytes(content[: data.draw(st.integers(0, len(content)))]), where="x")
+        assert decoded.reference == "assistant@1.1.0" or content[:4] != b"\x28\xb5\x2f\xfd"
 
 
 def test_encode_refuses_what_decode_would():
