@@ -105,11 +105,18 @@ class RoleUpdater(Updater):
 
     # -- files: python-tuf renames them too, but does not flush them, and root.json is gone for a moment ---------
 
+    def _persist_metadata(self, rolename: str, data: bytes) -> None:
+        self._look()  # what a synchronised clock contradicts is not kept: it would be a floor for ever
+        super()._persist_metadata(rolename, data)
+
     def _persist_file(self, filename: str, data: bytes) -> None:
         atomic.write_bytes(Path(filename), data)
 
     def _update_root_symlink(self) -> None:
         link = Path(self._dir, "root.json")
         target = f"root_history/{self._trusted_set.root.version}.root.json"
-        if not link.is_symlink() or str(link.readlink()) != target:
+        if link.is_symlink() and str(link.readlink()) == target:
+            return
+        # python-tuf comes here too when a new root could not be written; the link stays with the one before then.
+        if (link.parent / target).exists():
             atomic.symlink(target, link)

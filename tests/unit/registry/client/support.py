@@ -122,7 +122,9 @@ class Repository:
 
     # -- releases --------------------------------------------------------------------
 
-    def release(self, reference=ASSISTANT, kind="model", *, by=names.PURPOSES, bundle=None, data=None, file=names.MANIFEST):
+    def release(
+        self, reference=ASSISTANT, kind="model", *, by=names.PURPOSES, bundle=None, data=None, file=names.MANIFEST
+    ):
         """Write a release's file and let the roles of ``by`` vouch for it; the roles that changed."""
         data = manifest(reference, kind=kind) if data is None else data
         path = names.target(kind, reference.name, reference.version, file)

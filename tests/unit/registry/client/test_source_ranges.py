@@ -93,9 +93,7 @@ def server(tls):
 @pytest.fixture
 def https(server, tls, client_support):
     files = TlsFiles(tls / "device.crt", tls / "device.key", tls / "ca.crt")
-    return HttpsSource(
-        f"https://127.0.0.1:{server.server_address[1]}", files, server_name=client_support.GATEWAY
-    )
+    return HttpsSource(f"https://127.0.0.1:{server.server_address[1]}", files, server_name=client_support.GATEWAY)
 
 
 @pytest.fixture(params=["https", "folder"])
@@ -124,15 +122,19 @@ def test_a_server_that_knows_no_ranges_wastes_bytes_and_gets_none_wrong(https, s
             assert b"".join(part) == CONTENT[start : None if length is None else start + length]
 
 
+def read(source, parts, blocks):
+    with source.open_range(PATH, 0) as part:
+        parts.append(part)
+        blocks.extend(part)
+
+
 def test_a_cut_line_is_resumed_where_it_was_cut(https, server):
     server.cut = 100_000
-    came, validator = b"", None
-    with pytest.raises(NetworkError), https.open_range(PATH, 0) as part:
-        validator = part.validator
-        for block in part:
-            came += block
-    assert CONTENT.startswith(came)
-    assert len(came) == 65_536  # whole blocks: what a cut loses is less than one
+    parts, blocks = [], []
+    with pytest.raises(NetworkError):
+        read(https, parts, blocks)
+    came, validator = b"".join(blocks), parts[0].validator
+    assert came == CONTENT[:100_000]  # every byte that came is good
     server.cut = None
     with https.open_range(PATH, len(came), validator=validator) as part:
         assert part.start == len(came)
@@ -184,8 +186,6 @@ def test_a_wait_that_the_server_asks_for_is_not_granted(https, server, monkeypat
     """``Retry-After`` could be a year; this many attempts and their own pauses are all that a busy server gets."""
     pauses = []
     monkeypatch.setattr("urllib3.util.retry.time.sleep", pauses.append)
-    Handler.error_headers = None
-    original = Handler.send_error
 
     def busy(self, code, *args):
         self.send_response(code)
@@ -194,7 +194,6 @@ def test_a_wait_that_the_server_asks_for_is_not_granted(https, server, monkeypat
         self.end_headers()
 
     monkeypatch.setattr(Handler, "send_error", busy)
-    assert original is not busy
     server.status = 503
     with pytest.raises(NetworkError), https.open(PATH):
         pytest.fail("it answered")
