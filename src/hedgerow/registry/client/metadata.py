@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import contextlib
+from collections.abc import Callable, Generator
 
-from tuf.api.exceptions import DownloadHTTPError
+from tuf.api.exceptions import DownloadHTTPError, DownloadLengthMismatchError
 from tuf.ngclient import FetcherInterface
 
 from hedgerow.errors import NetworkError
@@ -27,7 +28,23 @@ class BoundedFetcher(FetcherInterface):
         """A new operation begins."""
         self._deadline = self._monotonic() + self._seconds
 
-    def _fetch(self, url: str) -> Iterator[bytes]:
+    def download_bytes(self, url: str, max_length: int) -> bytes:
+        """As python-tuf's, without its temporary file; and the line is closed at once where more comes than may.
+
+        Raises:
+            DownloadLengthMismatchError: more than ``max_length`` bytes come.
+            DownloadHTTPError: there is no such file.
+            NetworkError: the line is cut, or slow.
+        """
+        data = bytearray()
+        with contextlib.closing(self._fetch(url)) as blocks:
+            for block in blocks:
+                data += block
+                if len(data) > max_length:
+                    raise DownloadLengthMismatchError(f"{url} is longer than the {max_length} bytes that it may have")
+        return bytes(data)
+
+    def _fetch(self, url: str) -> Generator[bytes, None, None]:
         path = url.removeprefix(f"{self._source.url}/")
         try:
             with self._source.open(path) as blocks:
