@@ -118,3 +118,17 @@ def _show(place: Path, *, as_json: bool) -> None:
 
 def _texts(golden: tuple[Any, ...]) -> list[Any]:
     return [answer for answer in golden if hasattr(answer, "expect")]
+
+
+def _add_proving() -> None:
+    """What comes after an import, each in a file of its own: quantize, validate, measure, prove."""
+    from hedgerow.commands.model_bench import bench
+    from hedgerow.commands.model_prove import prove
+    from hedgerow.commands.model_quantize import quantize
+    from hedgerow.commands.model_validate import validate
+
+    for command in (quantize, validate, bench, prove):
+        model.add_command(command)
+
+
+_add_proving()
