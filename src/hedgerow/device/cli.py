@@ -11,7 +11,7 @@ import msgspec
 
 from hedgerow import __version__
 from hedgerow.cli import run
-from hedgerow.device import cli_agent, staging
+from hedgerow.device import cli_agent, cli_store, staging
 from hedgerow.device import config as configs
 from hedgerow.device.activation import Outcome
 from hedgerow.device.assembled import activation_of, identity, slot_home
@@ -40,7 +40,7 @@ def cli() -> None:
     """  # noqa: D301 - click's mark for a paragraph as it stands
 
 
-for command in (cli_agent.watch, cli_agent.events, cli_agent.drain, cli_agent.undrain):
+for command in (cli_agent.watch, cli_agent.events, cli_agent.drain, cli_agent.undrain, cli_store.cache):
     cli.add_command(command)
 
 
@@ -48,15 +48,19 @@ for command in (cli_agent.watch, cli_agent.events, cli_agent.drain, cli_agent.un
 @click.argument("change")
 @click.option("--registry-url", help="Another registry than the configured one.")
 @click.option("--here", is_flag=True, help="Fetch nothing: fail unless every byte of it is on this device.")
+@cli_store.delta_options
 @config_option
 @json_option
-def stage(*, change: str, registry_url: str | None, here: bool, path: Path, as_json: bool) -> None:
+def stage(*, change: str, registry_url: str | None, here: bool, how: str | None, path: Path, as_json: bool) -> None:
     """Fetch and verify CHANGE; what is served does not change.
 
     A configuration is read from standard input. A runtime has to be installed already: no registry has it.
     """
     config = configs.load(path)
     wanted = Change.parse(change)
+    if how is not None:
+        cli_store.stage_deltas(config, wanted, registry_url, how=how, here=here, as_json=as_json)
+        return
     if here and not _is_whole(config, wanted):
         raise DeviceError(
             f"not every byte of {wanted} is on this device",

@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Struct
 
 from hedgerow import configfile
+from hedgerow.device.store.config import StoreConfig
 from hedgerow.device.watchdog import AgentConfig
 from hedgerow.errors import UsageError
 
@@ -28,7 +29,8 @@ class DeviceConfig(Struct, frozen=True, forbid_unknown_fields=True):
     ``registry_url`` is where bundles come from; ``registry_name`` is the name that its certificate must have (None: the
     URL's host). ``reserve_mb`` stays free on the disk beside models. ``confirm_within_s`` is the deadline of an
     activation that names none. ``agent`` is how the model in service is watched. ``runtime_dir`` and
-    ``configuration_dir`` have the versions of what the server is started with.
+    ``configuration_dir`` have the versions of what the server is started with. ``store`` is what is kept, and how it is
+    fetched in deltas.
     """
 
     fleet: str
@@ -49,6 +51,7 @@ class DeviceConfig(Struct, frozen=True, forbid_unknown_fields=True):
     reserve_mb: int = 64
     confirm_within_s: int = 600
     agent: AgentConfig = AgentConfig()
+    store: StoreConfig = StoreConfig()
 
 
 def load(path: Path) -> DeviceConfig:

@@ -13,8 +13,8 @@ There is no folder of chunks: the versions are the cache. A chunk beside them wo
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,9 @@ from hedgerow.registry.manifest import is_name, is_version
 from hedgerow.registry.reference import Reference
 
 FOLDER = ".store"
+FILES = "files"
+"""Of an unfinished download: what becomes the version."""
+RECIPE = "recipe"
 _FOLDER_MODE = 0o755  # the server's user reads models, whatever the umask is
 
 
@@ -88,10 +91,8 @@ class Layout:
     def unfinished(self) -> Iterator[Reference]:
         """Every download that has begun."""
         for place in _folders(self.partials):
-            try:
+            with suppress(UsageError):
                 yield Reference.parse(place.name)
-            except UsageError:
-                shutil.rmtree(place, ignore_errors=True)  # nothing of ours is called that
 
     def linked(self) -> dict[Reference, str]:
         """Versions that ``current`` and ``previous`` name, and which of the two (``current`` where it is both)."""

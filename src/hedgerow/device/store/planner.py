@@ -37,13 +37,17 @@ _PATCH_TIMES = 5
 
 
 class Place(Struct, frozen=True):
-    """``size`` bytes with this ``sha256`` at ``offset`` of file ``path`` of a version (``reference``) that is here."""
+    """``size`` bytes with this ``sha256`` at ``offset`` of file ``path`` of a version (``reference``) that is here.
+
+    ``finished`` False: of a download that is not, so that they may be missing.
+    """
 
     reference: str
     path: str
     offset: int
     size: int
     sha256: str
+    finished: bool = True
 
 
 class Frame(Struct, frozen=True):

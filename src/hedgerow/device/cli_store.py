@@ -1,0 +1,176 @@
+"""``hedgerow-device stage --plan|--deltas|--now`` and ``hedgerow-device cache``: the device's store of versions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hedgerow.device import config as configs
+from hedgerow.device.change import Change
+from hedgerow.device.cli_options import config_option, json_option, show
+from hedgerow.device.config import DeviceConfig
+from hedgerow.errors import UsageError
+from hedgerow.registry.reference import Reference
+
+if TYPE_CHECKING:
+    from hedgerow.device.store.terms import Device
+
+_MB = 1 << 20
+
+
+def delta_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give ``stage`` its options for fetching in deltas; all three set ``how``."""
+    for name, text in (
+        ("now", "Fetch in deltas at once, whatever the download window says."),
+        ("deltas", "Fetch in deltas: what is here is not fetched again."),
+        ("plan", "Fetch nothing: print what would come, and from where."),
+    ):
+        command = click.option(f"--{name}", "how", flag_value=name, default=None, help=text)(command)
+    return command
+
+
+def stage_deltas(
+    config: DeviceConfig, change: Change, registry_url: str | None, *, how: str, here: bool, as_json: bool
+) -> None:
+    """Fetch a model in deltas (``how``: ``deltas``, ``now``), or only look how that would go (``plan``)."""
+    if change.kind != "model" or here:
+        raise UsageError(
+            f"--{how} is for models that a registry has" if not here else f"--{how} and --here exclude each other",
+            next_step="hedgerow-device stage --help",
+        )
+    reference = Reference(change.name, change.version)
+    # Slow to import, and most commands never fetch.
+    from hedgerow.device.store import stage, view
+    from hedgerow.registry.client.trusted import Trusted
+    from hedgerow.registry.source import HttpsSource, TlsFiles
+
+    tls = TlsFiles(config.tls.certificate, config.tls.key, config.tls.ca)
+    source = HttpsSource(registry_url or config.registry_url, tls, server_name=config.registry_name)
+    registry = Trusted(source, config.trust_dir)
+    device = device_of(config)
+    if how == "plan":
+        made = stage.look(registry, source, reference, device)
+        show(view.plan_json(made), "" if as_json else view.plan_text(made), as_json=as_json)
+        return
+    staged = stage.stage(registry, source, reference, device, at_once=how == "now")
+    come = (
+        f"{staged.fetched / 1e6:.1f} MB came in {staged.requests} requests, {staged.written / 1e6:.1f} MB were written"
+    )
+    lines = [f"{staged.reference} is on this device: {come}", *staged.notes]
+    value = {
+        "changed": staged.changed,
+        "change": staged.reference,
+        "new_bytes": staged.new_bytes,
+        "fetched": staged.fetched,
+        "written": staged.written,
+        "requests": staged.requests,
+        "by": staged.by,
+        "notes": staged.notes,
+    }
+    show(value, "\n".join(lines), as_json=as_json)
+
+
+@click.group()
+def cache() -> None:
+    """See, pin and remove the versions that this device keeps."""
+
+
+@cache.command("list")
+@config_option
+@json_option
+def list_(*, path: Path, as_json: bool) -> None:
+    """Print what is here, the latest used first, and why it is kept."""
+    from hedgerow.device.store import collect, view, written
+
+    device = device_of(configs.load(path))
+    with device.places.still():
+        holdings = collect.survey(device.places)
+    count = written.read(device.layout.written)
+    value = {
+        "holdings": [view.holding_json(each) for each in holdings],
+        "bytes": sum(each.bytes for each in holdings),
+        "written": count.bytes,
+        "written_by": count.by,
+    }
+    show(value, view.holdings_text(holdings, count.bytes), as_json=as_json)
+
+
+@cache.command()
+@click.argument("reference")
+@click.option("--reason", default="asked for", show_default=True, help="Why, for whoever wonders later.")
+@config_option
+@json_option
+def pin(*, reference: str, reason: str, path: Path, as_json: bool) -> None:
+    """Keep NAME@VERSION, whatever the budget says."""
+    from hedgerow.device.store import records
+    from hedgerow.device.store.stage import only_one
+
+    wanted = Reference.parse(reference)
+    layout = device_of(configs.load(path)).layout
+    with only_one(layout):
+        if wanted not in set(layout.versions()):
+            raise UsageError(
+                f"{wanted} is not on this device", where=str(layout.models_dir), next_step="hedgerow-device cache list"
+            )
+        pins = records.read_pins(layout)
+        changed = pins.get(wanted) != reason
+        if changed:
+            records.write_pins(layout, pins | {wanted: reason})
+    show({"changed": changed, "pinned": str(wanted), "reason": reason}, f"{wanted} is pinned", as_json=as_json)
+
+
+@cache.command()
+@click.argument("reference")
+@config_option
+@json_option
+def unpin(*, reference: str, path: Path, as_json: bool) -> None:
+    """Let NAME@VERSION go when room is needed."""
+    from hedgerow.device.store import records
+    from hedgerow.device.store.stage import only_one
+
+    wanted = Reference.parse(reference)
+    layout = device_of(configs.load(path)).layout
+    with only_one(layout):
+        pins = records.read_pins(layout)
+        changed = pins.pop(wanted, None) is not None
+        if changed:
+            records.write_pins(layout, pins)
+    text = f"{wanted} is no longer pinned" if changed else f"{wanted} was not pinned"
+    show({"changed": changed, "unpinned": str(wanted)}, text, as_json=as_json)
+
+
+@cache.command()
+@click.option("--budget-mb", type=click.IntRange(min=0), help="Another budget than the configured one.")
+@click.option("--dry-run", is_flag=True, help="Only tell what would go.")
+@config_option
+@json_option
+def collect(*, budget_mb: int | None, dry_run: bool, path: Path, as_json: bool) -> None:
+    """Remove debris, and the longest unused versions beyond the budget; never what is active, pinned or a way back."""
+    from hedgerow.device.store import collect as collecting
+    from hedgerow.device.store import disk, view
+    from hedgerow.device.store.stage import only_one
+
+    device = device_of(configs.load(path))
+    budget = device.config.budget_mb if budget_mb is None else budget_mb
+    with disk.naming(device.layout.models_dir), only_one(device.layout):
+        done = collecting.collect(device.places, budget=None if budget is None else budget * _MB, dry_run=dry_run)
+    value = {
+        "changed": bool(done.removed) and not dry_run,
+        "removed": [view.holding_json(each) for each in done.removed],
+        "left": done.left,
+        "over": done.over,
+    }
+    show(value, view.collected_text(done, dry_run=dry_run), as_json=as_json)
+
+
+def device_of(config: DeviceConfig) -> Device:
+    """The store that a device's configuration describes."""
+    from hedgerow.device.store.keep import Places
+    from hedgerow.device.store.layout import Layout
+    from hedgerow.device.store.terms import Device
+
+    places = Places(Layout(config.models_dir), config.activation_dir, config.configuration_dir)
+    return Device(places, config.store, reserve_mb=config.reserve_mb)
