@@ -68,7 +68,7 @@ def write(outcome: Outcome, folder: Path) -> Path:
     from hedgerow.models.validate.plots import draw  # matplotlib takes half a second
 
     folder.mkdir(parents=True, exist_ok=True)
-    pictures = draw(outcome.comparison, list(outcome.judgements), folder)
+    pictures = draw(outcome.comparison, folder)
     atomic.write_bytes(folder / FILE_NAME, encoded(outcome))
     report = folder / "report.md"
     atomic.write_text(report, _markdown(outcome, pictures))

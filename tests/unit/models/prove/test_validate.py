@@ -143,7 +143,7 @@ def test_drift_is_exit_code_1_and_names_metric_value_and_limit(hedgerow, models,
     assert "MISSED" in out
     text = (report / "report.md").read_text()
     assert "**1 of 2 limits missed.**" in text
-    for name in ("cosine.png", "values.png", "limits.png"):
+    for name in ("cosine.png", "values.png"):
         assert f"({name})" in text
         assert (report / name).read_bytes().startswith(b"\x89PNG")
     assert json.loads((report / "validation.json").read_text())["met"] is False
