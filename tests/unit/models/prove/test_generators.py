@@ -43,6 +43,7 @@ def compared(new, reference):
         return compare(first, second, PROBE)
 
 
+@pytest.mark.slow
 def test_a_text_probe_measures_tokens_and_answers(imported):
     found = compared(imported["fast"], imported["faithful"])
     figures = found.measured

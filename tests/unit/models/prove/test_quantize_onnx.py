@@ -78,6 +78,16 @@ def test_the_manifest_gets_the_calibration_sets_hash(models):
     assert (result.quantization.bits, result.quantization.activation_bits) == (8, 8)
 
 
+@pytest.mark.parametrize("loud", [0, 15, 16, 31])
+def test_every_sample_counts_in_the_calibration(tiny, models, loud):
+    values = tiny.samples("mlp", count=32)["x"]
+    values[loud] *= 100
+    calibration = quantize_calibration.Inputs(tuple({"x": each[None]} for each in values), "0" * 64, "here")
+    quantize_model(models / "mlp.onnx", models / "out.onnx", Options("static-qdq", calibration=calibration))
+    stored = quantize_files.float_weights(onnx.load(models / "out.onnx"))
+    assert stored["x_scale"] == pytest.approx(np.ptp(values) / 255, rel=0.01)
+
+
 def test_pruned_weights_are_zero_and_counted(models):
     result = quantize_model(models / "mlp.onnx", models / "out.onnx", Options("float32", prune=0.5))
     stored = quantize_files.float_weights(onnx.load(models / "out.onnx"))

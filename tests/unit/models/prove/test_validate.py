@@ -69,6 +69,7 @@ def test_outputs_by_hand():
     assert found["cosine_min"] == pytest.approx(0)
 
 
+@pytest.mark.slow
 def test_bleu_and_rouge():
     same, other = ["the cat sat on the mat today"], ["a dog ran in my garden all night"]
     assert metrics.bleu(same, same) == pytest.approx(100)
@@ -133,6 +134,7 @@ def test_a_close_build_passes(hedgerow, models, int8):
     assert 0.9 < facts["measured"]["cosine_min"] < 1
 
 
+@pytest.mark.slow
 def test_drift_is_exit_code_1_and_names_metric_value_and_limit(hedgerow, models, int8, tmp_path):
     report = tmp_path / "report"
     code, out, err = call(hedgerow, models, int8, STRICT, "--report", report)
