@@ -6,6 +6,7 @@ tails; per-tensor int8 of them compresses to the 58 to 60 % of real ones) in flo
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import struct
@@ -63,6 +64,7 @@ def make(folder: Path, *, scale: float, wanted: list[str]) -> Iterator[Pair]:
                 path.unlink()
 
 
+@functools.cache
 def decoder(scale: float) -> Tensors:
     """The decoder's weights; ``scale`` shrinks its layers."""
     hidden, mlp = max(int(HIDDEN * scale**0.5), 32), max(int(MLP * scale**0.5), 64)
