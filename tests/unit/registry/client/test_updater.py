@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import shutil
+from datetime import UTC, datetime
 
 import pytest
 from client_support import ASSISTANT, NEXT
@@ -11,8 +12,10 @@ from tuf.ngclient import Updater
 from tuf.ngclient._internal.trusted_metadata_set import TrustedMetadataSet
 
 from hedgerow import atomic
+from hedgerow.registry import fetch
 from hedgerow.registry.client import anchor
 from hedgerow.registry.client.errors import Rule, TrustRefusedError
+from hedgerow.registry.source import FolderSource
 
 
 class PowerCutError(BaseException):
@@ -108,6 +111,21 @@ def test_a_file_that_another_client_left_broken_is_no_obstacle(name, left, devic
         file.write_bytes(left)
     assert device().manifest(ASSISTANT)
     assert file.read_bytes() != left
+
+
+def test_todays_fetch_and_this_one_go_on_from_each_other(device, repository, trust_dir, clock):
+    """Both keep the same folder: what one has verified, the other neither forgets nor fetches again."""
+    clock.now = datetime.now(UTC).replace(microsecond=0)  # today's fetch looks at the real clock
+    repository.rotated("root")
+    repository.publish("targets", "build-model", "approve-model")
+    repository.released(NEXT)
+    source = FolderSource(repository.folder)
+    for reference in (ASSISTANT, NEXT):
+        assert fetch.trusted_manifest(source, reference, trust_dir=trust_dir) == device().manifest(reference)
+    shutil.copy(trust_dir / "timestamp.json", repository.folder / "metadata/timestamp.json")
+    (repository.folder / "metadata/2.root.json").unlink()
+    assert fetch.trusted_manifest(source, NEXT, trust_dir=trust_dir) == device().manifest(NEXT)
+    assert (trust_dir / "root.json").readlink().name == "2.root.json"
 
 
 def test_a_root_that_its_own_keys_did_not_sign_is_no_anchor(device, trust_dir, repository):
