@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -72,12 +74,27 @@ def opened(place: Path, variant: str | None = None) -> Iterator[Build]:
     if not whole.manifest.variants:
         yield Build(label, _the_model(place), place, document)
         return
-    with tempfile.TemporaryDirectory(prefix="variant.") as temporary:
-        folder = Path(temporary)
+    with _folder_beside(place) as folder:
         for path, source in variants.where_from(whole.manifest, name).items():
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
-            (folder / path).symlink_to((place / source).absolute())
+            _same_file(place / source, folder / path)
         yield Build(label, _the_model(folder), folder, document)
+
+
+@contextmanager
+def _folder_beside(place: Path) -> Iterator[Path]:
+    """A folder on the same disk, where there is a right to one: hard links do not leave a disk."""
+    beside = place.parent if os.access(place.parent, os.W_OK) else None
+    with tempfile.TemporaryDirectory(dir=beside, prefix=f".{place.name}.variant.") as folder:
+        yield Path(folder)
+
+
+def _same_file(source: Path, link: Path) -> None:
+    """A hard link, else a copy. No symbolic one: weights outside the model's own folder are refused, here too."""
+    try:
+        link.hardlink_to(source)
+    except OSError:
+        shutil.copyfile(source, link)
 
 
 def _the_model(folder: Path) -> Path:

@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 
 from hedgerow.errors import UsageError
-from hedgerow.models import quantize_calibration
+from hedgerow.models import quantize_calibration, quantize_files
 from hedgerow.models import variants as variants_module
 from hedgerow.models.quantize_onnx import Options
+from hedgerow.models.validate import builds
 from hedgerow.models.variants import Wanted
 from hedgerow.registry import bundle, manifest, variants
 
@@ -142,3 +143,15 @@ def test_wrong_use_says_what_to_type(hedgerow, make_bundle, tmp_path, arguments)
     code, _, err = hedgerow("model", "quantize", make_bundle("mlp"), "--output", tmp_path / "out", *arguments)
     assert code == 2
     assert "next:" in err
+
+
+def test_a_variant_with_weights_in_a_file_of_their_own_is_opened_and_run(make_bundle, tiny, tmp_path):
+    source = make_bundle("mlp", model=tiny.mlp(hidden=10_000))
+    pruned = Wanted("pruned", Options("float32", prune=0.1), {})
+    variants_module.build(source, tmp_path / "out", [pruned])
+    before = sorted(each.name for each in tmp_path.iterdir())
+    with builds.opened(tmp_path / "out", "pruned") as build:
+        assert [each.name for each in quantize_files.files_of(build.model)] == ["model.onnx", "model.onnx.data"]
+        assert build.size > 1 << 20
+        assert np.isfinite(builds.Session(build.model).run(tiny.samples("mlp"))[0]).all()
+    assert sorted(each.name for each in tmp_path.iterdir()) == before
