@@ -1,4 +1,4 @@
-"""``hedgerow registry``: init, publish, refresh, verify, list, show."""
+"""``hedgerow registry``: init, publish, refresh, verify, list, show; the commands of stages are modules beside it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
 from hedgerow import inventory as inventories
 from hedgerow import paths
+from hedgerow.commands import registry_keys, registry_offline, registry_releases
 from hedgerow.commands.inventory import inventory_option
+from hedgerow.commands.registry_keys import init_options, init_stage, refresh_stage
+from hedgerow.commands.registry_stages import passphrase_option
 from hedgerow.errors import PublisherError
 from hedgerow.output import err, json_option, out, print_json, print_table
 from hedgerow.registry import bundle as bundles
@@ -31,11 +34,14 @@ def registry() -> None:
 
 
 @registry.command()
+@init_options
 @inventory_option
 @json_option
-def init(*, path: Path, as_json: bool) -> None:
+def init(*, path: Path, as_json: bool, stage: str | None, **options: Any) -> int:
     """Make signing keys and first metadata; does nothing where they are there."""
     fleet = inventories.load(path).fleet
+    if stage is not None:
+        return init_stage(fleet, stage, as_json=as_json, **options)
     changed = Registry.of_fleet(fleet).init()
     folder = paths.fleet_dir(fleet)
     if as_json:
@@ -44,6 +50,7 @@ def init(*, path: Path, as_json: bool) -> None:
         out.print(f"{'made' if changed else 'there already is'} the registry of fleet {fleet}", soft_wrap=True)
         if changed:
             out.print(f"its keys sign releases; keep a copy offline: {folder / 'signing'}", soft_wrap=True)
+    return 0
 
 
 @registry.command()
@@ -70,16 +77,21 @@ def publish(*, bundle: Path, path: Path, as_json: bool) -> None:
 
 
 @registry.command()
+@click.option("--stage", help="Of this stage (default: of the registry without stages).")
+@passphrase_option
 @inventory_option
 @json_option
-def refresh(*, path: Path, as_json: bool) -> None:
+def refresh(*, path: Path, as_json: bool, stage: str | None, passphrase_files: tuple[str, ...]) -> int:
     """Sign anew what expires soon. Run it daily: devices refuse metadata that has expired."""
+    if stage is not None:
+        return refresh_stage(path, stage, passphrase_files=passphrase_files, as_json=as_json)
     target = Registry.of_fleet(inventories.load(path).fleet)
     changed = target.refresh()
     if as_json:
         print_json({"changed": bool(changed), "roles": changed, "expires": target.expiries()})
     else:
         out.print(f"signed anew: {', '.join(changed)}" if changed else "nothing expires soon")
+    return 0
 
 
 @registry.command()
@@ -134,6 +146,26 @@ def show(*, bundle: str, path: Path, as_json: bool) -> None:  # noqa: ARG001 - a
     store = paths.fleet_dir(inventories.load(path).fleet) / "registry"
     manifest: Any = msgspec.to_builtins(trusted(store, Reference.parse(bundle))[0])
     print_json(manifest)
+
+
+for _command in (
+    registry_keys.add_key,
+    registry_keys.delegate,
+    registry_releases.stage,
+    registry_releases.approve,
+    registry_releases.release,
+    registry_releases.promote,
+    registry_releases.withdraw,
+    registry_keys.rotate,
+    registry_keys.revoke,
+    registry_keys.renew,
+    registry_offline.request,
+    registry_offline.sign,
+    registry_offline.import_,
+    registry_offline.log_,
+    registry_offline.ceremony,
+):
+    registry.add_command(_command)
 
 
 def _until(span: timedelta) -> str:

@@ -18,16 +18,15 @@ from tuf.api.metadata import Metadata, Root, Snapshot, Targets, Timestamp
 
 from hedgerow import paths
 from hedgerow.errors import PublisherError, RefusedError, UsageError
+from hedgerow.registry import blobs, keys, manifest
 from hedgerow.registry import bundle as bundles
-from hedgerow.registry import keys, manifest
-from hedgerow.registry.bundle import Bundle
 from hedgerow.registry.reference import Reference, version_key
 from hedgerow.registry.store import FolderStore, Store
 from hedgerow.registry.trust import Roles
 
 METADATA = "metadata"
 TARGETS = "targets"
-BLOBS = f"{TARGETS}/blobs"
+BLOBS = blobs.FOLDER
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,7 @@ class Registry:
                     where=f"published manifest {known.hashes['sha256'][:12]}, this one {bundle.sha256[:12]}",
                     next_step="give the bundle a new version and build it again",
                 )
-            new_bytes = self._put_blobs(bundle)
+            new_bytes = blobs.put(self.store, bundle)
             data = (folder / manifest.FILE_NAME).read_bytes()
             if self.store.get(f"{TARGETS}/{reference.target}") != data:
                 self.store.put(f"{TARGETS}/{reference.target}", data)
@@ -117,16 +116,6 @@ class Registry:
             "snapshot": roles.snapshot.signed.expires,
             "timestamp": roles.timestamp.signed.expires,
         }
-
-    def _put_blobs(self, bundle: Bundle) -> int:
-        written = 0
-        for file in bundle.manifest.files:
-            path = f"{BLOBS}/{file.sha256}"
-            # Read, not believed: publishing again is how a damaged registry is mended.
-            if not self.store.holds(path, size=file.size, sha256=file.sha256):
-                self.store.put_file(path, bundle.directory / file.path)
-                written += file.size
-        return written
 
     def _renew(self, roles: Roles, role_keys: Mapping[str, keys.RoleKeys]) -> None:
         roles.refresh(self._now())
