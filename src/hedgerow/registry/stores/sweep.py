@@ -132,16 +132,20 @@ def _snapshots(store: ObjectStore, now: datetime) -> Iterator[Snapshot]:
     if data is None:
         raise UsageError("there is no registry", where=store.where, next_step="hedgerow registry init")
     path = f"{_METADATA}/timestamp.json"
+    in_force = False
     try:
         current = Metadata[Timestamp].from_bytes(data).signed.snapshot_meta.version
         for path in store.list(f"{_METADATA}/"):
             number, _, rest = path.removeprefix(f"{_METADATA}/").partition(".")
             if rest == "snapshot.json" and number.isdigit():
                 snapshot = Metadata[Snapshot].from_bytes(store.get(path) or b"").signed
+                in_force |= int(number) == current
                 if int(number) == current or snapshot.expires > now:
                     yield snapshot
     except DeserializationError as error:
         raise _broken(store, f"metadata cannot be read: {error}", path) from error
+    if not in_force:
+        raise _broken(store, "the snapshot in force is missing", f"{_METADATA}/{current}.snapshot.json")
 
 
 def _targets(store: ObjectStore, path: str) -> set[tuple[str, str]]:

@@ -1,8 +1,7 @@
-"""Bundles whose weights are tensors, so that chunks follow them; a store in a folder; a device that builds from packs."""
+"""Bundles whose weights are tensors, so that chunks follow them; a store in a folder."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import struct
 from collections.abc import Callable
@@ -90,7 +89,3 @@ def publish(store: FolderStore):
         return packed
 
     return published
-
-
-def digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()

@@ -182,7 +182,7 @@ def test_a_file_that_changes_meanwhile_is_found(store, publish, make_bundle, wei
 
 
 @pytest.mark.parametrize("written", [0, 1])
-def test_a_publisher_that_dies_leaves_what_the_next_one_uses(
+def test_a_publisher_that_dies_leaves_what_the_next_one_uses(  # noqa: PLR0917 - fixtures
     store, publish, make_bundle, weights, monkeypatch, written
 ):
     """One pack of new chunks, one of patches: it dies before the first and before the second."""

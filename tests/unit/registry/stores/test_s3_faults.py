@@ -1,4 +1,4 @@
-"""What goes wrong between a publisher and S3, each over real HTTP: what is overcome, and what is said where it is not."""
+"""What goes wrong between a publisher and S3, over real HTTP: what is overcome, and what is said where it is not."""
 
 from __future__ import annotations
 
@@ -89,22 +89,22 @@ def test_an_answer_that_is_cut_is_not_taken_for_the_file(through, proxy):
 
 
 @pytest.mark.parametrize(
-    "status,code,error,what,next_step",
+    "answer,error,what,next_step",
     [
-        (503, "SlowDown", NetworkError, "asks to slow down", "run it again"),
-        (500, "InternalError", NetworkError, "the store failed", "run it again"),
-        (403, "RequestTimeTooSkewed", MachineError, "clock", "timedatectl"),
-        (403, "AccessDenied", RefusedError, "forbids", "allow s3:"),
-        (403, "ExpiredToken", UsageError, "credentials", "AWS_PROFILE"),
-        (400, "KMS.NotFoundException", UsageError, "encryption key", "kms_key"),
-        (400, "AuthorizationHeaderMalformed", UsageError, "another region", "region="),
-        (400, "SomethingElse", UsageError, "refuses GetObject", "docs/stores.md"),
-        (501, "NotImplemented", UsageError, "does not know how", "docs/stores.md"),
+        (Answer(503, "SlowDown"), NetworkError, "asks to slow down", "run it again"),
+        (Answer(500, "InternalError"), NetworkError, "the store failed", "run it again"),
+        (Answer(403, "RequestTimeTooSkewed"), MachineError, "clock", "timedatectl"),
+        (Answer(403, "AccessDenied"), RefusedError, "forbids", "allow s3:"),
+        (Answer(403, "ExpiredToken"), UsageError, "credentials", "AWS_PROFILE"),
+        (Answer(400, "KMS.NotFoundException"), UsageError, "encryption key", "kms_key"),
+        (Answer(400, "AuthorizationHeaderMalformed"), UsageError, "another region", "region="),
+        (Answer(400, "SomethingElse"), UsageError, "refuses GetObject", "docs/stores.md"),
+        (Answer(501, "NotImplemented"), UsageError, "does not know how", "docs/stores.md"),
     ],
 )
-def test_an_error_says_whose_move_it_is(through, proxy, status, code, error, what, next_step):
+def test_an_error_says_whose_move_it_is(through, proxy, answer, error, what, next_step):  # noqa: PLR0917
     store = through(attempts=1)
-    proxy.rule = lambda method, path, before: Answer(status, code)
+    proxy.rule = lambda method, path, before: answer
     with pytest.raises(error, match=what) as caught:
         store.get("metadata/x.json")
     assert next_step in caught.value.next_step

@@ -1,0 +1,278 @@
+"""What a sweep leaves alone and what a copy brings, on registries that are signed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from tuf.api.metadata import Metadata, MetaFile, Snapshot
+
+from hedgerow.errors import PublisherError, RefusedError, UsageError
+from hedgerow.registry.packing import publish as packing
+from hedgerow.registry.packing.named import named_packs
+from hedgerow.registry.publish import Registry
+from hedgerow.registry.reference import Reference
+from hedgerow.registry.store import FolderStore
+from hedgerow.registry.stores import copying, sweep
+from hedgerow.registry.transfer import codec
+from hedgerow.registry.transfer.recipe import pack_path
+from hedgerow.registry.verify import verify
+
+NOW = datetime.now(UTC)
+DAY_S = 86400.0
+
+
+class Releases:
+    """A registry that signs manifests and recipes, and can forget a release as a withdrawal does."""
+
+    def __init__(self, store, signing):
+        self.store = store
+        self.registry = Registry(store, signing)
+        self.registry.init()
+
+    def add(self, bundle):
+        self.registry.publish(bundle.directory)
+        with self.store.lock():
+            recipe = packing.pack(self.store, bundle).recipe
+            path = f"models/{bundle.manifest.name}/{bundle.manifest.version}/transfer.json.zst"
+            self.store.put(f"targets/{path}", recipe)
+            self._change(lambda roles: roles.add(path, recipe, self._now()))
+        return codec.decode(recipe, where="test")
+
+    def forget(self, version):
+        def without(roles):
+            kept = roles.targets.signed.targets
+            for path in [path for path in kept if f"/{version}/" in path]:
+                del kept[path]
+            roles._renew("targets", roles.targets.signed, self._now())
+
+        self._change(without)
+
+    def _change(self, how):
+        roles, keys = self.registry._load()
+        how(roles)
+        self.registry._renew(roles, keys)
+
+    def _now(self):
+        return datetime.now(UTC).replace(microsecond=0)
+
+    def age(self, seconds=2 * DAY_S):
+        then = time.time() - seconds
+        for path in self.store.list("targets/"):
+            os.utime(self.store.root / path, (then, then))
+
+
+@pytest.fixture
+def releases(store, tmp_path):
+    return Releases(store, tmp_path / "signing")
+
+
+def paths(entries):
+    return {entry.path for entry in entries}
+
+
+def later(days):
+    return NOW + timedelta(days=days)
+
+
+def test_nothing_that_is_named_goes(releases, make_bundle, weights):
+    releases.add(make_bundle("1.0.0", weights()))
+    releases.add(make_bundle("1.1.0", weights(changed=(1,))))
+    releases.age()
+    before = set(releases.store.list(""))
+    found, unfinished = sweep.carry_out(releases.store, now=NOW)
+    assert (found.remove, found.young, unfinished) == ((), (), 0)
+    assert set(releases.store.list("")) == before
+    assert paths(found.named) == {path for path in before if path.startswith("targets/")}
+
+
+def test_what_nothing_names_goes_after_its_grace(releases, make_bundle, weights):
+    releases.add(make_bundle("1.0.0", weights()))
+    debris = {"targets/packs/aa/" + "a" * 64, "targets/blobs/" + "b" * 64, "targets/models/x/1.0.0/manifest.json"}
+    for path in debris:
+        releases.store.put(path, b"left by a publisher that was killed")
+    found, _ = sweep.carry_out(releases.store, now=NOW)
+    assert (paths(found.young), found.remove) == (debris, ())
+    releases.age()
+    planned = sweep.plan(releases.store, now=NOW)
+    assert paths(planned.remove) == debris
+    # What names others goes first.
+    assert planned.remove[0].path.endswith("manifest.json")
+    assert debris <= set(releases.store.list("targets/"))
+    removed = []
+    sweep.carry_out(releases.store, now=NOW, on_removed=removed.append)
+    assert tuple(removed) == planned.remove
+    assert not debris & set(releases.store.list("targets/"))
+
+
+def test_an_old_release_stays_while_a_device_may_hold_its_snapshot(releases, make_bundle, weights):
+    old = releases.add(make_bundle("1.0.0", weights()))
+    new = releases.add(make_bundle("1.1.0", weights(changed=(1,))))
+    releases.forget("1.0.0")
+    releases.age()
+    assert sweep.plan(releases.store, now=NOW).remove == ()
+    # Snapshots live a week: after it, only the newest says what there is.
+    gone = paths(sweep.plan(releases.store, now=later(8)).remove)
+    only_old = {pack.sha256 for pack in named_packs(releases.store, old)} - {
+        pack.sha256 for pack in named_packs(releases.store, new)
+    }
+    packs = {path for path in gone if "/packs/" in path}
+    assert packs == {f"targets/{pack_path(sha256)}" for sha256 in only_old}
+    assert "targets/models/assistant/1.0.0/manifest.json" in gone
+    sweep.carry_out(releases.store, now=later(8))
+    assert verify(releases.store.root, [Reference("assistant", "1.1.0")]) == {Reference("assistant", "1.1.0"): []}
+    for pack in named_packs(releases.store, new):
+        assert releases.store.holds(f"targets/{pack_path(pack.sha256)}", size=pack.size, sha256=pack.sha256)
+
+
+def test_what_a_candidate_names_stays(releases, make_bundle, weights):
+    releases.add(make_bundle("1.0.0", weights()))
+    releases.add(make_bundle("1.1.0", weights(changed=(1,))))
+    newest = max(
+        (path for path in releases.store.list("metadata/") if path.endswith(".targets.json")),
+        key=lambda path: int(path.split("/")[1].split(".")[0]),
+    )
+    releases.store.put("staged/build-model.json", releases.store.get(newest))
+    releases.forget("1.1.0")
+    releases.age()
+    assert sweep.plan(releases.store, now=later(8)).remove == ()
+    releases.store.delete("staged/build-model.json")
+    assert sweep.plan(releases.store, now=later(8)).remove != ()
+
+
+@pytest.mark.parametrize("damage", ["gone", "altered"])
+@pytest.mark.parametrize("victim", ["manifest.json", "transfer.json.zst", ".targets.json", ".snapshot.json"])
+def test_a_damaged_registry_is_left_alone(releases, make_bundle, weights, victim, damage):
+    releases.add(make_bundle("1.0.0", weights()))
+    releases.store.put("targets/blobs/" + "b" * 64, b"debris")
+    releases.age()
+    found = [path for path in releases.store.list("") if path.endswith(victim)]
+    newest = max(found, key=lambda path: (len(path), path))
+    if damage == "gone":
+        releases.store.delete(newest)
+    else:
+        releases.store.put(newest, b"{}")
+    with pytest.raises(PublisherError, match="nothing is removed"):
+        sweep.carry_out(releases.store, now=NOW)
+    assert releases.store.get("targets/blobs/" + "b" * 64) == b"debris"
+
+
+def test_no_registry_is_swept(tmp_path):
+    with pytest.raises(UsageError, match="no registry"):
+        sweep.plan(FolderStore(tmp_path), now=NOW)
+
+
+def test_a_sweep_waits_for_nobody(releases, make_bundle, weights):
+    releases.add(make_bundle("1.0.0", weights()))
+    with (
+        FolderStore(releases.store.root).lock(),
+        pytest.raises(RefusedError, match="another publisher"),
+    ):
+        sweep.carry_out(releases.store, now=NOW)
+
+
+def test_a_snapshot_counts_by_its_own_expiry(releases, make_bundle, weights):
+    """One that was signed for long is believed for long."""
+    releases.add(make_bundle("1.0.0", weights()))
+    roles, keys = releases.registry._load()
+    lasting = Metadata(Snapshot(version=900, expires=later(300), meta=dict(roles.snapshot.signed.meta)))
+    assert isinstance(lasting.signed.meta["targets.json"], MetaFile)
+    for signer in keys["snapshot"].signers():
+        lasting.sign(signer, append=True)
+    releases.store.put("metadata/900.snapshot.json", lasting.to_bytes())
+    releases.forget("1.0.0")
+    releases.age()
+    assert sweep.plan(releases.store, now=later(299)).remove == ()
+    assert sweep.plan(releases.store, now=later(301)).remove != ()
+
+
+def test_a_copy_is_the_registry(releases, make_bundle, weights, tmp_path):
+    releases.add(make_bundle("1.0.0", weights()))
+    releases.store.put("log/00000001.json", b"{}")
+    releases.store.put("staged/build-model.json", b"{}")
+    target = FolderStore(tmp_path / "copy")
+    done = copying.copy(releases.store, target)
+    expected = {path for path in releases.store.list("") if not path.startswith("staged/")}
+    assert set(target.list("")) == expected
+    assert {path: target.get(path) for path in expected} == {path: releases.store.get(path) for path in expected}
+    assert (done.files, done.kept) == (len(expected), 0)
+    again = copying.copy(releases.store, target)
+    assert (again.files, again.bytes, again.kept) == (0, 0, len(expected))
+    assert verify(target.root, [Reference("assistant", "1.0.0")]) == {Reference("assistant", "1.0.0"): []}
+
+
+def test_a_copy_that_is_cut_anywhere_serves_what_was_served(releases, make_bundle, weights, tmp_path):
+    first, second = Reference("assistant", "1.0.0"), Reference("assistant", "1.1.0")
+    releases.add(make_bundle("1.0.0", weights(layers=2)))
+    whole = FolderStore(tmp_path / "whole")
+    copying.copy(releases.store, whole)
+    releases.add(make_bundle("1.1.0", weights(layers=2, changed=(1,))))
+    writes = len(set(releases.store.list(""))) + 1
+    ended = False
+    for allowed in range(writes):
+        target = Dies(shutil.copytree(whole.root, tmp_path / f"cut-{allowed}"), allowed)
+        try:
+            copying.copy(releases.store, target)
+            ended = True
+        except ConnectionError:
+            assert verify(target.root, [first]) == {first: []}
+        target.allowed = writes
+        copying.copy(releases.store, target)
+        assert verify(target.root, [first, second]) == {first: [], second: []}
+        if ended:
+            break
+    assert ended
+    assert allowed > 5
+
+
+class Dies(FolderStore):
+    """Fails at the first write after ``allowed`` ones."""
+
+    def __init__(self, root, allowed):
+        super().__init__(root)
+        self.allowed = allowed
+
+    def put(self, path, data):
+        self._count()
+        super().put(path, data)
+
+    def put_file(self, path, source):
+        self._count()
+        super().put_file(path, source)
+
+    def _count(self):
+        if self.allowed == 0:
+            raise ConnectionError("killed")
+        self.allowed -= 1
+
+
+def test_a_copy_never_goes_back(releases, make_bundle, weights, tmp_path):
+    releases.add(make_bundle("1.0.0", weights()))
+    target = FolderStore(tmp_path / "copy")
+    copying.copy(releases.store, target)
+    older = FolderStore(shutil.copytree(releases.store.root, tmp_path / "older"))
+    releases.add(make_bundle("1.1.0", weights(changed=(1,))))
+    copying.copy(releases.store, target)
+    with pytest.raises(RefusedError, match="no step back"):
+        copying.copy(older, target)
+    other = Releases(FolderStore(tmp_path / "other"), tmp_path / "other-signing")
+    with pytest.raises(RefusedError, match="another registry"):
+        copying.copy(other.store, target)
+
+
+def test_what_is_damaged_is_not_copied(releases, make_bundle, weights, tmp_path):
+    releases.add(make_bundle("1.0.0", weights()))
+    victim = next(releases.store.list("targets/packs/"))
+    releases.store.put(victim, b"x" * releases.store.size(victim))
+    target = FolderStore(tmp_path / "copy")
+    with pytest.raises(PublisherError, match="not what its name says"):
+        copying.copy(releases.store, target)
+    assert target.get("metadata/timestamp.json") is None
+
+
+def test_nothing_to_copy(tmp_path):
+    with pytest.raises(UsageError, match="no registry to copy"):
+        copying.copy(FolderStore(tmp_path / "a"), FolderStore(tmp_path / "b"))
