@@ -14,15 +14,17 @@ measured is missed too, because a probe without references must not pass a limit
 from __future__ import annotations
 
 import difflib
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
 from hedgerow import configfile
+from hedgerow import json_schema as schemas
 from hedgerow.errors import UsageError
 
 METRICS: Final[dict[str, str]] = {
@@ -114,9 +116,21 @@ def load(path: Path) -> Thresholds:
         ) from error
 
 
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema (2020-12) of a thresholds file, kept beside this module as ``thresholds.schema.json``."""
+    schema = schemas.of(Thresholds, "Limits of hedgerow model validate")
+    definition = schema["$defs"]["Thresholds"]["properties"]["limits"]
+    definition |= {"minProperties": 1, "propertyNames": {"enum": list(METRICS)}}
+    return schema
+
+
 def judge(thresholds: Thresholds, measured: Mapping[str, float]) -> list[Judgement]:
     """Hold every limit against what was measured, in the file's order."""
     return [
         Judgement(name, limit, measured.get(name), limit.met_by(measured.get(name)))
         for name, limit in thresholds.limits.items()
     ]
+
+
+if __name__ == "__main__":  # python -m hedgerow.models.validate.thresholds > src/…/validate/thresholds.schema.json
+    print(json.dumps(json_schema(), indent=2, sort_keys=True))  # noqa: T201 -- this is the output

@@ -1,9 +1,12 @@
 import json
 import math
+from pathlib import Path
 
+import jsonschema
 import numpy as np
 import onnx
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -105,6 +108,14 @@ def test_limits_are_inclusive():
 def test_thresholds_that_would_judge_nothing_are_refused(tmp_path, text, said):
     with pytest.raises(UsageError, match=said):
         thresholds.load(limits(tmp_path, text))
+
+
+def test_the_schema_in_the_package_is_the_code_s(tmp_path):
+    kept = json.loads(Path(thresholds.__file__).with_name("thresholds.schema.json").read_text())
+    assert kept == thresholds.json_schema()
+    validator = jsonschema.Draft202012Validator(kept)
+    for text, good in ((GENEROUS, True), ("schema: 1\nlimits: {}", False), ("schema: 1\nlimits: {x: {min: 1}}", False)):
+        assert validator.is_valid(yaml.safe_load(text)) is good
 
 
 @pytest.mark.parametrize("text", ["schema: 1\n", "schema: 1\nprompts: [{say: hello}]\n", "schema: 1\ntexts: ['']\n"])
