@@ -118,7 +118,7 @@ class Receiver:
             except PublisherError:
                 # Bytes of two connections, perhaps of two machines, or a tail that a power cut has damaged. Only a
                 # frame that comes in one piece says something about the publisher.
-                if not span.tail and self.requests - before == 1:
+                if not span.tail and self.requests - before <= 1:
                     raise
                 self._forget()
                 self._bring(replace(span, start=span.frames[0].offset, tail=b""), deliver)
@@ -209,6 +209,8 @@ class Receiver:
         frame, data = inflow.on_its_way
         if frame is None or len(data) <= spooled:
             return spooled
+        if not spooled:
+            self._forget()  # one of a plan that is no longer followed
         with (self._folder / f"tail-{frame.pack}-{frame.offset}-{frame.length}").open("ab") as file:
             file.write(memoryview(data)[spooled:])
         self._on_spooled(len(data) - spooled)

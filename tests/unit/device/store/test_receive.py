@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hedgerow.device.store.limiter import Limiter
 from hedgerow.device.store.planner import Frame
 from hedgerow.device.store.receive import GAP, SPAN, Receiver, spans
-from hedgerow.errors import NetworkError, PublisherError
+from hedgerow.errors import NetworkError, PartialError, PublisherError
 
 PACKS = {name * 64: hashlib.shake_256(name.encode()).digest(300_000) for name in "ab"}
 A, B = sorted(PACKS)
@@ -223,9 +223,9 @@ def test_before_each_request_it_is_asked_whether_it_may(tmp_path):
     def may():
         asked.append(1)
         if len(asked) == 2:
-            raise PublisherError("no longer")
+            raise PartialError("no longer")
 
-    with pytest.raises(PublisherError, match="no longer"):
+    with pytest.raises(PartialError, match="no longer"):
         bring(Line(), tmp_path, WANTED, may_go_on=may)
 
 
