@@ -1,52 +1,28 @@
 """Pairs of model files, an old version and a new one, made with a fixed seed: what `registry_deltas.py` measures on.
 
 A decoder of 28 million parameters, weights drawn from Student's t with five degrees of freedom (real layers have such
-tails; per-tensor int8 of them compresses to the 58 to 60 % of real ones) in float32 and int8, and a real ONNX model.
+tails) in float32 and int8; `registry_delta_real.py` adds pairs of real models.
 """
 
 from __future__ import annotations
 
 import functools
 import json
-import os
 import struct
-import subprocess
-import sys
-import zipfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from bench.proof import ROOT
+from bench import registry_delta_real as real
+from bench.registry_delta_real import Pair
 from numpy.typing import NDArray
-
-from hedgerow.registry.transfer import layouts
 
 Array = NDArray[Any]
 Tensors = dict[str, Array]
 
 LAYERS, HIDDEN, MLP, VOCABULARY, RANK = 8, 512, 1408, 4096, 12
-# Fine-tuning moves weights by a share of their spread, the small ones as far as the large.
-TUNED_STEP = 0.02
 PERTURBED = 1e-3
-_TAIL = 0.1
-_RAPIDOCR = "rapidocr"
-_RECOGNITION = "rec"
-
-
-@dataclass(frozen=True)
-class Pair:
-    """``bar`` is the most that may be transferred, as a share of the new file; ``extra`` bytes come on top of it."""
-
-    name: str
-    old: Path
-    new: Path
-    bar: float
-    extra: int = 0
-    bsdiff: bool = False
-    timed: bool = False
 
 
 def make(folder: Path, *, scale: float, wanted: list[str]) -> Iterator[Pair]:
@@ -103,14 +79,11 @@ def _pair(home: Path, name: str, old: Tensors, new: Tensors, bar: float, **chang
 def _tuned(tensors: Tensors) -> Tensors:
     """The last tenth of the layers fine-tuned, one of them at least."""
     random = np.random.default_rng(29)
-    first = LAYERS - max(round(_TAIL * LAYERS), 1)
+    first = LAYERS - max(round(real.TAIL * LAYERS), 1)
     chosen = tuple(f"layers.{layer}." for layer in range(first, LAYERS))
-    return {name: _stepped(values, random) if name.startswith(chosen) else values for name, values in tensors.items()}
-
-
-def _stepped(values: Array, random: np.random.Generator) -> Array:
-    steps = random.standard_normal(values.shape) * (TUNED_STEP * float(values.std()))
-    return (values + steps).astype(np.float32)
+    return {
+        name: real.stepped(values, random) if name.startswith(chosen) else values for name, values in tensors.items()
+    }
 
 
 def _all_changed(tensors: Tensors) -> Tensors:
@@ -170,47 +143,14 @@ def _same(home: Path, scale: float) -> Pair:
     return _pair(home, "released again unchanged", base, base, 0, extra=64 << 10)
 
 
-def _onnx_tail(home: Path, _: float) -> Pair | None:
-    """The recognition model of rapidocr with its last tenth of tensors fine-tuned; none without the package's file."""
-    data = _recognition()
-    if data is None:
-        print("rapidocr cannot be had here: its pair is left out", file=sys.stderr)
-        return None
-    old, new = home / "old" / "model.onnx", home / "new" / "model.onnx"
-    old.write_bytes(data)
-    tensors = layouts.of_folder(old.parent, [old.name])[old.name]
-    changed, random = bytearray(data), np.random.default_rng(32)
-    for tensor in tensors[-max(round(_TAIL * len(tensors)), 1) :]:
-        if tensor.dtype == "float32":
-            end = tensor.offset + tensor.size
-            values = np.frombuffer(data, "<f4", tensor.size // 4, tensor.offset)
-            changed[tensor.offset : end] = _stepped(values, random).tobytes()
-    new.write_bytes(changed)
-    return Pair("tail of a small ONNX model", old, new, 0.28)
-
-
-def _recognition() -> bytes | None:
-    cache = ROOT / "var/cache/rapidocr"
-    if not list(cache.glob("*.whl")):
-        cache.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(cache), _RAPIDOCR]
-        if subprocess.run(command, check=False, env={**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1"}).returncode:
-            return None
-    for wheel in cache.glob("*.whl"):
-        with zipfile.ZipFile(wheel) as archive:
-            for name in archive.namelist():
-                if name.endswith(".onnx") and f"_{_RECOGNITION}_" in name:
-                    return archive.read(name)
-    return None
-
-
 _MAKERS: dict[str, Callable[[Path, float], Pair | None]] = {
     "tail": _tail,
     "adapter": _adapter,
     "perturbed": _perturbed,
     "int8-tail": _int8_tail,
     "int8-all": _int8_all,
-    "onnx-tail": _onnx_tail,
+    "onnx-tail": lambda home, _: real.onnx_tail(home),
+    "gguf-tail": lambda home, _: real.gguf_tail(home),
     "same": _same,
 }
 NAMES = tuple(_MAKERS)
