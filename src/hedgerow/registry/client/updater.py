@@ -65,8 +65,10 @@ class RoleUpdater(Updater):
 
     def _load_root(self) -> None:
         super()._load_root()
-        # Not before: keys that this root replaced prove nothing, and what they proved must not judge it.
-        self.time = self._started.raised(self._kept())
+        # Not before: keys that this root replaced prove nothing, and what they proved must not judge it. Nor does what
+        # was kept while the clock was not synchronised, and is contradicted now: newer metadata may take its place.
+        kept = self._kept()
+        self.time = self._started if kept is None or self._started.is_ahead(kept) else self._started.raised(kept)
         self._look()
 
     def _load_timestamp(self) -> None:

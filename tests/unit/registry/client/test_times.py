@@ -164,6 +164,16 @@ def test_a_floor_that_a_thief_pushed_ahead_falls_with_the_key(device, repository
     assert view.manifest(ASSISTANT)
 
 
+def test_a_floor_that_a_thief_pushed_ahead_is_left_once_the_clock_is_synchronised(device, repository, trust_dir):
+    assert device(synced=False).manifest(ASSISTANT)
+    stolen(repository, days=20_000)
+    assert refused(device(synced=False)).rule is Rule.EXPIRED
+    assert refused(device(synced=True)).rule is Rule.CLOCK  # nothing newer is there yet
+    repository.publish()
+    assert device(synced=True).manifest(ASSISTANT)
+    assert device(synced=False).refresh().floor.time == NOW
+
+
 def test_a_synchronised_clock_refuses_it_and_keeps_nothing_of_it(device, repository):
     assert device(synced=True).manifest(ASSISTANT)
     stolen(repository, days=2)
