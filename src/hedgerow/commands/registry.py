@@ -12,7 +12,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
 from hedgerow import inventory as inventories
 from hedgerow import paths
-from hedgerow.commands import registry_keys, registry_offline, registry_releases
+from hedgerow.commands import registry_keys, registry_offline, registry_releases, registry_store
 from hedgerow.commands.inventory import inventory_option
 from hedgerow.commands.registry_keys import init_options, init_stage, refresh_stage
 from hedgerow.commands.registry_stages import passphrase_option
@@ -149,6 +149,9 @@ def show(*, bundle: str, path: Path, as_json: bool) -> None:  # noqa: ARG001 - a
 
 
 for _command in (
+    registry_store.gc,
+    registry_store.push,
+    registry_store.export,
     registry_keys.add_key,
     registry_keys.delegate,
     registry_releases.stage,
