@@ -75,11 +75,11 @@ from hedgerow.registry.manifest_parts import (
 )
 
 __all__ = [
-    "FILE_NAME", "NAME_PATTERN", "NEWEST", "ONLY", "SCHEMA", "SHA256_PATTERN", "VERSION_PATTERN", "Application", "Base",
-    "Calibration", "Expectation", "File", "Format", "GoldenTensor", "GoldenTensors", "GoldenText", "Hailo", "Hat",
-    "Kind", "Machine", "Manifest", "Message", "Port", "Proof", "Provenance", "Quantization", "RecommendedRollout",
-    "Requires", "Slo", "Source", "Tensor", "Thermal", "Variant", "check_path", "check_paths", "decode", "digest",
-    "encode", "is_name", "is_version", "json_schema", "newer_fields", "upgrade",
+    "FILE_NAME", "NAME_PATTERN", "NEW", "NEWEST", "NEW_IN_2", "ONLY", "SCHEMA", "SHA256_PATTERN", "VERSION_PATTERN",
+    "Application", "Base", "Calibration", "Expectation", "File", "Format", "GoldenTensor", "GoldenTensors",
+    "GoldenText", "Hailo", "Hat", "Kind", "Machine", "Manifest", "Message", "Port", "Proof", "Provenance",
+    "Quantization", "RecommendedRollout", "Requires", "Slo", "Source", "Tensor", "Thermal", "Variant", "check_path",
+    "check_paths", "decode", "digest", "encode", "is_name", "is_version", "json_schema", "newer_fields", "upgrade",
 ]  # fmt: skip
 
 SCHEMA: Final = 1
@@ -194,7 +194,7 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=Tr
 
 def newer_fields(manifest: Manifest) -> list[str]:
     """What of ``manifest`` schema 1 does not have, as ``requires.board``; empty where schema 1 can say it all."""
-    found = [name for name in _NEW if getattr(manifest, name) != _NEW[name]]
+    found = [name for name in NEW if getattr(manifest, name) != NEW[name]]
     if manifest.format not in OLD_FORMATS:
         found.append(f"format {manifest.format!r}")
     for name in ("requires", "quantization"):
@@ -205,7 +205,7 @@ def newer_fields(manifest: Manifest) -> list[str]:
     return found
 
 
-_NEW: Final[dict[str, Any]] = {
+NEW: Final[dict[str, Any]] = {
     "kind": "model",
     "variants": (),
     "variant": None,
@@ -299,7 +299,7 @@ def json_schema() -> dict[str, Any]:
         }
         for kind, formats in FORMATS.items()
     ]
-    refused: dict[str, Any] = dict.fromkeys(_NEW, False)
+    refused: dict[str, Any] = dict.fromkeys(NEW, False)
     refused["format"] = {"enum": list(OLD_FORMATS)}
     for field, part in (("requires", Requires), ("quantization", Quantization)):
         refused[field] = {"properties": dict.fromkeys(NEW_IN_2[part], False)}
