@@ -47,7 +47,8 @@ def bench(  # noqa: PLR0917 -- click passes them by name
       hedgerow model bench bundles/small --threads 4 --write
 
     Run it on a board like those that will serve the bundle: the figures go into the manifest with the machine that they
-    are from. Throttled means a quota of processor time, where this machine can give one.
+    are from. Throttled means a quota of processor time, where this machine can give one. Where others kept the
+    processors busy nothing is written (exit code 3).
     """  # noqa: D301 -- click's mark for a paragraph as it stands
     from hedgerow.models import measure  # numpy, onnxruntime: --help must not pay for them
 
@@ -63,9 +64,9 @@ def bench(  # noqa: PLR0917 -- click passes them by name
     today = datetime.now(UTC).date()
     wanted = known if variant is None else [variant]
     found = [measure.measure(bundle, plan, today=today, variant=each, progress=step) for each in wanted]
+    _show(found, as_json=as_json)
     if write:
         measure.write(bundle, found)
-    _show(found, as_json=as_json)
 
 
 _FIGURES = {

@@ -20,7 +20,7 @@ from typing import Any, Final, Literal
 import msgspec
 import numpy as np
 
-from hedgerow.errors import MachineError, UsageError
+from hedgerow.errors import MachineError, RefusedError, UsageError
 from hedgerow.models import amend, measure_machine
 from hedgerow.models.quantize_files import files_of
 from hedgerow.models.quantize_golden import NUMPY_TYPES
@@ -35,6 +35,8 @@ _WORKER: Final = "hedgerow.models.measure_worker"
 _COLD_STARTS: Final = 3
 _TIMEOUT_S: Final = 3600.0
 _STILL_CACHED: Final = 0.01
+_BUSY: Final = 0.1
+"""Share of waiting above which figures are the machine's and not the model's."""
 
 
 @dataclass(frozen=True)
@@ -49,11 +51,20 @@ class Plan:
 
 @dataclass(frozen=True)
 class Measured:
-    """Expectations of one variant, and sentences about what was left out or should be looked at."""
+    """Expectations of one variant, and sentences about what was left out or should be looked at.
+
+    ``waited`` is the largest share of its time on a run queue that a process waited there, throttled ones apart.
+    """
 
     variant: str | None
     expectations: tuple[Expectation, ...]
     remarks: tuple[str, ...]
+    waited: float = 0.0
+
+    @property
+    def busy(self) -> bool:
+        """Whether others had the processors too much for these figures to mean anything."""
+        return self.waited > _BUSY
 
 
 def measure(
@@ -73,7 +84,9 @@ def measure(
         MachineError: the model could not be run here.
     """
     machine = machine or measure_machine.describe()
-    found, remarks = [], []
+    found: list[Expectation] = []
+    remarks: list[str] = []
+    waited = 0.0
     with opened(folder, variant) as build, tempfile.TemporaryDirectory(prefix="measure.") as scratch:
         if build.document is None:
             raise UsageError("no manifest here", where=str(folder), next_step="name a bundle's folder")
@@ -86,21 +99,36 @@ def measure(
                 remarks.append(f"no throttled figures: {error}")
                 continue
             found.append(_expectation(condition, answers, machine, plan, how=how, today=today))
+            if condition != "throttled":  # who is throttled waits; that is the point
+                waited = max([waited, *(each["waited"] for each in answers)])
         peak = max((each.peak_memory_mb or 0 for each in found), default=0)
         if peak > build.document.requires.memory_mb:
             remarks.append(
                 f"it took {peak:.0f} MB at the peak, and requires.memory_mb is {build.document.requires.memory_mb}: "
                 "hosts would be chosen that are too small"
             )
-        return Measured(build.document.variant, tuple(found), tuple(remarks))
+        if waited > _BUSY:
+            remarks.append(
+                f"this machine was busy: the model waited {waited:.0%} of its time for a processor, so these figures "
+                "are not its own; measure again when nothing else runs"
+            )
+        return Measured(build.document.variant, tuple(found), tuple(remarks), waited)
 
 
 def write(folder: Path, measured: Sequence[Measured]) -> Bundle:
     """Put the figures into the bundle's manifest, in place of those of the same variants.
 
     Raises:
+        RefusedError: the machine was busy while they were taken.
         UsageError, PublisherError, MachineError: as ``amend.add_files``.
     """
+    busy = max((each.waited for each in measured if each.busy), default=None)
+    if busy is not None:
+        raise RefusedError(
+            f"rule measured-at-rest: the model waited {busy:.0%} of its time for a processor, {_BUSY:.0%} are allowed",
+            where=str(folder),
+            next_step="run it again when nothing else runs here",
+        )
     by_name = {each.variant: each.expectations for each in measured}
 
     def change(document: Manifest) -> Manifest:

@@ -19,6 +19,7 @@ def main() -> None:
     job: dict[str, Any] = json.loads(sys.argv[1])
     found = _generate(job) if job["generates"] else _infer(job)
     found["peak_memory_mb"] = _peak_memory_mb()
+    found["waited"] = _waited(Path("/proc/self/task"))
     print(json.dumps(found))  # noqa: T201 -- this is the output
 
 
@@ -66,6 +67,20 @@ def _peak_memory_mb() -> float:
     text = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
     found = re.search(r"^VmHWM:\s+(\d+) kB", text, re.MULTILINE)
     return int(found[1]) * 1024 / 1e6 if found else 0.0
+
+
+def _waited(tasks: Path) -> float:
+    """Share of this process's time on a run queue that it waited there, for others to leave a processor.
+
+    From ``schedstat`` of each thread: nanoseconds that it ran and that it waited (kernel's Documentation/scheduler/
+    sched-stats.rst, "/proc/<pid>/schedstat"). 0.0 where the kernel does not count.
+    """
+    ran = waited = 0
+    for path in tasks.glob("*/schedstat"):
+        fields = path.read_text(encoding="ascii").split()
+        ran += int(fields[0])
+        waited += int(fields[1])
+    return waited / (ran + waited) if ran + waited else 0.0
 
 
 if __name__ == "__main__":

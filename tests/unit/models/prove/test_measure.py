@@ -24,7 +24,10 @@ def worker(monkeypatch):
         load = 10.0 * len(asked)
         return {"load_ms": load, "latency_ms": [1.0, 2.0, 3.0, 4.0], "peak_memory_mb": 90.0 + len(asked)}
 
-    monkeypatch.setattr(measure, "_ask", ask)
+    def at_rest(prefix, job):
+        return ask(prefix, job) | {"waited": 0.9 if prefix else 0.1}
+
+    monkeypatch.setattr(measure, "_ask", at_rest)
     return asked
 
 
@@ -43,6 +46,7 @@ def test_conditions_become_expectations(make_bundle, worker, monkeypatch, tmp_pa
     assert (cold.load_ms, cold.p50_ms, cold.requests) == (40.0, None, 3)  # the median of 30, 40 and 50
     assert "posix_fadvise" in cold.how
     assert full.machine == MACHINE
+    assert not found.busy  # the throttled one waited, as it should
     assert full.measured == "2026-11-20"
 
 
@@ -112,6 +116,28 @@ def test_a_plain_bundle_gets_them_at_the_top(make_bundle, worker, hedgerow):
     assert [each.condition for each in document.expectations] == ["full-power", "cold-start"]
 
 
+def test_figures_of_a_busy_machine_are_shown_and_not_written(make_bundle, worker, hedgerow, monkeypatch):
+    at_rest = measure._ask
+    monkeypatch.setattr(measure, "_ask", lambda prefix, job: at_rest(prefix, job) | {"waited": 0.4})
+    folder = make_bundle("mlp")
+    before = bundle.load(folder).sha256
+    code, out, err = hedgerow("model", "bench", folder, "--condition", "full-power", "--write")
+    assert code == 3
+    assert "full-power" in out
+    assert "waited 40% of its time" in err
+    assert "measured-at-rest" in err
+    assert bundle.verify_files(folder).sha256 == before
+    assert hedgerow("model", "bench", folder, "--condition", "full-power")[0] == 0
+
+
+def test_waiting_is_read_of_all_threads(tmp_path):
+    for name, text in (("1", "300 50 9\n"), ("2", "100 50 9\n")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "schedstat").write_text(text)
+    assert measure_worker._waited(tmp_path) == pytest.approx(0.2)
+    assert measure_worker._waited(tmp_path / "none") == 0
+
+
 def test_a_worker_that_fails_is_an_error_with_its_last_line(make_bundle, monkeypatch):
     monkeypatch.setattr(measure, "_WORKER", "hedgerow.no_such_module")
     with pytest.raises(MachineError, match="no_such_module"):
@@ -140,7 +166,9 @@ def test_a_real_measurement(make_bundle):
     assert set(by_name) | {"throttled"} == set(measure.CONDITIONS)
     assert by_name["full-power"].p50_ms > 0
     assert by_name["cold-start"].load_ms > by_name["full-power"].p50_ms
-    assert ("throttled" in by_name) == (not found.remarks)
+    left_out = any("no throttled figures" in each for each in found.remarks)
+    assert ("throttled" in by_name) != left_out
+    assert 0 <= found.waited < 1
 
 
 def test_a_bundle_without_a_question_for_its_model_is_refused(make_bundle):
