@@ -154,7 +154,8 @@ def _pip_audit(packages: tuple[Component, ...]) -> tuple[str, list[Finding], lis
                 check=False,
                 timeout=_PIP_AUDIT_SECONDS,
             )
-            if done.returncode not in {0, _FOUND}:
+            # It exits with 1 where it failed, too; then it has written no answer.
+            if done.returncode not in {0, _FOUND} or not done.stdout.strip():
                 lines = done.stderr.decode(errors="replace").strip().splitlines()
                 return _PIP_AUDIT, [], [f"pip-audit failed: {lines[-1] if lines else done.returncode}"]
             answers = {normalized(each["name"]): each for each in json.loads(done.stdout)["dependencies"]}

@@ -291,6 +291,7 @@ def test_pip_audit_is_asked_where_it_is(tmp_path, monkeypatch):
         ('{"dependencies": [{"name": "onnx", "skip_reason": "not on PyPI"}]}', 0, "not on PyPI"),
         ('{"dependencies": []}', 0, "said nothing"),
         ("", 2, "lost the line"),
+        ("", 1, "lost the line"),
         ("no json", 0, "pip-audit failed"),
     ],
 )
