@@ -7,6 +7,7 @@ the device's business. The folder travels as one tar, for files of a bundle have
 from __future__ import annotations
 
 import io
+import re
 import stat
 import tarfile
 from dataclasses import dataclass
@@ -14,13 +15,24 @@ from pathlib import Path
 from typing import Final
 
 from hedgerow.errors import RefusedError, UsageError
+from hedgerow.registry.manifest_parts import is_root
 
-_ROOT: Final = {"0", "root"}
-# Options that give back what an unprivileged user has not.
-_RIGHTS: Final = ("AmbientCapabilities", "PermissionsStartOnly", "SupplementaryGroups", "SecureBits")
+# What a unit may say. A list of what it may not would never be complete: LoadCredential= and StandardInput=file: read
+# as root, StandardOutput=file: writes as root, Alias= takes another unit's name.
+_ALLOWED: Final = re.compile(
+    r"Description|Documentation|After|Before|Wants|Requires|BindsTo|PartOf|Conflicts|(Condition|Assert)\w+|StartLimit\w+"
+    r"|Type|Exec(Start|StartPre|StartPost|Stop|StopPost|Reload|Condition)|Restart\w*|Timeout\w+|RuntimeMaxSec|WatchdogSec"
+    r"|NotifyAccess|SuccessExitStatus|RemainAfterExit|KillMode|KillSignal|FinalKillSignal|SendSIG\w+|OOMPolicy|OOMScoreAdjust"
+    r"|User|Group|DynamicUser|NoNewPrivileges|UMask|WorkingDirectory|Environment|(Runtime|State|Cache|Logs)Directory(Mode)?"
+    r"|Nice|CPU\w+|IOSchedulingClass|IOSchedulingPriority|IOWeight|Memory\w+|Tasks(Max|Accounting)|Limit\w+"
+    r"|Protect\w+|Private\w+|Restrict\w+|SystemCall(Filter|ErrorNumber|Architectures)|LockPersonality|RemoveIPC"
+    r"|ProcSubset|CapabilityBoundingSet|InaccessiblePaths|ReadOnlyPaths|ReadWritePaths|NoExecPaths|ExecPaths"
+    r"|TemporaryFileSystem|IPAddress(Allow|Deny)|DevicePolicy|SyslogIdentifier|StandardOutput|StandardError|WantedBy"
+)
+_OUTPUTS: Final = ("journal", "null", "inherit")
+_SECTIONS: Final = ("Unit", "Service", "Install")
 # A command with one of these before it runs with more rights than User= says.
 _PREFIXES: Final = ("+", "!")
-_EXEC: Final = ("ExecStart", "ExecStartPre", "ExecStartPost", "ExecStop", "ExecStopPost", "ExecReload", "ExecCondition")
 
 
 @dataclass(frozen=True)
@@ -48,13 +60,8 @@ def check(folder: Path) -> Unit:
         )
     path = units[0]
     settings = _settings(path)
-    for key in _RIGHTS:
-        if any(value for value in settings.get(key, [])):
-            raise _refused(path, f"{key}= gives rights that an application does not get (rule: unprivileged)", key)
-    for key in _EXEC:
-        for value in settings.get(key, []):
-            if value.lstrip("@-:").startswith(_PREFIXES):
-                raise _refused(path, f"{key}={value} runs with more rights than User= says (rule: unprivileged)", key)
+    for key, values in settings.items():
+        _check_setting(path, key, values)
     if (settings.get("NoNewPrivileges") or ["no"])[-1].lower() not in {"yes", "true", "1", "on"}:
         raise RefusedError(
             "the unit may gain rights (rule: no-new-privileges)", where=str(path), next_step="add NoNewPrivileges=yes"
@@ -66,15 +73,33 @@ def _user(path: Path, settings: dict[str, list[str]]) -> str:
     if (settings.get("DynamicUser") or ["no"])[-1].lower() in {"yes", "true", "1", "on"}:
         return "dynamic"
     user = (settings.get("User") or [""])[-1]
-    if not user or user in _ROOT:
+    if is_root(user):
         raise RefusedError(
             "the unit runs as root (rule: unprivileged)", where=str(path), next_step="add DynamicUser=yes, or User=NAME"
         )
     return user
 
 
-def _refused(path: Path, what: str, key: str) -> RefusedError:
-    return RefusedError(what, where=str(path), next_step=f"write the unit without {key}, or without the prefix")
+def _check_setting(path: Path, key: str, values: list[str]) -> None:
+    if _ALLOWED.fullmatch(key) is None:
+        raise RefusedError(
+            f"{key}= is nothing that an application's unit may say (rule: known-settings)",
+            where=str(path),
+            next_step=f"write the unit without {key}=; docs/building-models.md says why",
+        )
+    for value in values:
+        if key.startswith("Exec") and key != "ExecPaths" and value.lstrip("@-:|").startswith(_PREFIXES):
+            raise RefusedError(
+                f"{key}={value} runs with more rights than User= says (rule: unprivileged)",
+                where=str(path),
+                next_step="write the command without + and !",
+            )
+        if key in {"StandardOutput", "StandardError"} and value not in _OUTPUTS:
+            raise RefusedError(
+                f"{key}={value} is opened by root (rule: known-settings)",
+                where=str(path),
+                next_step=f"choose one of: {', '.join(_OUTPUTS)}",
+            )
 
 
 def _settings(path: Path) -> dict[str, list[str]]:
@@ -82,6 +107,12 @@ def _settings(path: Path) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     text = path.read_text(encoding="utf-8").replace("\\\n", " ")
     for line in text.splitlines():
+        if line.startswith("[") and line.strip()[1:-1] not in _SECTIONS:
+            raise RefusedError(
+                f"the unit has a section {line.strip()} (rule: known-settings)",
+                where=str(path),
+                next_step=f"leave {', '.join(_SECTIONS)}",
+            )
         key, separator, value = line.strip().partition("=")
         if separator and not key.startswith(("#", ";")):
             values = found.setdefault(key.strip(), [])
@@ -98,6 +129,12 @@ def files_of(folder: Path) -> list[Path]:
     for path in sorted(folder.rglob("*")):
         mode = path.lstat().st_mode
         if stat.S_ISDIR(mode):
+            if path.name.endswith(".service.d"):
+                raise RefusedError(
+                    f"{path.relative_to(folder)} would change the unit (rule: known-settings)",
+                    where=str(path),
+                    next_step="write into the unit what stands there",
+                )
             continue
         if stat.S_ISLNK(mode):
             if not path.resolve().is_relative_to(folder.resolve()) or path.readlink().is_absolute():

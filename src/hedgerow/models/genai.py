@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from hedgerow.errors import PublisherError
 from hedgerow.models.graph import MODEL_FILE, PAST_KEY, PAST_VALUE, PRESENT_KEY, PRESENT_VALUE
 from hedgerow.models.llama import ARCHITECTURE, LlamaConfig
 from hedgerow.models.tokenizer import Tokenizer
@@ -82,8 +83,15 @@ class Generator:
         import onnxruntime_genai as og  # 0.3 s, and only builds pay it
 
         self._og = og
-        self._model = og.Model(str(folder))
-        self._tokenizer = og.Tokenizer(self._model)
+        try:
+            self._model = og.Model(str(folder))
+            self._tokenizer = og.Tokenizer(self._model)
+        except Exception as error:  # the library's errors have no common base but this
+            raise PublisherError(
+                f"onnxruntime-genai cannot load the model: {error}",
+                where=str(folder),
+                next_step="look at genai_config.json and the tokenizer's files; the message is the library's own",
+            ) from error
 
     def prompt(self, messages: Sequence[Message]) -> list[int]:
         """Token ids of a conversation in the bundle's chat template, ready for the assistant's turn."""

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from hedgerow.errors import PublisherError, RefusedError, UsageError
+from hedgerow.registry.manifest_parts import is_root
 
 _SPECIAL: Final = 0o6000
 """setuid and setgid."""
-_CAPABILITY: Final = "SCHILY.xattr.security.capability"
-_ROOT: Final = {"", "0", "root", "+0"}
+_CAPABILITIES: Final = ("SCHILY.xattr.security.capability", "LIBARCHIVE.xattr.security.capability")
 _MAX_DOCUMENT: Final = 4 * 1024 * 1024
 _LAYERS: Final = {
     "application/vnd.oci.image.layer.v1.tar": "",
@@ -64,7 +64,7 @@ def _check(archive: tarfile.TarFile, path: Path) -> Image:
     manifest = _document(archive, _blob(manifests[0], path), path)
     config = _document(archive, _blob(manifest.get("config", {}), path), path).get("config", {})
     user = str(config.get("User", ""))
-    if user.partition(":")[0] in _ROOT:
+    if is_root(user):
         raise RefusedError(
             "the image runs as root (rule: unprivileged)",
             where=str(path),
@@ -106,9 +106,9 @@ def _check_layer(archive: tarfile.TarFile, layer: dict[str, Any], path: Path) ->
 
 def _check_member(member: tarfile.TarInfo, path: Path) -> None:
     wrong = None
-    if member.isfile() and member.mode & _SPECIAL:
+    if not member.isdir() and not member.issym() and member.mode & _SPECIAL:
         wrong = f"has mode {member.mode:04o}: whoever starts it becomes its owner (rule: no-setuid)"
-    elif _CAPABILITY in member.pax_headers:
+    elif any(key in member.pax_headers for key in _CAPABILITIES):
         wrong = "has capabilities of its own (rule: no-capabilities)"
     elif member.isdev() and not member.isfifo():
         wrong = "is a device node (rule: no-devices)"

@@ -121,6 +121,12 @@ class Port(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     purpose: Text | None = None
 
 
+def is_root(user: str) -> bool:
+    """Whether ``user`` or ``user:group``, by name or number, is root, or cannot be told before it runs (``%i``)."""
+    name = user.partition(":")[0].strip().removeprefix("+")
+    return name in {"", "root"} or "%" in name or (name.isdigit() and int(name) == 0)
+
+
 class Application(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """What runs beside the server: an OCI image archive, or a folder with a systemd unit.
 
@@ -137,7 +143,7 @@ class Application(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults
     def __post_init__(self) -> None:
         if (self.image is None) == (self.unit is None):
             raise ValueError("application names an image or a unit, one of the two")
-        if self.user.partition(":")[0] in {"root", "0", "+0"}:
+        if is_root(self.user):
             raise ValueError("application.user is root; applications run unprivileged")
         numbers = [(port.protocol, port.number) for port in self.ports]
         if len(set(numbers)) < len(numbers):

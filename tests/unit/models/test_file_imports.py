@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hedgerow.errors import UsageError
+from hedgerow.errors import PublisherError, UsageError
 from hedgerow.models import file_imports, hef_file, tflite_file
 from hedgerow.models.describing import Description
 from hedgerow.models.file_imports import HefRequest, import_genai, import_hef, import_tflite
@@ -270,3 +270,10 @@ def test_weights_that_are_not_there_are_named(folder, tmp_path):
     (folder / "model.onnx.data").unlink()
     with pytest.raises(UsageError, match=r"model\.onnx\.data"):
         import_genai(folder, Description("tiny", "1.0.0", "MIT"), cache=tmp_path / "c")
+
+
+def test_a_model_that_does_not_load_is_told_in_the_librarys_words(folder, tmp_path):
+    (folder / "tokenizer.json").write_text("{}")
+    with pytest.raises(PublisherError, match="cannot load the model"):
+        import_genai(folder, Description("tiny", "1.0.0", "MIT"), cache=tmp_path / "c")
+    assert list((tmp_path / "c").iterdir()) == []

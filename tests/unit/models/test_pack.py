@@ -182,9 +182,9 @@ def test_what_is_no_adapter_is_told(tmp_path):
 # --- applications: images
 
 
-def entry(name, data=b"x", *, mode=0o755, kind=tarfile.REGTYPE, pax=None):
+def entry(name, data=b"x", *, mode=0o755, kind=tarfile.REGTYPE, pax=None, link=""):
     info = tarfile.TarInfo(name)
-    info.size, info.mode, info.type, info.pax_headers = len(data), mode, kind, pax or {}
+    info.size, info.mode, info.type, info.pax_headers, info.linkname = len(data), mode, kind, pax or {}, link
     return info, data
 
 
@@ -241,6 +241,8 @@ def test_kinds_of_layers(tmp_path, kind):
         ({"user": ""}, "unprivileged"),
         ({"user": "root"}, "unprivileged"),
         ({"user": "0:0"}, "unprivileged"),
+        ({"user": "00"}, "unprivileged"),
+        ({"files": [entry("a"), entry("b", b"", mode=0o4755, kind=tarfile.LNKTYPE, link="a")]}, "no-setuid"),
         ({"ports": ("9999/tcp",)}, "declared-ports"),
         ({"ports": ("8090/udp",)}, "declared-ports"),
         ({"files": [entry("bin/su", mode=0o4755)]}, "no-setuid"),
@@ -323,7 +325,14 @@ def test_times_and_places_do_not_count(folder, tmp_path):
         (UNIT.replace("DynamicUser=yes", "DynamicUser=no"), "unprivileged"),
         (UNIT.replace("/opt/app/run", "+/opt/app/run"), "unprivileged"),
         (UNIT.replace("/opt/app/run", "-!!/opt/app/run"), "unprivileged"),
-        (UNIT + "AmbientCapabilities=CAP_NET_ADMIN\n", "unprivileged"),
+        (UNIT.replace("DynamicUser=yes", "User=%i"), "unprivileged"),
+        (UNIT.replace("DynamicUser=yes", "User=00"), "unprivileged"),
+        (UNIT + "ExecStartPre=/bin/true\nExecStartPre=@+/bin/sh\n", "unprivileged"),
+        (UNIT + "AmbientCapabilities=CAP_NET_ADMIN\n", "known-settings"),
+        (UNIT + "LoadCredential=x:/etc/shadow\n", "known-settings"),
+        (UNIT + "StandardOutput=file:/etc/passwd\n", "known-settings"),
+        (UNIT + "[Install]\nAlias=sshd.service\n", "known-settings"),
+        (UNIT + "[Socket]\nListenStream=80\n", "known-settings"),
         (UNIT.replace("NoNewPrivileges=yes", ""), "no-new-privileges"),
         (UNIT.replace("NoNewPrivileges=yes", "NoNewPrivileges=yes\nNoNewPrivileges=no"), "no-new-privileges"),
     ],
@@ -331,6 +340,20 @@ def test_times_and_places_do_not_count(folder, tmp_path):
 def test_a_unit_that_could_gain_rights_is_refused(folder, tmp_path, unit, says):
     (folder / "kiosk.service").write_text(unit)
     with pytest.raises(RefusedError, match=says):
+        pack_application.pack(ApplicationRequest(folder, SAID), cache=tmp_path / "c")
+
+
+def test_settings_that_fence_a_unit_in_are_allowed(folder, tmp_path):
+    fences = "ProtectSystem=strict\nRestrictAddressFamilies=AF_INET\nMemoryMax=100M\nStandardError=journal\n"
+    (folder / "kiosk.service").write_text(
+        UNIT + fences + "# LoadCredential=no\n[Install]\nWantedBy=multi-user.target\n"
+    )
+    assert pack_application.pack(ApplicationRequest(folder, SAID), cache=tmp_path / "c").is_dir()
+
+
+def test_a_drop_in_is_refused(folder, tmp_path):
+    (folder / "kiosk.service.d").mkdir()
+    with pytest.raises(RefusedError, match="known-settings"):
         pack_application.pack(ApplicationRequest(folder, SAID), cache=tmp_path / "c")
 
 
