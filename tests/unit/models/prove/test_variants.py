@@ -1,11 +1,12 @@
 import json
+from datetime import date
 
 import msgspec
 import numpy as np
 import pytest
 
 from hedgerow.errors import UsageError
-from hedgerow.models import quantize_calibration, quantize_files
+from hedgerow.models import proof, quantize_calibration, quantize_files
 from hedgerow.models import variants as variants_module
 from hedgerow.models.quantize_onnx import Options
 from hedgerow.models.validate import builds
@@ -155,3 +156,22 @@ def test_a_variant_with_weights_in_a_file_of_their_own_is_opened_and_run(make_bu
         assert build.size > 1 << 20
         assert np.isfinite(builds.Session(build.model).run(tiny.samples("mlp"))[0]).all()
     assert sorted(each.name for each in tmp_path.iterdir()) == before
+
+
+def test_a_bundle_with_variants_is_proven_as_a_whole(models, make_bundle, tmp_path):
+    variants_module.build(make_bundle("mlp"), tmp_path / "out", wanted(models))
+    checked = proof.prove(tmp_path / "out", today=date(2026, 11, 20))
+    document = checked.bundle.manifest
+    bill = json.loads((tmp_path / "out/sbom.cdx.json").read_text())
+    card = bill["metadata"]["component"]["modelCard"]
+    assert card["modelParameters"]["datasets"][0]["name"] == "calibration set of variant int8"
+    assert {each["name"] for each in card["properties"]} == {
+        "hedgerow:quantization:int8",
+        "hedgerow:quantization:small",
+    }
+    statement = json.loads((tmp_path / "out/provenance.intoto.json").read_text())
+    assert {each["name"] for each in statement["subject"]} == {
+        "LICENSE", "int8/model.onnx", "small/model.onnx", "full/model.onnx",
+    }  # fmt: skip
+    # Proofs speak of the whole bundle; whoever takes a variant out of it still has them.
+    assert {each.path for each in variants.take(document, "small").proofs} <= {file.path for file in document.files}
