@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from urllib.parse import parse_qsl, urlparse
 
 import msgspec
@@ -19,6 +19,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
 from securesystemslib.signer import CryptoSigner, HSMSigner, Key, Signer, SSlibKey
+from tuf.api.exceptions import UnsignedMetadataError
+from tuf.api.metadata import Metadata
 
 from hedgerow import atomic, secretfile
 from hedgerow.errors import MachineError, UsageError
@@ -209,6 +211,23 @@ def from_token(uri: str, owned_by: str, secret: Callable[[], str], *, pkcs11_mod
     except ValueError as error:
         raise UsageError(f"the token does not give the key: {error}", where=uri) from error
     return _entry(found, owned_by, key)
+
+
+def add_signature(metadata: Metadata[Any], signer: Signer, name: str) -> None:
+    """Sign; what is signed already by others stays.
+
+    Raises:
+        UsageError: the token or the service behind the key refuses.
+    """
+    try:
+        metadata.sign(signer, append=True)
+    except UnsignedMetadataError as error:
+        cause = error.__cause__
+        why = f"{type(cause).__name__} {cause}".strip() if cause is not None else str(error)
+        raise UsageError(
+            f"the key {name} cannot sign, its token refuses: {why}",
+            next_step="check its PIN (tokens lock themselves after some wrong ones) and that it is plugged in",
+        ) from error
 
 
 def unknown_key(name: str, settings: Settings) -> UsageError:

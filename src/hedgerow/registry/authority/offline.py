@@ -130,7 +130,7 @@ def sign(asked: Request, name: str, *, passphrases: Passphrases, uri: str | None
         raise UsageError(
             f"the private part of {name} is not here", where=uri or place.uri, next_step="say where it is: --uri URI"
         )
-    proposed.sign(signer, append=True)
+    keys.add_signature(proposed, signer, name)
     return msgspec.structs.replace(asked, proposed=proposed.to_bytes().decode())
 
 
@@ -158,9 +158,7 @@ def accept(session: Session, signed: Request) -> tuple[Waiting, ...]:
         wanted = {keyid: key for result in work.draft.required(signed.role) for keyid, key in result.unsigned.items()}
         came = [keyid for keyid, key in wanted.items() if _signed(proposed, key)]
         if not came and not any(keyid in candidate.signatures for keyid in proposed.signatures):
-            raise UsageError(
-                "the request came back without a signature that counts", next_step="hedgerow registry sign"
-            )
+            raise UsageError("the request has no signature that counts", next_step="hedgerow registry sign")
         for keyid in came:
             candidate.signatures[keyid] = proposed.signatures[keyid]
             work.draft.dirty.add(signed.role)

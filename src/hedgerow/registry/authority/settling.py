@@ -20,7 +20,7 @@ from tuf.api.metadata import Metadata, Root, Snapshot, Targets, Timestamp, Verif
 
 from hedgerow.errors import UsageError
 from hedgerow.registry.authority import describe, log, releases, repository, roles
-from hedgerow.registry.authority.keys import Keyring
+from hedgerow.registry.authority.keys import Keyring, add_signature
 from hedgerow.registry.authority.log import Event
 from hedgerow.registry.authority.releases import View
 from hedgerow.registry.authority.repository import meta_of
@@ -259,7 +259,7 @@ def _add_signatures(
     for keyid in requirement.unsigned:
         signer = keyring.signer(keyid) if missing > 0 and keyid not in metadata.signatures else None
         if signer is not None:
-            metadata.sign(signer, append=True)
+            add_signature(metadata, signer, keyring.name(keyid))
             missing -= 1
             added = True
     return added

@@ -9,6 +9,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from hedgerow.errors import MachineError
@@ -175,11 +176,7 @@ def open_session(all_keys: tuple[Path, Settings], clock: Clock) -> Callable[...,
 
     def opened(store: MemoryStore | None = None, *, only: tuple[str, ...] = (), **changes: object) -> Session:
         passphrases = Passphrases({None: folder / "passphrase"})
-        described = (
-            made
-            if not changes
-            else Settings(**{field: changes.get(field, getattr(made, field)) for field in made.__struct_fields__})
-        )
+        described = msgspec.structs.replace(made, **changes)
         return Session(folder, described, store or MemoryStore(), passphrases, only, clock)
 
     return opened

@@ -117,7 +117,7 @@ def test_two_people(open_session, make_bundle):
     changing.delegate(session, "build-model", RoleKeys(("targets-ann",)))
     changing.delegate(session, "approve-model", RoleKeys(("root-ann", "root-ben")))
     staging.stage(session, make_bundle())
-    with pytest.raises(RefusedError, match="ann built assistant@1.0.0 and may not approve"):
+    with pytest.raises(RefusedError, match=r"ann built assistant@1\.0\.0 and may not approve"):
         staging.approve(only(session, "root-ann"), "model", "assistant", "1.0.0")
     assert staging.approve(only(session, "root-ben"), "model", "assistant", "1.0.0").waiting == ()
 
@@ -187,7 +187,7 @@ def test_a_damaged_release_is_not_promoted(damage, session, open_session, make_b
         del session.store.files[blob]
     else:
         session.store.files[blob] = b"\0" + session.store.files[blob][1:]
-    with pytest.raises(PublisherError, match="missing|damaged"):
+    with pytest.raises(PublisherError, match=r"missing|damaged"):
         releasing.promote(session, production, ONE)
     assert list(production.store.list("staged/")) == []
 
