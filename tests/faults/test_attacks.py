@@ -297,6 +297,7 @@ def test_endless_data(path, most, view, flooding, repository):
     assert view().manifest(NEXT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("drip", ["head", "body", "chunk"])
 def test_slow_retrieval(drip, view, flooding, repository, monkeypatch):
     """A byte now and then: no single read is ever late. In headers, in content, and in the size of a chunk."""

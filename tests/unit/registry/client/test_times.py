@@ -174,10 +174,12 @@ def test_a_floor_that_a_thief_pushed_ahead_is_left_once_the_clock_is_synchronise
     assert device(synced=False).refresh().floor.time == NOW
 
 
-def test_a_synchronised_clock_refuses_it_and_keeps_nothing_of_it(device, repository):
+def test_a_synchronised_clock_refuses_it_and_keeps_nothing_of_it(device, repository, trust_dir):
     assert device(synced=True).manifest(ASSISTANT)
+    kept = (trust_dir / "timestamp.json").read_bytes()
     stolen(repository, days=2)
     error = refused(device(synced=True))
+    assert (trust_dir / "timestamp.json").read_bytes() == kept
     assert error.rule is Rule.CLOCK
     assert "was signed at 2026-11-24 12:00 UTC" in error.what
     assert "says 2026-11-22 12:00 UTC" in error.what
