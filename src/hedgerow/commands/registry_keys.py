@@ -32,7 +32,9 @@ from hedgerow.registry.authority.session import Session
 from hedgerow.registry.authority.settings import Settings
 
 _ONLINE_PASSPHRASE = "online.passphrase"  # noqa: S105 - a file's name
-_threshold_option = click.option("--threshold", type=click.IntRange(1), default=1, show_default=True)
+_threshold_option = click.option(
+    "--threshold", type=click.IntRange(1), default=1, show_default=True, help="How many of the keys must sign."
+)
 
 
 def init_options(command: Command) -> Command:
@@ -40,7 +42,9 @@ def init_options(command: Command) -> Command:
     for option in (
         click.option("--stage", help="Found a stage (dev, stage, production …) with builders and approvers apart."),
         click.option("--root", "roots", multiple=True, metavar="KEY[=OWNER]", help="A key of root. Repeatable."),
-        click.option("--root-threshold", type=click.IntRange(1), default=1, show_default=True),
+        click.option(
+            "--root-threshold", type=click.IntRange(1), default=1, show_default=True, help="How many of them must sign."
+        ),
         click.option("--store", help="Where the registry lies (default: a folder of the stage); s3://… as well."),
         passphrase_option,
     ):

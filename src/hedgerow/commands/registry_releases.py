@@ -27,14 +27,17 @@ from hedgerow.registry.authority import releasing, staging
 from hedgerow.registry.authority.session import Session
 from hedgerow.registry.authority.staging import Word
 from hedgerow.registry.manifest import Manifest
+from hedgerow.registry.packing.publish import packer
 
 
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option("--packs/--no-packs", default=True, show_default=True, help="Cut it into chunks and patches as well.")
 @stage_options
-def stage(*, session: Session, bundle: Path, as_json: bool) -> int:
+def stage(*, session: Session, bundle: Path, packs: bool, as_json: bool) -> int:
     """Verify the bundle in folder BUNDLE, bring its contents, and sign as its builder. Devices do not see it yet."""
-    return _tell_word(staging.stage(session, bundle), session, as_json=as_json, verb="built")
+    word = staging.stage(session, bundle, packer=packer if packs else None)
+    return _tell_word(word, session, as_json=as_json, verb="built")
 
 
 @click.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -89,7 +90,7 @@ def passphrases(files: tuple[str, ...]) -> Passphrases:
     for text in files:
         name, separator, file = text.partition("=")
         found[name if separator else None] = Path(file if separator else text)
-    terminal = click.get_text_stream("stdin").isatty()
+    terminal = sys.stdin.isatty()
     return Passphrases(found, _ask if terminal else None)
 
 
@@ -132,7 +133,7 @@ def sure(question: str, *, yes: bool) -> None:
     """
     if yes:
         return
-    if not click.get_text_stream("stdin").isatty() or not click.confirm(question, err=True):
+    if not sys.stdin.isatty() or not click.confirm(question, err=True):
         raise UsageError("nobody said yes; nothing was signed", next_step="look at what is shown, then add --yes")
 
 

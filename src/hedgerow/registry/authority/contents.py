@@ -14,9 +14,10 @@ from hedgerow.errors import PublisherError
 from hedgerow.registry import blobs, manifest
 from hedgerow.registry import trust_names as names
 from hedgerow.registry.bundle import Bundle
+from hedgerow.registry.packing.named import named_packs
 from hedgerow.registry.store import ObjectStore
-from hedgerow.registry.transfer import codec, packs
-from hedgerow.registry.transfer.recipe import Pack, Recipe, Segment, pack_path
+from hedgerow.registry.transfer import codec
+from hedgerow.registry.transfer.recipe import pack_path
 
 TARGETS = "targets"
 
@@ -93,20 +94,8 @@ def _held(source: ObjectStore, found: dict[str, bytes]) -> Iterator[tuple[str, i
             files = manifest.decode(data, where=path).files
             yield from ((blobs.path(file.sha256), file.size, file.sha256) for file in files)
         elif name == names.TRANSFER:
-            wanted = {(pack.sha256, pack.size) for pack in _packs(source, codec.decode(data, where=path))}
+            wanted = {(pack.sha256, pack.size) for pack in named_packs(source, codec.decode(data, where=path))}
             yield from ((f"{TARGETS}/{pack_path(sha256)}", size, sha256) for sha256, size in sorted(wanted))
-
-
-def _packs(source: ObjectStore, recipe: Recipe) -> Iterator[Pack]:
-    yield from recipe.packs
-    for offer in recipe.patches:
-        yield from codec.decode_index(_frame(source, recipe, offer.index), where="patch index").packs
-
-
-def _frame(source: ObjectStore, recipe: Recipe, place: Segment) -> bytes:
-    path = f"{TARGETS}/{pack_path(recipe.packs[place.pack].sha256)}"
-    frame = source.read_range(path, place.offset, place.length)
-    return packs.unframe(frame, size=place.size, sha256=place.sha256, where=path)
 
 
 def _copy_file(source: ObjectStore, target: ObjectStore, path: str, size: int, sha256: str) -> None:

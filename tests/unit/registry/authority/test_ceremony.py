@@ -10,6 +10,7 @@ from hedgerow.registry.authority import changing, log, releasing, repository, st
 from hedgerow.registry.authority.changing import RoleKeys
 from hedgerow.registry.authority.releasing import Wanted
 from hedgerow.registry.client.errors import TrustRefusedError
+from hedgerow.registry.packing.publish import packer
 
 ONE = Wanted("model", "assistant", "1.0.0")
 
@@ -209,3 +210,23 @@ def test_a_root_that_the_one_before_did_not_sign(session, open_session):
     session.store.files["metadata/2.root.json"] = forged.to_bytes()
     with pytest.raises(PublisherError, match="root 2 is damaged"):
         session.look()
+
+
+def test_recipe_and_packs_are_signed_and_promoted(session, open_session, make_bundle):
+    folder = make_bundle()
+    staging.stage(session, folder, packer=packer)
+    staging.approve(session, "model", "assistant", "1.0.0")
+    releasing.release(session, ONE)
+    assert sorted(path.rpartition("/")[2] for path in releasing.released(session, ONE).files) == [
+        "manifest.json", "transfer.json.zst",
+    ]  # fmt: skip
+    production = open_session(stage="production")
+    changing.found(production, TOP)
+    changing.delegate(production, "build-model", RoleKeys(("build-eve",)))
+    releasing.promote(session, production, ONE)
+    packs = list(session.store.list("targets/packs/"))
+    assert packs
+    assert {path: production.store.files.get(path) for path in packs} == {
+        path: session.store.files[path] for path in packs
+    }
+    assert staging.stage(session, folder, packer=packer).changed is False
