@@ -21,6 +21,7 @@ from hedgerow.output import err, json_option, out, print_json, print_table
 from hedgerow.registry import blobs
 from hedgerow.registry import bundle as bundles
 from hedgerow.registry.bundle import Bundle
+from hedgerow.registry.manifest import FILE_NAME, File
 from hedgerow.registry.reference import Reference
 from hedgerow.registry.store import ObjectStore
 from hedgerow.registry.stores import open_store
@@ -185,12 +186,12 @@ def _verified(bundle: str, path: Path) -> Iterator[Bundle]:
     manifest, data = trusted(store, reference)
     with tempfile.TemporaryDirectory(prefix="hedgerow-export-") as scratch:
         folder = Path(scratch)
-        (folder / bundles.FILE_NAME).write_bytes(data)
+        (folder / FILE_NAME).write_bytes(data)
         for file in manifest.files:
             target = folder / file.path
             target.parent.mkdir(parents=True, exist_ok=True)
             target.symlink_to((store / blobs.path(file.sha256)).resolve())
-            bundles.verify_file(store, bundles.File(blobs.path(file.sha256), file.sha256, file.size))
+            bundles.verify_file(store, File(blobs.path(file.sha256), file.sha256, file.size))
         yield bundles.load(folder)
 
 

@@ -104,7 +104,7 @@ def test_what_nothing_names_goes_after_its_grace(releases, make_bundle, weights)
     assert debris <= set(releases.store.list("targets/"))
     removed = []
     sweep.carry_out(releases.store, now=NOW, on_removed=removed.append)
-    assert tuple(removed) == planned.remove
+    assert [entry.path for entry in removed] == [entry.path for entry in planned.remove]
     assert not debris & set(releases.store.list("targets/"))
 
 
