@@ -162,6 +162,7 @@ for _command in (
     registry_keys.rotate,
     registry_keys.revoke,
     registry_keys.renew,
+    registry_keys.discard,
     registry_offline.request,
     registry_offline.sign,
     registry_offline.import_,

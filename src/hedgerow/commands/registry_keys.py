@@ -14,6 +14,7 @@ from hedgerow import inventory as inventories
 from hedgerow.commands.inventory import inventory_option
 from hedgerow.commands.registry_stages import (
     Command,
+    look_options,
     note_option,
     open_stage,
     passphrase_option,
@@ -181,6 +182,18 @@ def revoke(*, session: Session, key: str, replacement: str | None, wait: bool, n
 def renew(*, session: Session, roles: tuple[str, ...], as_json: bool) -> int:
     """Sign ROLES anew before they end: root and targets in their yearly ceremony, delegations that were long silent."""
     return tell(changing.renew(session, roles), session, as_json=as_json, concerns=roles)
+
+
+@click.command()
+@click.argument("role")
+@look_options
+def discard(*, session: Session, role: str, as_json: bool) -> None:
+    """Drop the next version of ROLE that waits for signatures; what is published stays."""
+    changed = changing.discard(session, role)
+    if as_json:
+        print_json({"changed": changed, "role": role})
+    else:
+        out.print(f"dropped what waited in {role}" if changed else f"nothing waits in {role}")
 
 
 def _settings(folder: Path, fleet: str, stage: str, store: str | None) -> Settings:

@@ -15,7 +15,8 @@ from tuf.api.metadata import TargetFile, Targets
 from hedgerow.errors import RefusedError, UsageError
 from hedgerow.registry import trust_names as names
 from hedgerow.registry.authority import keys, repository, roles, settling
-from hedgerow.registry.authority.roles import ONLINE, ROOT, TARGETS, TOP_LEVEL, Draft
+from hedgerow.registry.authority.draft import Draft
+from hedgerow.registry.authority.roles import ONLINE, ROOT, TARGETS, TOP_LEVEL
 from hedgerow.registry.authority.session import Session, Work
 from hedgerow.registry.authority.settings import Settings
 from hedgerow.registry.authority.settling import Settled
@@ -36,11 +37,11 @@ def found(session: Session, top: dict[str, RoleKeys]) -> Settled:
         UsageError: a key is unknown, or a threshold cannot be reached.
     """
     with session.work() as work:
-        if work.draft.state is None and work.draft.root is None:
+        if work.draft.state is None and (work.draft.root is None or ROOT in work.draft.foreign):
             root = work.draft.edit_root()
             for role in TOP_LEVEL:
                 roles.assign(root, role, public_keys(session.settings, top[role].keys), top[role].threshold)
-        if work.draft.state is None and TARGETS not in work.draft.targets:
+        if work.draft.state is None and (TARGETS not in work.draft.targets or TARGETS in work.draft.foreign):
             work.draft.edit_targets()
         work.sign(ROOT, TARGETS)
         return work.settle()
@@ -118,6 +119,20 @@ def renew(session: Session, chosen: Sequence[str]) -> Settled:
                 work.draft.edit_targets(role)
         work.sign(*chosen)
         return work.settle(frozenset(chosen))
+
+
+def discard(session: Session, role: str) -> bool:
+    """Drop what waits in a role; whether there was anything.
+
+    Raises:
+        RefusedError: somebody else works on this registry.
+    """
+    with session.store.lock():
+        path = f"{repository.STAGED}/{role}.json"
+        found = session.store.get(path) is not None
+        if found:
+            session.store.delete(path)
+        return found
 
 
 def public_keys(settings: Settings, wanted: Iterable[str]) -> list[Key]:

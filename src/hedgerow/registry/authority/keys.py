@@ -101,6 +101,14 @@ class Keyring:
         """What people call a key."""
         return self._names.get(keyid, keyid[:12])
 
+    def owns(self, keyid: str) -> bool:
+        """Whether a key is one that may sign here; nothing is opened, so a token counts though it be unplugged."""
+        name = self._names.get(keyid)
+        if name is None or (self._only and name not in self._only):
+            return False
+        scheme, _, rest = self._settings.keys[name].uri.partition(":")
+        return scheme != FILE_SCHEME or (self._directory / rest).exists()
+
     def signer(self, keyid: str) -> Signer | None:
         """Open a key; None where its private part is not here, or it was not asked to sign.
 

@@ -15,7 +15,8 @@ from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, Targets, Timest
 
 from hedgerow.errors import PublisherError
 from hedgerow.registry.authority import roles
-from hedgerow.registry.authority.roles import SNAPSHOT, TARGETS, TIMESTAMP, Draft, State
+from hedgerow.registry.authority.draft import Draft, State
+from hedgerow.registry.authority.roles import SNAPSHOT, TARGETS, TIMESTAMP
 from hedgerow.registry.store import ObjectStore, Store
 
 METADATA: Final = "metadata"

@@ -1,9 +1,7 @@
-"""A stage's metadata, published and about to be: what each role says, and whose signatures it needs. No IO.
+"""Roles: who is named how, for how long, and which keys go together. No IO.
 
 Invariants
 ----------
-* The next version of a role is a *candidate*: its number is one more than the published one's, and changing it takes
-  every signature off it. A candidate with another number was overtaken and is nothing.
 * Build and approve roles are delegated by top-level ``targets`` alone, one level deep, with no key in common.
 * Approve roles come first and a bundle's own before its kind's, each terminating: a client that knows nothing of two
   roles still gets the approver's word, never the builder's alone.
@@ -13,16 +11,14 @@ Invariants
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 from securesystemslib.exceptions import UnverifiedSignatureError, VerificationError
 from securesystemslib.signer import Key, Signature
 from tuf.api.metadata import (
     DelegatedRole,
     Delegations,
-    Metadata,
     Role,
     Root,
     Snapshot,
@@ -44,141 +40,6 @@ TOP_LEVEL: Final = (ROOT, TARGETS, SNAPSHOT, TIMESTAMP)
 ONLINE: Final = (SNAPSHOT, TIMESTAMP)
 
 S = TypeVar("S", Root, Targets, Snapshot, Timestamp)
-
-
-@dataclass
-class State:
-    """What is published. ``delegated`` holds each role that snapshot lists and targets delegates to."""
-
-    root: Metadata[Root]
-    targets: Metadata[Targets]
-    snapshot: Metadata[Snapshot]
-    timestamp: Metadata[Timestamp]
-    delegated: dict[str, Metadata[Targets]] = field(default_factory=dict)
-
-    def targets_of(self, role: str) -> Metadata[Targets] | None:
-        """Top-level targets or a delegated role."""
-        return self.targets if role == TARGETS else self.delegated.get(role)
-
-
-class Draft:
-    """Published metadata with the candidates beside it. ``dirty`` names candidates that were changed or signed."""
-
-    def __init__(self, state: State | None, lifetimes: Lifetimes, now: datetime) -> None:
-        self.state = state
-        self.lifetimes = lifetimes
-        self.now = now
-        self.root: Metadata[Root] | None = None
-        self.targets: dict[str, Metadata[Targets]] = {}
-        self.dirty: set[str] = set()
-
-    def adopt(self, role: str, data: bytes) -> None:
-        """Take up a candidate that an earlier run left; one that was overtaken is passed over."""
-        if role == ROOT:
-            root = Metadata[Root].from_bytes(data)
-            if root.signed.version == _next(self.published_root()):
-                self.root = root
-        else:
-            targets = Metadata[Targets].from_bytes(data)
-            if targets.signed.version == _next(self.published_targets(role)):
-                self.targets[role] = targets
-
-    def candidates(self) -> tuple[str, ...]:
-        """Roles with a candidate: root, targets, then delegations by name."""
-        roles = [ROOT] if self.root is not None else []
-        roles += [TARGETS] if TARGETS in self.targets else []
-        return (*roles, *sorted(role for role in self.targets if role != TARGETS))
-
-    def candidate(self, role: str) -> Metadata[Any] | None:
-        """The candidate of a role."""
-        return self.root if role == ROOT else self.targets.get(role)
-
-    def published_root(self) -> Metadata[Root] | None:
-        return None if self.state is None else self.state.root
-
-    def published_targets(self, role: str) -> Metadata[Targets] | None:
-        return None if self.state is None else self.state.targets_of(role)
-
-    def upcoming_root(self) -> Root:
-        """Root as it will be.
-
-        Raises:
-            UsageError: there is none yet.
-        """
-        found = self.root or self.published_root()
-        if found is None:
-            raise UsageError("this stage has no root yet", next_step="hedgerow registry init --stage STAGE")
-        return found.signed
-
-    def upcoming_targets(self, role: str = TARGETS) -> Targets | None:
-        """A role's targets as they will be; None where the role has said nothing yet."""
-        found = self.targets.get(role) or self.published_targets(role)
-        return None if found is None else found.signed
-
-    def edit_root(self) -> Root:
-        """Root's candidate, to be changed; its signatures are gone."""
-        self.root = _opened(self.root, self.published_root(), Root(consistent_snapshot=True))
-        return self._begun(ROOT, self.root)
-
-    def edit_targets(self, role: str = TARGETS) -> Targets:
-        """A role's candidate, to be changed; its signatures are gone."""
-        self.targets[role] = _opened(self.targets.get(role), self.published_targets(role), Targets())
-        return self._begun(role, self.targets[role])
-
-    def _begun(self, role: str, metadata: Metadata[S]) -> S:
-        metadata.signatures.clear()
-        begin(metadata.signed, role, self.lifetimes, self.now)
-        self.dirty.add(role)
-        return metadata.signed
-
-    def drop(self, role: str) -> None:
-        """Forget a candidate."""
-        if role == ROOT:
-            self.root = None
-        else:
-            self.targets.pop(role, None)
-
-    def required(self, role: str) -> list[VerificationResult]:
-        """Who signed a candidate and who must: root by its old and its new keys, others by whoever names them.
-
-        Raises:
-            UsageError: the role has no candidate, or nobody delegates to it.
-        """
-        metadata = self.candidate(role)
-        if metadata is None:
-            raise UsageError(f"{role} has no candidate: nothing waits to be signed")
-        payload, signatures = metadata.signed_bytes, metadata.signatures
-        if role == ROOT:
-            old = self.published_root()
-            roots = [self.upcoming_root()] if old is None else [old.signed, self.upcoming_root()]
-            return [root.get_verification_result(ROOT, payload, signatures) for root in roots]
-        parent = self.upcoming_root() if role == TARGETS else self.upcoming_targets()
-        try:
-            return [] if parent is None else [parent.get_verification_result(role, payload, signatures)]
-        except ValueError as error:
-            raise UsageError(
-                f"nobody delegates to {role}", next_step="hedgerow registry delegate; ceremony shows the roles"
-            ) from error
-
-    def ready(self, role: str) -> bool:
-        """Whether a candidate has all signatures that it needs."""
-        return all(bool(result) for result in self.required(role))
-
-    def delegation(self, purpose: names.Purpose, kind: str, bundle: str) -> str:
-        """The role that speaks for a bundle: its own where it has one, else its kind's.
-
-        Raises:
-            RefusedError: nobody does.
-        """
-        known = delegated_roles(self.upcoming_targets())
-        for role in (names.role(purpose, kind, bundle), names.role(purpose, kind)):
-            if role in known:
-                return role
-        raise RefusedError(
-            f"nobody may {purpose} {kind} bundles in this stage (rule: delegated)",
-            where=bundle,
-            next_step=f"hedgerow registry delegate {purpose} {kind} --by KEY",
-        )
 
 
 def begin(signed: Root | Targets | Snapshot | Timestamp, role: str, lifetimes: Lifetimes, now: datetime) -> None:
@@ -263,20 +124,6 @@ def _refuse_shared(role: str, keys: tuple[Key, ...], other: str, others: list[Ke
 def _trust(role: str) -> tuple[bool, bool, str]:
     parsed = names.parse_role(role)
     return (parsed is None or parsed[0] != names.APPROVE, parsed is None or parsed[2] is None, role)
-
-
-def _next(published: Metadata[Any] | None) -> int:
-    return 1 if published is None else int(published.signed.version) + 1
-
-
-def _opened(candidate: Metadata[S] | None, published: Metadata[S] | None, first: S) -> Metadata[S]:
-    if candidate is not None:
-        return candidate
-    if published is None:
-        return Metadata(first)
-    copy: Metadata[S] = Metadata.from_bytes(published.to_bytes())
-    copy.signed.version += 1
-    return copy
 
 
 def holds(key: Key, signature: Signature, payload: bytes) -> bool:

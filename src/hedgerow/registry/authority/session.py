@@ -10,8 +10,8 @@ from pathlib import Path
 
 from hedgerow.errors import UsageError
 from hedgerow.registry.authority import log, repository, settings, settling
+from hedgerow.registry.authority.draft import Draft
 from hedgerow.registry.authority.keys import Keyring, Passphrases
-from hedgerow.registry.authority.roles import Draft
 from hedgerow.registry.authority.settings import Settings
 from hedgerow.registry.authority.settling import Settled
 from hedgerow.registry.store import ObjectStore
@@ -72,6 +72,7 @@ class Session:
         loaded = repository.load(self.store)
         draft = Draft(None if loaded is None else loaded.state, self.settings.lifetimes, self.now())
         repository.load_candidates(self.store, draft)
+        draft.judge(self.keyring().owns)
         if loaded is not None:
             log.check_end(self.store, log.anchor(loaded.state.snapshot.signed))
         return Work(self, draft, mend=loaded is not None and loaded.mend)
@@ -86,8 +87,15 @@ class Work:
     mend: bool = False
 
     def sign(self, *chosen: str) -> None:
-        """Sign the candidates of ``chosen`` roles (all without any) with the keys that are here."""
-        settling.sign(self.draft, self.session.keyring(), chosen or None)
+        """Sign the candidates of ``chosen`` roles (all without any) with the keys that are here; foreign ones never.
+
+        Raises:
+            RefusedError: a foreign candidate says something else than this command.
+        """
+        for role in chosen or self.draft.candidates():
+            self.draft.reconcile(role)
+        own = tuple(role for role in chosen or self.draft.candidates() if role not in self.draft.foreign)
+        settling.sign(self.draft, self.session.keyring(), own)
 
     def settle(self, scope: frozenset[str] | None = None, *, at_once: bool = False, note: str = "") -> Settled:
         """Keep the candidates, then publish those of ``scope`` (None: all) that are ready."""

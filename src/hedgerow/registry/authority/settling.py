@@ -20,11 +20,12 @@ from tuf.api.metadata import Metadata, Root, Snapshot, Targets, Timestamp, Verif
 
 from hedgerow.errors import UsageError
 from hedgerow.registry.authority import describe, log, releases, repository, roles
+from hedgerow.registry.authority.draft import Draft
 from hedgerow.registry.authority.keys import Keyring, add_signature
 from hedgerow.registry.authority.log import Event
 from hedgerow.registry.authority.releases import View
 from hedgerow.registry.authority.repository import meta_of
-from hedgerow.registry.authority.roles import ROOT, SNAPSHOT, TARGETS, TIMESTAMP, Draft
+from hedgerow.registry.authority.roles import ROOT, SNAPSHOT, TARGETS, TIMESTAMP
 from hedgerow.registry.store import Store
 from hedgerow.registry.trust import RENEW_AT
 
@@ -59,11 +60,11 @@ class _Next:
     targets: tuple[tuple[str, Metadata[Targets]], ...]
 
 
-def sign(draft: Draft, keyring: Keyring, chosen: tuple[str, ...] | None = None) -> None:
-    """Sign candidates with the keys that are here, until each has enough. ``chosen``: these roles alone."""
+def sign(draft: Draft, keyring: Keyring, chosen: tuple[str, ...]) -> None:
+    """Sign the candidates of ``chosen`` roles with the keys that are here, until each has enough."""
     for role in draft.candidates():
         metadata = draft.candidate(role)
-        if metadata is None or (chosen is not None and role not in chosen):
+        if metadata is None or role not in chosen:
             continue
         requirements = draft.required(role)
         old = draft.published_root()

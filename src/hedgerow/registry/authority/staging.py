@@ -18,8 +18,8 @@ from hedgerow.registry import manifest as manifests
 from hedgerow.registry import trust_names as names
 from hedgerow.registry.authority import contents, releases, settling
 from hedgerow.registry.authority.contents import Contents, Packer
+from hedgerow.registry.authority.draft import Draft
 from hedgerow.registry.authority.keys import owner
-from hedgerow.registry.authority.roles import Draft
 from hedgerow.registry.authority.session import Session, Work
 from hedgerow.registry.authority.settling import Waiting
 from hedgerow.registry.manifest import Manifest

@@ -10,8 +10,9 @@ from securesystemslib.signer import Key
 from tuf.api.metadata import Metadata, Role
 
 from hedgerow.registry.authority import describe, releases, roles, settling
+from hedgerow.registry.authority.draft import Draft
 from hedgerow.registry.authority.releases import Release
-from hedgerow.registry.authority.roles import ROOT, SNAPSHOT, TARGETS, TIMESTAMP, Draft
+from hedgerow.registry.authority.roles import ROOT, SNAPSHOT, TARGETS, TIMESTAMP
 from hedgerow.registry.authority.session import Session
 
 

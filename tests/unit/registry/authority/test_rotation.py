@@ -9,7 +9,7 @@ import pytest
 from tests.unit.registry.authority.conftest import MemoryStore, let_out, only
 
 from hedgerow.errors import MachineError, RefusedError, UsageError
-from hedgerow.registry.authority import changing, releasing, staging
+from hedgerow.registry.authority import changing, offline, releasing, staging
 from hedgerow.registry.authority.changing import RoleKeys
 from hedgerow.registry.authority.releasing import Wanted
 from hedgerow.registry.client.errors import TrustRefusedError
@@ -114,7 +114,11 @@ def test_a_revoked_key_loses_its_word_before_the_others_are_asked(session, devic
     assert [each.role for each in done.waiting] == ["build-model"]
     with pytest.raises(TrustRefusedError):
         device.manifest("assistant@1.1.0")
-    changing.rotate(only(session, "build-eve"), "build-model", RoleKeys(("build-eve",)))
+    asked = offline.request(session, "build-model")
+    assert any(line.startswith("+ models/assistant/1.0.0/") for line in offline.show(asked, "build-eve").lines)
+    uri = f"pem:{session.directory}/keys/build-eve.pem"
+    signed = offline.sign(asked, "build-eve", passphrases=session.passphrases, uri=uri, module=None)
+    offline.accept(session, signed)
     releasing.release(session)
     assert device.manifest("assistant@1.0.0")
 
