@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import secrets
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from hedgerow.commands.registry_stages import (
 from hedgerow.errors import UsageError
 from hedgerow.output import json_option, out, print_json
 from hedgerow.registry import trust_names as names
-from hedgerow.registry.authority import changing, keys, releasing, settings
+from hedgerow.registry.authority import changing, keys, log, releasing, settings
 from hedgerow.registry.authority.changing import RoleKeys
 from hedgerow.registry.authority.roles import ONLINE, ROOT, TARGETS
 from hedgerow.registry.authority.session import Session
@@ -68,7 +67,7 @@ def init_stage(
     chosen = dict(_owned(text) for text in roots or (ROOT,))
     found = _settings(folder, fleet, stage, store)
     secret = passphrases(passphrase_files)
-    for name, owner in (chosen | {TARGETS: getpass.getuser()}).items():
+    for name, owner in (chosen | {TARGETS: log.operator()}).items():
         if name not in found.keys:
             found = settings.add_key(found, name, keys.generate(folder, name, owner, secret.of(name)))
     for name in ONLINE:
@@ -89,7 +88,7 @@ def refresh_stage(path: Path, stage: str, *, passphrase_files: tuple[str, ...], 
 
 @click.command("add-key")
 @click.argument("name")
-@click.option("--owner", default=getpass.getuser, show_default="you", help="Who answers for it.")
+@click.option("--owner", default=log.operator, show_default="you", help="Who answers for it.")
 @click.option("--uri", metavar="hsm:ID?label=TOKEN", help="A key on a PKCS#11 token (default: make one in a file).")
 @click.option("--pkcs11-module", metavar="FILE", help="The token's library; kept in authority.yml.")
 @inventory_option
@@ -207,7 +206,7 @@ def _settings(folder: Path, fleet: str, stage: str, store: str | None) -> Settin
 
 def _owned(text: str) -> tuple[str, str]:
     name, _, owner = text.partition("=")
-    return name, owner or getpass.getuser()
+    return name, owner or log.operator()
 
 
 def _online_key(folder: Path, name: str) -> Any:

@@ -10,7 +10,9 @@
 
 from __future__ import annotations
 
+import getpass
 import hashlib
+import os
 from collections.abc import Sequence
 from typing import Any, Final, Literal
 
@@ -148,6 +150,14 @@ def check_end(store: Store, end: Anchor) -> None:
         return
     if end.entries:
         raise _broken(f"entry {end.entries} is not the one that the snapshot names", path(end.entries))
+
+
+def operator() -> str:
+    """Who runs this, as the system says; a hint for people, vouched for by nobody."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        return f"user {os.getuid()}"
 
 
 def digest(data: bytes) -> str:

@@ -11,7 +11,6 @@
 
 from __future__ import annotations
 
-import getpass
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -207,7 +206,7 @@ def _publish(
     repository.write_targets(store, chosen.targets)
     at = draft.now.strftime("%Y-%m-%dT%H:%M:%SZ")
     versions = _versions(chosen.view)
-    end = log.append(store, end, events, at=at, operator=getpass.getuser(), roles=versions, note=note)
+    end = log.append(store, end, events, at=at, operator=log.operator(), roles=versions, note=note)
     log.set_anchor(snapshot.signed, end)
     held = _sign_online(snapshot, SNAPSHOT, roots, draft, keyring)
     timestamp.signed.snapshot_meta = meta_of(snapshot)

@@ -23,6 +23,8 @@ from hedgerow.registry.authority.keys import owner
 from hedgerow.registry.authority.session import Session, Work
 from hedgerow.registry.authority.settling import Waiting
 from hedgerow.registry.manifest import Manifest
+from hedgerow.registry.transfer import codec
+from hedgerow.registry.transfer.recipe import check_agrees
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,10 @@ def _built(
     files = releases.files_of(metadata.signed, kind, name, version)
     of = manifests.decode(contents.read(session.store, path, files[path]), where=path)
     if (of.kind, of.name, of.version) != (kind, name, version):
-        raise RefusedError(f"{path} describes {of.kind} {of.reference}", where=path)
+        raise RefusedError(f"{path} describes {of.kind} {of.reference} (rule: own-place)", where=path)
+    recipe = names.target(kind, name, version, names.TRANSFER)
+    if recipe in files:
+        check_agrees(codec.decode(contents.read(session.store, recipe, files[recipe]), where=recipe), of)
     return of, files
 
 

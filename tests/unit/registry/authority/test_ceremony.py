@@ -6,6 +6,7 @@ import pytest
 from tests.unit.registry.authority.conftest import TOP, Device, let_out, only
 
 from hedgerow.errors import PublisherError, RefusedError, UsageError
+from hedgerow.registry import bundle as bundles
 from hedgerow.registry.authority import changing, log, releasing, repository, staging
 from hedgerow.registry.authority.changing import RoleKeys
 from hedgerow.registry.authority.releasing import Wanted
@@ -230,3 +231,10 @@ def test_recipe_and_packs_are_signed_and_promoted(session, open_session, make_bu
         path: session.store.files[path] for path in packs
     }
     assert staging.stage(session, folder, packer=packer).changed is False
+
+
+def test_a_recipe_of_something_else_is_not_approved(session, make_bundle):
+    other = bundles.load(make_bundle("2.0.0", text="other"))
+    staging.stage(session, make_bundle(), packer=lambda store, _: packer(store, other))
+    with pytest.raises(PublisherError, match="recipe"):
+        staging.approve(session, "model", "assistant", "1.0.0")
