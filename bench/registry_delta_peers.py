@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import bsdiff4
+import bsdiff4  # type: ignore[import-untyped]
 
 Run = Callable[[Path, Path, Path], "Delta"]
 

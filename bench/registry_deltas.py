@@ -22,6 +22,7 @@ import msgspec
 from bench import registry_delta_pairs as pairs
 from bench import registry_delta_peers as peers
 from bench.proof import Proof
+from bench.registry_delta_real import Pair
 
 from hedgerow.registry.bundle import hash_file
 from hedgerow.registry.transfer import chunking, codec, layouts, matching, packs, patches
@@ -161,7 +162,7 @@ def chunking_ratio(path: Path, tensors: tuple[Tensor, ...], rounds: int) -> floa
     return statistics.median(ratios)
 
 
-def add(proof: Proof, pair: pairs.Pair, rounds: int, *, with_peers: bool) -> None:
+def add(proof: Proof, pair: Pair, rounds: int, *, with_peers: bool) -> None:
     """The rows of one pair."""
     size = pair.new.stat().st_size
     runs = []
