@@ -13,6 +13,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from ipaddress import IPv4Address
 from pathlib import Path
 from types import ModuleType
 from urllib.parse import quote
@@ -21,6 +23,10 @@ import boto3
 import botocore.exceptions
 import pytest
 from botocore.config import Config
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from hedgerow.registry.store import FolderStore
 from hedgerow.registry.stores import open_store
@@ -54,8 +60,10 @@ _counter = itertools.count()
 class S3Server:
     """Where it listens, and addresses of stores in it."""
 
-    def __init__(self, endpoint: str) -> None:
+    def __init__(self, endpoint: str, secure_endpoint: str, ca: Path) -> None:
         self.endpoint = endpoint
+        self.secure_endpoint = secure_endpoint
+        self.ca = ca
 
     def location(self, *, bucket: str = BUCKET, prefix: str | None = None, endpoint: str | None = None, **how: str):
         """Every call has a prefix of its own, so that tests do not meet."""
@@ -90,9 +98,12 @@ def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
         "actions": ["Read", "List"],
     }
     (folder / "s3.json").write_text(json.dumps({"identities": [identity, reader]}))
-    ports = _free_ports(8)
+    _make_certificate(folder)
+    ports = _free_ports(9)
     names = ["master.port", "master.port.grpc", "volume.port", "volume.port.grpc", "filer.port", "filer.port.grpc"]
-    flags = {name: str(port) for name, port in zip([*names, "s3.port", "s3.port.grpc"], ports, strict=True)}
+    flags = {
+        name: str(port) for name, port in zip([*names, "s3.port", "s3.port.grpc", "s3.port.https"], ports, strict=True)
+    }
     flags |= {
         "dir": str(folder),
         "ip": "127.0.0.1",
@@ -100,6 +111,8 @@ def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
         "filer": "true",
         "s3": "true",
         "s3.config": str(folder / "s3.json"),
+        "s3.cert.file": str(folder / "tls.crt"),
+        "s3.key.file": str(folder / "tls.key"),
         "s3.port.iceberg": "0",
         "s3.port.lance": "0",
         "s3.allowEmptyFolder": "true",
@@ -122,7 +135,8 @@ def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
             env={**os.environ, "HOME": str(folder), "TMPDIR": str(folder), "WEED_S3_SSE_KEY": "of the tests"},
         )
     try:
-        server = S3Server(f"http://127.0.0.1:{flags['s3.port']}")
+        secure = f"https://127.0.0.1:{flags['s3.port.https']}"
+        server = S3Server(f"http://127.0.0.1:{flags['s3.port']}", secure, folder / "tls.crt")
         _await_ready(server, process, folder / "log")
         yield server
     finally:
@@ -131,6 +145,28 @@ def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
         for port in ports:  # it puts these here, whatever it is told
             for path in Path("/tmp").glob(f"seaweedfs-*-grpc-{port}.sock"):
                 path.unlink()
+
+
+def _make_certificate(folder: Path) -> None:
+    """A certificate for this address that has signed itself; it is its own CA."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "S3 of the tests")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(IPv4Address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    (folder / "tls.crt").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    (folder / "tls.key").write_bytes(pem)
 
 
 def _await_ready(server: S3Server, process: subprocess.Popen[bytes], log: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 import socket
@@ -156,6 +157,25 @@ def test_nobody_listens():
         with pytest.raises(NetworkError, match="cannot be reached") as caught:
             store.put("x", b"1")
     assert "run it again" in caught.value.next_step
+
+
+def test_over_tls_by_a_ca_of_ones_own(seaweed, tmp_path):
+    """Bodies are sent otherwise than in the clear, with their checksums behind them; in parts too."""
+    store = seaweed.store(endpoint=seaweed.secure_endpoint, ca=str(seaweed.ca))
+    with store.lock():
+        store.put("metadata/timestamp.json", b"1")
+    data = random.Random(5).randbytes((40 << 20) + 5)
+    (tmp_path / "big").write_bytes(data)
+    store.put_file("targets/blobs/big", tmp_path / "big")
+    assert store.holds("targets/blobs/big", size=len(data), sha256=hashlib.sha256(data).hexdigest())
+    assert not store.holds("targets/blobs/big", size=len(data), sha256="00" * 32)
+
+
+def test_a_certificate_that_nobody_vouches_for(seaweed):
+    store = seaweed.store(endpoint=seaweed.secure_endpoint, attempts="1")
+    with pytest.raises(NetworkError, match="certificate is not trusted") as caught:
+        store.get("x")
+    assert "ca=" in caught.value.next_step
 
 
 def test_errors_hold_no_secret(seaweed, monkeypatch):
