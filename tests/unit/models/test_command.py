@@ -1,25 +1,10 @@
 """``hedgerow model import`` as an operator types it."""
 
 import json
-import sys
 
 import pytest
 
-from hedgerow.cli import cli, run
 from hedgerow.registry import bundle
-
-
-@pytest.fixture
-def hedgerow(monkeypatch, capsys, tmp_path):
-    monkeypatch.setenv("HEDGEROW_VAR", str(tmp_path / "var"))
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["hedgerow", *map(str, arguments)])
-        code = run(cli, "hedgerow")
-        said = capsys.readouterr()
-        return code, said.out, said.err
-
-    return call
 
 
 def test_a_gguf_file_becomes_a_bundle(hedgerow, tiny_gguf, tmp_path):

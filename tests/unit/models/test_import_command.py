@@ -1,27 +1,12 @@
 """``hedgerow model import`` of other formats, and ``pack-…``, as an operator types them."""
 
 import json
-import sys
 
 import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from hedgerow.cli import cli, run
 from hedgerow.registry import bundle
-
-
-@pytest.fixture
-def hedgerow(monkeypatch, capsys, tmp_path):
-    monkeypatch.setenv("HEDGEROW_VAR", str(tmp_path / "var"))
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["hedgerow", *map(str, arguments)])
-        code = run(cli, "hedgerow")
-        said = capsys.readouterr()
-        return code, said.out, said.err
-
-    return call
 
 
 @pytest.fixture
