@@ -117,6 +117,7 @@ def test_a_file_that_shrank_is_refused():
             list(chunking.cut(io.BytesIO(NOISE[:4000]), 5000, tensors))
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_file():
     data = io.BytesIO(NOISE * 6)
     tracemalloc.start()
