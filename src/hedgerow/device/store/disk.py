@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import hashlib
 import os
@@ -62,9 +61,15 @@ def read_exactly(path: Path, offset: int, size: int, sha256: str) -> bytes | Non
 
 
 def exchange(one: Path, other: Path) -> bool:
-    """Let two folders change places in one step (renameat2(2)); False where the file system cannot."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    done = libc.renameat2(_HERE, os.fsencode(one), _HERE, os.fsencode(other), _EXCHANGE)
+    """Let two folders change places in one step (renameat2(2)); False where that cannot be, and nothing has changed."""
+    try:
+        # Loading it wants memory that is writable and executable, which a hardened unit may not have.
+        import ctypes
+
+        libc = ctypes.CDLL(None, use_errno=True)
+        done = libc.renameat2(_HERE, os.fsencode(one), _HERE, os.fsencode(other), _EXCHANGE)
+    except (AttributeError, ImportError, MemoryError, OSError):
+        return False
     return bool(done == 0)
 
 
