@@ -60,8 +60,8 @@ def test_one_of_the_two_is_not_enough(by, rule, device, repository):
 
 
 def test_two_that_vouch_for_different_content(device, repository):
-    repository.release(NEXT, by=[names.BUILD], data=manifest(NEXT, note="what was built"))
-    repository.release(NEXT, by=[names.APPROVE], data=manifest(NEXT, note="what was approved"))
+    repository.release(NEXT, by=[names.BUILD], data=manifest(NEXT, note="one"))
+    repository.release(NEXT, by=[names.APPROVE], data=manifest(NEXT, note="two"))
     repository.publish("build-model", "approve-model")
     assert refused(device(), NEXT) is Rule.DISAGREE
 
