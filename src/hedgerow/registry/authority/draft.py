@@ -71,6 +71,11 @@ class Draft:
             if metadata is None:
                 continue
             try:
+                self.required(role)
+            except UsageError:  # a kill left it without the delegation that goes with it
+                self.drop(role)
+                continue
+            try:
                 results = self._required(role, metadata, self.upcoming_root, self.upcoming_targets)
             except UsageError:
                 results = []

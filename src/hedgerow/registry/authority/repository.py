@@ -88,8 +88,12 @@ def load_candidates(store: Store, draft: Draft) -> None:
 
 
 def save_candidates(store: Store, draft: Draft) -> None:
-    """Keep what was changed or signed for the next run."""
-    for role in draft.candidates():
+    """Keep what was changed or signed for the next run.
+
+    Root last, targets before: a kill in between leaves no new keys without what they must sign, and the same command
+    again makes the whole change anew.
+    """
+    for role in reversed(draft.candidates()):
         metadata = draft.candidate(role)
         if role in draft.dirty and metadata is not None:
             store.put(f"{STAGED}/{role}.json", metadata.to_bytes())

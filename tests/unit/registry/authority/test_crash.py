@@ -39,7 +39,13 @@ OPERATIONS: dict[str, Callable[[Session], object]] = {
 
 def points(writes: int) -> list[int]:
     """Every write, or the first, the last and those around the timestamp."""
-    return list(range(1, writes + 1)) if ALL else sorted({1, writes // 2, writes - 2, writes - 1, writes} - {0})
+    return list(range(1, writes + 1)) if ALL else sorted({1, 2, writes // 2, writes - 2, writes - 1, writes} - {0})
+
+
+def keys_of(session: Session) -> object:
+    """Who may sign what, as it is published."""
+    state = session.look().state
+    return state.root.signed.to_dict()["roles"], state.targets.signed.delegations.to_dict()
 
 
 @pytest.mark.slow
@@ -65,6 +71,7 @@ def test_a_kill_at_any_write(operation, session, make_bundle, tmp_path, clock):
         assert device.manifest("assistant@1.0.0"), f"killed before write {point} of {whole.writes}"
         mended = replace(session, store=MemoryStore(store.files))
         act(mended)
+        assert keys_of(mended) == keys_of(replace(session, store=whole)), f"write {point}: the change was not finished"
         releasing.release(mended, NEXT)
         assert device.manifest("assistant@1.1.0"), f"killed before write {point} of {whole.writes}"
 
