@@ -43,6 +43,8 @@ BAR_S = 10.0
 BAR_MB = 100
 MB = 1_000_000
 TENSOR_VALUES = MB
+# A publish that has less than this of a machine is measured for its CPU time alone.
+ENOUGH_CORES = 0.8
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,8 @@ def main() -> int:
         for step in steps:
             print(f"{step.what:52} {step.wall_s:7.2f} {step.cpu_s:7.2f} {step.cores:6.2f} {step.sent_mb:8.1f}")
         print(f"\nslowest publish {worst.wall_s:.2f} s, bar {bar_s:g} s: {'ok' if ok else 'SHORT'}")
+        if not ok and worst.cores < ENOUGH_CORES:
+            print(f"it had {worst.cores:.2f} of a core and used {worst.cpu_s:.2f} s of it: run it on a quiet machine")
     return 0 if ok else 1
 
 

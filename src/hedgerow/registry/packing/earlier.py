@@ -20,7 +20,7 @@ from hedgerow.registry.manifest import Manifest
 from hedgerow.registry.reference import version_key
 from hedgerow.registry.store import ObjectStore
 from hedgerow.registry.transfer import codec, make, packs
-from hedgerow.registry.transfer.recipe import File, Recipe, check_agrees, pack_path
+from hedgerow.registry.transfer.recipe import Recipe, check_agrees, pack_path
 
 _TARGETS: Final = "targets"
 # Patches and chunks of neighbours are read one after the other, by a few threads: each has its last chunks at hand.
@@ -77,15 +77,15 @@ class PackedContent:
         parts = []
         place = bisect.bisect_right(offsets, offset) - 1
         while offset < end:
-            chunk = self._chunk(file, place)
+            chunk = self._chunk(path, place)
             begin = offset - offsets[place]
             parts.append(chunk[begin : begin + end - offset])
             offset += len(parts[-1])
             place += 1
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    def _read_chunk(self, file: File, place: int) -> bytes:
-        segment = file.segments[place]
+    def _read_chunk(self, path: str, place: int) -> bytes:
+        segment = self._files[path][0].segments[place]
         sha256 = self._recipe.packs[segment.pack].sha256
         with self._pack(sha256).open("rb") as pack:
             pack.seek(segment.offset)
