@@ -110,6 +110,10 @@ prove-server: dev ## Every claim about the inference server in one table: bar, m
 	@$(BIN)/hedgerow model import smollm2 >/dev/null
 	@$(BIN)/python -m bench.prove_server
 
+.PHONY: prove-registry
+prove-registry: dev ## Every claim about models and the signed registry in one table: bar, measured, ok or short
+	@$(BIN)/python -m bench.prove_registry
+
 .PHONY: docs
 docs: dev ## Role READMEs, gRPC's descriptors and types from their sources
 	$(BIN)/python tools/role_readmes.py
