@@ -12,7 +12,8 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
-from hedgerow.errors import MachineError
+from hedgerow import secretfile
+from hedgerow.errors import MachineError, UsageError
 from hedgerow.identity.profiles import Peer, peer
 from hedgerow.server.access import PEER
 from hedgerow.server.connection import BoundedProtocol
@@ -56,15 +57,19 @@ class ServerTls:
         """Read the files again.
 
         Raises:
-            MachineError: they cannot be used; what was loaded before stays in use.
+            MachineError: they cannot be used, or everybody may read the key; what was loaded before stays in use.
         """
         try:
+            with self._key.open("rb") as file:
+                secretfile.refuse_public(file, self._key)
             # Tried on a context of its own, so that a half-written pair never reaches the living one.
             ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(self._certificate, self._key)
             self.context.load_cert_chain(self._certificate, self._key)
             self.context.load_verify_locations(self._client_ca)
             self.expires = _expiry(self._certificate)
             self.files = Files(*(path.read_bytes() for path in (self._certificate, self._key, self._client_ca)))
+        except UsageError as error:
+            raise MachineError(error.what, where=error.where, next_step=error.next_step) from error
         except (OSError, ValueError) as error:
             raise MachineError(
                 f"the server's certificate cannot be used: {error}",

@@ -421,6 +421,7 @@ def write_device_certificate(ca: FleetCA, folder: Path, *, days: int | None = No
     names = DeviceNames(fleet=FLEET, site=SITE, host=HOST, serial=SERIAL)
     pem = request.public_bytes(serialization.Encoding.PEM).decode()
     (folder / "device.crt").write_text(ca.sign_csr(pem, Profile.DEVICE, names, days=days))
+    (folder / "device.key").touch(mode=0o600)
     (folder / "device.key").write_bytes(
         key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     )
