@@ -411,7 +411,9 @@ def _key_file(secret: str) -> Iterator[str]:
 
 
 def _stop_services() -> list[str]:
-    running = [unit for unit in _UNITS if _run("systemctl", "is-active", "--quiet", unit, codes=None).returncode == 0]
+    # One that is starting counts: the deadline's service is never anything else, and it writes there.
+    states = {unit: _run("systemctl", "is-active", unit, codes=None).stdout.strip() for unit in _UNITS}
+    running = [unit for unit, state in states.items() if state not in {"inactive", "failed", "unknown", ""}]
     _systemctl("stop", running)
     return running
 

@@ -30,6 +30,7 @@ class Board:
         self.ran: list[str] = []
         self.dies_before: str | None = None
         self.mounted: set[str] = set()
+        self.states: dict[str, str] = {}
 
     def run(
         self, *command: str, codes: tuple[int, ...] | None = (0,), secret: str | None = None
@@ -49,6 +50,10 @@ class Board:
             return self.cryptsetup(command, secret)
         simple = getattr(self, command[0].replace("-", "_").replace(".", "_"), None)
         return ("", 0) if simple is None else simple(command)
+
+    def systemctl(self, command: list[str]) -> tuple[str, int]:
+        state = self.states.get(command[-1], "inactive")
+        return (f"{state}\n", 0 if state == "active" else 3) if command[1] == "is-active" else ("", 0)
 
     def blkid(self, command: list[str]) -> tuple[str, int]:
         kind, label = ("crypto_LUKS", self.luks) if command[-1] == DISK else ("ext4", self.label)
@@ -197,3 +202,13 @@ def test_with_another_disks_recovery_key_nothing_is_unbound(board: Board) -> Non
     with pytest.raises(PartitionError, match="recovery key does not open it"):
         prepare(enrol=True, key="wxyz-" * 12 + "wxyz")
     assert board.slots == ["password", "tpm2:first"]
+
+
+def test_what_is_just_starting_is_stopped_too_before_anything_is_copied(
+    board: Board, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The deadline's service is a program that ends: it is starting until it has ended, and writes its lock."""
+    board.states = {"serves": "active", "ends": "activating", "off": "inactive", "broken": "failed"}
+    monkeypatch.setattr(partition, "_UNITS", tuple(board.states))
+    prepare(may_format=True)
+    assert board.position("systemctl stop serves ends") < board.position("sync --file-system")
