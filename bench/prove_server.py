@@ -67,7 +67,10 @@ BEHAVIOUR: dict[str, tuple[str, ...]] = {
         f"{UNIT}/test_process.py",
         f"{UNIT}/test_drain.py",
         f"{UNIT}/test_stop.py",
-        f"{UNIT}/test_service.py",
+        f"{UNIT}/service/test_openai.py",
+        f"{UNIT}/service/test_inference.py",
+        f"{UNIT}/service/test_large_bodies.py",
+        f"{UNIT}/service/test_bounds.py",
     ),
     "four backends and the way to write one": (
         f"{UNIT}/test_backends.py",

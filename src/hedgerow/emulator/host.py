@@ -170,11 +170,7 @@ class EmulatedHost:
 
     def ssh_answers(self) -> bool:
         """True if an SSH server says its version at the host's address."""
-        try:
-            with socket.create_connection((self.host.address, self.host.port), timeout=2) as connection:
-                return connection.recv(4) == b"SSH-"
-        except OSError:
-            return False
+        return ssh_answers(self.host)
 
     def _keep_host_key(self) -> None:
         told = self.board.path / "console/ssh_host_ed25519_key.pub"
@@ -186,6 +182,15 @@ class EmulatedHost:
             "exec", self.name, "systemctl", "list-units", "--failed", "--plain", "--no-legend"
         ).stdout
         return ", ".join(line.split()[0] for line in listing.splitlines() if line.strip())
+
+
+def ssh_answers(host: Host) -> bool:
+    """True if an SSH server says its version at the host's address; an open port alone may be the emulator's."""
+    try:
+        with socket.create_connection((host.address, host.port), timeout=2) as connection:
+            return connection.recv(4) == b"SSH-"
+    except OSError:
+        return False
 
 
 def mac_address(serial: str) -> str:

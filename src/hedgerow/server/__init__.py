@@ -3,7 +3,10 @@
 | module | concern |
 |---|---|
 | `config` | what `/etc/hedgerow/server.yml` may say |
-| `dataplane` | all behaviour: models, inference, generation, swap |
+| `dataplane` | all behaviour, for adapters to call: what is served, requests, who does what |
+| `swapping` | a device's model: a version prepared beside the one in service, the switch to it |
+| `answering` | a text request: the device's own answer, or one from elsewhere |
+| `checking`, `describing` | a tensor request held to what the model declares; what a model says of itself |
 | `models`, `loading`, `golden` | one loaded model and its slot; loading it; golden inputs, answered before a switch |
 | `backends/` | one small interface; ONNX Runtime, onnxruntime-genai, HailoRT, LiteRT, llama.cpp, other packages' own |
 | `scheduler`, `stop` | generations: a lane a model, a token each in turn; stop texts |

@@ -11,57 +11,46 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import functools
 import time
-from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from msgspec import structs
-
 from hedgerow.device.health import Serving
-from hedgerow.server import classification, loading, modelconfig, tensors
+from hedgerow.server import checking, classification, describing
+from hedgerow.server.answering import Texts
 from hedgerow.server.batching import NONE, Batching
 from hedgerow.server.config import Limits
 from hedgerow.server.degrading import Degradation
 from hedgerow.server.drain import Drain
-from hedgerow.server.errors import BadRequest, Draining, NotFound, Starting, Unusable
+from hedgerow.server.errors import BadRequest, Draining, NotFound, Starting
 from hedgerow.server.inference import InferRequest, InferResponse, ModelMetadata
 from hedgerow.server.library import Indexed, Library
 from hedgerow.server.metrics import Metrics
-from hedgerow.server.modelconfig import ModelConfig, TransactionPolicy
 from hedgerow.server.models import Held, Served, Slot
-from hedgerow.server.recording import Counted, Record, Recorder
-from hedgerow.server.repository import Repository, is_folder
+from hedgerow.server.recording import Counted, Recorder
+from hedgerow.server.repository import Repository
 from hedgerow.server.residents import Residents
 from hedgerow.server.scheduler import Piece, Scheduler
 from hedgerow.server.statistics import Window
+from hedgerow.server.swapping import Prepared, Swaps
 from hedgerow.server.systemd import Patience
 from hedgerow.server.workers import Workers
 
 if TYPE_CHECKING:
-    from hedgerow.server.backends import Arrays, TextRequest
+    from hedgerow.server.backends import TextRequest
     from hedgerow.server.degradation import Policy
     from hedgerow.server.fallback.service import Fallback
+    from hedgerow.server.modelconfig import ModelConfig
     from hedgerow.server.residency import Rules
 
-CURRENT = "current"
 # A model's own threads do the work of one call; the second keeps them busy between two.
 _INFER_THREADS = 2
 # A model whose last request will not end keeps the process no longer than this.
 _CLOSE_S = 5.0
 # When a caller may try again: most models that a Pi serves are loaded in a second or two.
 _STARTING_S = 2
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A version that stands beside the one in service: seconds it took to load, golden inputs it answered."""
-
-    load_s: float
-    golden: int
 
 
 class DataPlane:
@@ -83,17 +72,13 @@ class DataPlane:
         degradation: Policy | None = None,
         residency: Rules | None = None,
     ) -> None:
-        self._models_dir = models_dir
-        self._model = model
         self._limits = limits or Limits()
-        self._threads = threads
         self._batching = batching
         self._slots: dict[str, Slot] = {} if model is None else {model: Slot(model)}
-        self._errors: dict[str, str] = {}
         self._opened = model is not None
         self._scheduler = Scheduler(active=self._limits.generations, queue=self._limits.queue)
+        self._texts = Texts(self, self._scheduler, self._limits)
         self._workers = Workers(threads=_INFER_THREADS, queue=self._limits.queue, on_batch=self._count_batch)
-        self._change = asyncio.Lock()
         self._patience = Patience()
         self.metrics = Metrics(lambda: self.queue_depth)
         # Looking up a metric by its labels takes longer than counting.
@@ -111,6 +96,14 @@ class DataPlane:
                 unload_s=self._limits.drain_s,
                 residents=None if residency is None else Residents(residency, self._slots, self.metrics),
             )
+        self._swaps = Swaps(
+            models_dir,
+            self._slots,
+            model=model,
+            threads=threads,
+            patience=self._patience.loading,
+            changed=self._changed,
+        )
         # Set once, when the process stops; ``drain`` is an operator's and ends.
         self.stopping = False
         self.drain = Drain()
@@ -123,7 +116,7 @@ class DataPlane:
             models_dir=models_dir,
             threads=threads,
             serving=lambda: None if model is None else self.serving(model),
-            restore=self._restore,
+            restore=self._swaps.restore,
             patience=self._patience.loading,
             metrics=self.metrics,
         )
@@ -203,7 +196,7 @@ class DataPlane:
 
     def error(self, name: str) -> str | None:
         """Why ``name`` could not be loaded, if so."""
-        return self._errors.get(name)
+        return self._swaps.errors.get(name)
 
     def serving_figures(self, *, restarts: int | None) -> Serving:
         """The health report's figures of the last minutes."""
@@ -213,18 +206,7 @@ class DataPlane:
 
     async def open_current(self) -> bool:
         """Serve what ``models_dir/<model>/current`` names; False where that is nothing, or cannot be (``error``)."""
-        if self._model is None:
-            raise RuntimeError("no model was named")
-        folder = self._models_dir / self._model / CURRENT
-        if not folder.exists():
-            return False
-        try:
-            await self._open(self._model, folder.resolve(), check_golden=False)
-        except Unusable as error:
-            self._errors[self._model] = error.text
-            return False
-        self._switch(self._model)
-        return True
+        return await self._swaps.open_current()
 
     async def open_repository(self) -> None:
         """Serve every model of the repository.
@@ -273,12 +255,7 @@ class DataPlane:
         """Every version that is here, and its state."""
         if self._library is not None:
             return await asyncio.to_thread(self._library.index)
-        found: list[Indexed] = []
-        for name, slot in self._slots.items():
-            found += [Indexed(name, model.version, "READY") for model in slot.all]
-            if not slot.all:
-                found.append(Indexed(name, "", "UNAVAILABLE", self._errors.get(name, "no version is active")))
-        return found
+        return self._swaps.index()
 
     def _whole_library(self) -> Library:
         if self._library is None:
@@ -301,13 +278,7 @@ class DataPlane:
             NotFound: it is not on this device.
             Unusable: ``other_model``, ``load_failed`` or ``golden_failed``; the version in service is untouched.
         """
-        if name not in self._slots:
-            raise Unusable("other_model", f"this server serves {' and '.join(self.names)}, not {name}")
-        folder = self._models_dir / name / version
-        if "/" in version or version in {"", ".", ".."} or not is_folder(folder):
-            raise NotFound(f"{name}@{version} is not on this device")
-        async with self._change:
-            return await self._open(name, folder, check_golden=True)
+        return await self._swaps.prepare(name, version)
 
     async def switch(self, name: str, version: str) -> tuple[Served, Served | None]:
         """Serve the prepared version from now on; requests that run end on the old one.
@@ -317,49 +288,11 @@ class DataPlane:
         Raises:
             BadRequest: it was not prepared.
         """
-        async with self._change:
-            slot = self._slots.get(name)
-            if slot is not None and slot.serving is not None and slot.serving.version == version:
-                return slot.serving, None
-            if slot is None or slot.prepared is None or slot.prepared.version != version:
-                raise BadRequest(f"{name}@{version} was not prepared")
-            before = self._switch(name)
-            return self.served(name), before
+        return await self._swaps.switch(name, version)
 
     async def discard(self, name: str) -> None:
         """Forget the version that was prepared."""
-        async with self._change:
-            if name in self._slots:
-                self._slots[name].discard()
-
-    async def _open(self, name: str, folder: Path, *, check_golden: bool) -> Prepared:
-        started = time.monotonic()
-        with self._patience.loading():
-            loaded = await asyncio.to_thread(
-                loading.load, name, folder, threads=self._threads, check_golden=check_golden
-            )
-        self._slots[name].prepare(loaded.model)
-        return Prepared(round(time.monotonic() - started, 3), loaded.golden)
-
-    async def _restore(self) -> None:
-        """Load the version in service again, whose memory a smaller model had; its history goes on."""
-        async with self._change:
-            before = None if self._model is None else self.serving(self._model)
-            if before is None or not before.retired:
-                return
-            folder = self._models_dir / before.name / before.version
-            with self._patience.loading():
-                loaded = await asyncio.to_thread(
-                    loading.load, before.name, folder, threads=self._threads, check_golden=True
-                )
-            loaded.model.since, loaded.model.statistics = before.since, before.statistics
-            self._slots[before.name].serving = loaded.model
-
-    def _switch(self, name: str) -> Served | None:
-        before = self._slots[name].switch()
-        self._errors.pop(name, None)
-        self._changed([self.served(name)], [] if before is None else [before])
-        return before
+        await self._swaps.discard(name)
 
     # ── requests ────────────────────────────────────────────────────────────
 
@@ -370,9 +303,8 @@ class DataPlane:
             NotFound.
         """
         served = self.served(name, version)
-        inputs, outputs = (tuple(getattr(served.backend, side, ())) for side in ("inputs", "outputs"))
         versions = tuple(model.version for model in self._slots[name].all)
-        return ModelMetadata(name, versions, served.backend.platform, inputs, outputs)
+        return describing.metadata(name, served, versions)
 
     def config(self, name: str, version: str | None = None) -> ModelConfig:
         """A model's configuration.
@@ -380,19 +312,7 @@ class DataPlane:
         Raises:
             NotFound.
         """
-        known = self.metadata(name, version)
-        served = self.served(name, version)
-        config = served.config or ModelConfig()
-        batched = config.max_batch_size > 0
-        return structs.replace(
-            config,
-            name=name,
-            platform=config.platform or known.platform,
-            backend=config.backend or modelconfig.backend_of(known.platform),
-            input=config.input or modelconfig.tensors(known.inputs, batched=batched),
-            output=config.output or modelconfig.tensors(known.outputs, batched=batched),
-            model_transaction_policy=TransactionPolicy(decoupled=hasattr(served.backend, "begin")),
-        )
+        return describing.config(self.metadata(name, version), self.served(name, version))
 
     def statistics(self, name: str | None = None, version: str | None = None) -> list[Served]:
         """The versions in service whose ``statistics`` are asked for: of one name, or all.
@@ -413,14 +333,14 @@ class DataPlane:
         """
         with (
             self._request(request.model, protocol) as record,
-            await self._held(request.model, request.version) as model,
+            await self.hold(request.model, request.version) as model,
         ):
             record.served_by(model)
             if not hasattr(model.backend, "infer"):
                 raise BadRequest(f"model '{request.model}' takes text: POST /v2/models/{request.model}/generate")
             outputs = [each.name for each in request.outputs]
-            _check(model, request.inputs, outputs)
-            _check_batch(model, request.inputs)
+            checking.check(model, request.inputs, outputs)
+            checking.check_batch(model, request.inputs)
             results = await self._workers.infer(
                 model,
                 request.inputs,
@@ -443,46 +363,26 @@ class DataPlane:
             NotFound, BadRequest, Overloaded: before the first piece.
         """
         with self._request(name, protocol) as record:
-            pieces = self._answer(name, request, record, version)
+            pieces = self._texts.answer(name, request, record, version)
             record.asked = request
             async with contextlib.aclosing(pieces):
                 async for batch in pieces:
                     record.hears(batch)
                     yield batch
 
-    def _answer(
-        self, name: str, request: TextRequest, record: Record, version: str | None
-    ) -> AsyncGenerator[list[Piece], None]:
-        route = None if self.fallback is None or self.draining else self.fallback.route(name)
-        if route is None or not route.may_leave(request, version=version):
-            return self._own_answer(name, request, record, version)
-        return route.generate(
-            request,
-            _Device(self, name, request, record),
-            timeout_s=self._limits.timeout_s(request.timeout_s),
-        )
+    async def hold(self, name: str, version: str | None, adapter: str | None = None) -> Held:
+        """The model that a request for ``name`` runs on; it stays loaded within a ``with`` block.
 
-    async def _own_answer(
-        self, name: str, request: TextRequest, record: Record, version: str | None
-    ) -> AsyncGenerator[list[Piece], None]:
-        with await self._held(name, version, request.adapter) as model:
-            record.served_by(model)
-            if not hasattr(model.backend, "begin"):
-                raise BadRequest(f"model '{name}' takes tensors: POST /v2/models/{name}/infer", field="model")
-            if request.adapter is not None and request.adapter not in getattr(model.backend, "adapters", ()):
-                raise NotFound(f"model '{name}' has no adapter '{request.adapter}'", field="model")
-            canned = self.degradation.canned(model)
-            if canned is not None:
-                yield [Piece(canned, 0, 0, "stop")]
-                return
-            timeout_s = self._limits.timeout_s(request.timeout_s)
-            request = dataclasses.replace(self.degradation.shortened(request, model), timeout_s=timeout_s)
-            record.waits = lambda: self._scheduler.waits(request)
-            pieces = self._scheduler.generate(model, request, record.progress)
-            async with contextlib.aclosing(pieces):
-                async for batch in pieces:
-                    record.note(batch[-1])
-                    yield batch
+        Raises:
+            Draining: no new requests are taken.
+            NotFound, DoesNotFit, Overloaded, Unusable.
+        """
+        if self._library is not None:
+            await self.bring(name)
+        if self.draining:
+            raise Draining("the server is being drained", retry_after_s=5)
+        model = self.degradation.answering(self.served(name, version), exact=version is not None, adapter=adapter)
+        return _Hold(model, name, self._library)
 
     def _count_batch(self, model: Served, rows: int) -> None:
         self._batch_size(model.name).observe(rows)
@@ -490,14 +390,6 @@ class DataPlane:
     def _request(self, name: str, protocol: str) -> Counted:
         # A name that is not served would be an unbounded label.
         return self._recorder.request(name if name in self._slots else "unknown", protocol)
-
-    async def _held(self, name: str, version: str | None, adapter: str | None = None) -> _Hold:
-        if self._library is not None:
-            await self.bring(name)
-        if self.draining:
-            raise Draining("the server is being drained", retry_after_s=5)
-        model = self.degradation.answering(self.served(name, version), exact=version is not None, adapter=adapter)
-        return _Hold(model, name, self._library)
 
     async def close(self) -> None:
         """Let every model go; what still runs ends with an error."""
@@ -527,74 +419,3 @@ class _Hold(Held):
         super().__exit__()
         if self._library is not None:
             self._library.touch(self._name)
-
-
-class _Device:
-    """The device's side of a text request that may leave (``hedgerow.server.fallback.route.Device``)."""
-
-    def __init__(self, plane: DataPlane, name: str, request: TextRequest, record: Record) -> None:
-        self._plane = plane
-        self._name = name
-        self._request = request
-        self._record = record
-
-    @property
-    def takes_requests(self) -> bool:
-        return not self._plane.draining
-
-    @property
-    def in_service(self) -> bool:
-        return self._plane.serving(self._name) is not None
-
-    @property
-    def expected_wait_s(self) -> float:
-        return self._plane._scheduler.expected_wait_s(self._name)  # noqa: SLF001 - a part of it
-
-    def waits(self) -> bool:
-        return self._record.waits()
-
-    def generate(self, timeout_s: float) -> AsyncGenerator[list[Piece], None]:
-        request = dataclasses.replace(self._request, timeout_s=timeout_s)
-        return self._plane._own_answer(self._name, request, self._record, None)  # noqa: SLF001 - a part of it
-
-    def answered_elsewhere(self, *, failed: bool) -> None:
-        self._record.answered_elsewhere(failed=failed)
-
-
-def _check(model: Served, inputs: Arrays, outputs: Sequence[str]) -> None:
-    """Hold names, data types and shapes to what the model declares; the runtime's own words name less."""
-    specs = model.inputs
-    for name, array in inputs.items():
-        if name not in specs:
-            raise BadRequest(f"the model has no input '{name}'; it has: {', '.join(specs)}", field=name)
-        spec, got = specs[name], tensors.datatype_of(array)
-        if got != spec.datatype:
-            raise BadRequest(f"input '{name}' is {spec.datatype}, not {got}", field=name)
-        if not _fits(array.shape, spec.shape):
-            raise BadRequest(f"input '{name}' has shape {list(spec.shape)}, not {list(array.shape)}", field=name)
-    for name in specs:
-        if name not in inputs:
-            raise BadRequest(f"input '{name}' is missing", field=name)
-    for name in outputs:
-        if outputs.count(name) > 1:
-            raise BadRequest(f"output '{name}' is asked for twice", field=name)
-        if name not in model.outputs:
-            raise BadRequest(f"the model has no output '{name}'; it has: {', '.join(model.outputs)}", field=name)
-
-
-def _check_batch(model: Served, inputs: Arrays) -> None:
-    most = 0 if model.config is None else model.config.max_batch_size
-    if not most:
-        return
-    rows = {name: array.shape[0] for name, array in inputs.items()}
-    if len(set(rows.values())) > 1:
-        raise BadRequest(f"the inputs have batches of different sizes: {rows}")
-    if max(rows.values(), default=0) > most:
-        raise BadRequest(f"the batch has {max(rows.values())} rows; model '{model.name}' takes {most}")
-
-
-def _fits(shape: tuple[int, ...], declared: tuple[int, ...]) -> bool:
-    # A model that declares no shape gives an empty one, as for a scalar: the runtime will tell.
-    return not declared or (
-        len(shape) == len(declared) and all(want in {-1, size} for size, want in zip(shape, declared, strict=True))
-    )

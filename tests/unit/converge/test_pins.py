@@ -5,42 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.unit.release.lock import GOOD as RELEASE
 
 from hedgerow.converge import pins
 
 HATS = ("none", "hat-plus-2", "hat-plus-13", "hat-plus-26")
-RELEASE: dict[str, Any] = {
-    "name": "2026.10",
-    "kernel": {
-        "package": "linux-image-rpi-2712",
-        "version": "6.18.50",
-        "deb": "1:6.18.50-1+rpt1",
-        "flavour": "rpi-2712",
-        "page_size": 16384,
-    },
-    "headers": {"package": "linux-headers-rpi-2712", "deb": "1:6.18.50-1+rpt1"},
-    "raspi_firmware": {"version": "1:1.20260915-1"},
-    "eeprom": {"version": "28.28-1", "channel": "default", "minimum": "2025-05-08"},
-    "dkms": {"version": "3.2.2-1~deb13u1"},
-    "hailo_10h": {
-        "driver": "5.1.1",
-        "library": "5.1.1",
-        "firmware": "5.1.1",
-        "packages": {
-            "hailo-h10-all": "5.1.1",
-            "h10-hailort": "5.1.1",
-            "h10-hailort-pcie-driver": "5.1.1",
-            "python3-h10-hailort": "5.1.1-1",
-        },
-    },
-    "hailo_8": {
-        "driver": "4.23.0",
-        "library": "4.23.0",
-        "firmware": "4.23.0",
-        "packages": {"hailo-all": "5.1.1", "hailort": "4.23.0", "hailort-pcie-driver": "4.23.0"},
-    },
-    "mender_client": {"variant": "debian", "integration": "application", "version": "3.4.0+ds1-5"},
-}
 _NO_HAILO = {"driver": None, "library": None, "firmware": None, "packages": {}}
 OPEN: dict[str, Any] = RELEASE | {
     "kernel": dict.fromkeys(RELEASE["kernel"]),

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import itertools
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,6 +16,19 @@ from hedgerow.rollout.gate import errand
 from hedgerow.rollout.plan import Release
 
 NEW, OLD = "assistant@1.1.0", "assistant@1.0.0"
+
+
+def helper(name: str, path: Path) -> None:
+    """A helper module beside the tests; pytest's importlib mode puts nothing on sys.path."""
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sys.modules[name])
+
+
+helper("rollout_killing", Path(__file__).with_name("killing.py"))
+helper("rollout_device", Path(__file__).with_name("device.py"))
 
 
 @pytest.fixture

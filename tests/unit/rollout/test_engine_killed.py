@@ -18,12 +18,12 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from rollout_killing import Killed, Moments, killable_journal
 
 from hedgerow.errors import NetworkError
 from hedgerow.rollout import ahead, decide, report, requests, store, way_back
 from hedgerow.rollout.events import GOOD, HostActivated, Outcome, Request, RequestKind, State
 from hedgerow.rollout.gate.samples import Answer, Kind, Look
-from hedgerow.rollout.hostline import Clock
 from hedgerow.rollout.journal import Journal
 from hedgerow.rollout.patrol import Patrol
 from hedgerow.rollout.plan import Plan, Release
@@ -39,32 +39,12 @@ NEW, OLD, OLDER = "assistant@1.1.0", "assistant@1.0.0", "assistant@0.9.0"
 DEADLINE_S = 60
 
 
-class Killed(BaseException):
-    """``kill -9`` of the controller."""
-
-
-@dataclass
-class World:
+@dataclass(kw_only=True)
+class World(Moments):
     """The devices, the clock, and the moment of the kill."""
 
     release: Release
-    kill_at: int | None = None
-    points: int = 0
-    now: float = 0.0
     devices: dict[str, Board] = field(default_factory=dict)
-
-    def point(self) -> None:
-        """Anything that another process could notice happens here, or has just happened."""
-        self.points += 1
-        if self.points == self.kill_at:
-            raise Killed
-
-    def clock(self) -> Clock:
-        def sleep(seconds: float) -> None:
-            self.now += seconds
-
-        start = datetime(2026, 11, 21, 12, tzinfo=UTC)
-        return Clock(lambda: self.now, sleep, lambda: start + timedelta(seconds=self.now))
 
 
 @dataclass
@@ -187,20 +167,7 @@ class Conductor:
 
     def __init__(self, world: World, rollouts: Path, plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
         self.world, self.rollouts, self.plan, self.clock = world, rollouts, plan, world.clock()
-        append = Journal.append
-
-        def killable(journal: Journal, event: object) -> None:
-            world.point()
-            world.points += 1
-            if world.points == world.kill_at:
-                journal.folder.mkdir(parents=True, exist_ok=True)
-                with journal.path.open("ab") as file:
-                    file.write(msgspec.json.encode(event)[:-3])
-                raise Killed
-            append(journal, event)  # type: ignore[arg-type]
-            world.point()
-
-        monkeypatch.setattr(Journal, "append", killable)
+        killable_journal(world, monkeypatch)
 
     def run(self) -> State:
         journal = store.begin(self.rollouts, self.plan, pid=os.getpid(), now=self.clock.now())
@@ -323,11 +290,9 @@ class Run:
             "retry": Retry(attempts=2),
         }
         plan = Plan(release=self.release, policy=Policy(**(values | self.scenario.policy)), waves=WAVES)  # type: ignore[arg-type]
-        self.world = World(self.release)
+        self.world = World(release=self.release)
         self.world.devices = {host: Board(self.world) for host in HOSTS}
         self.scenario.prepare(self.world.devices)
-        # A killed process loses no page that the kernel has: only a power cut needs what fsync does.
-        self.monkeypatch.setattr(os, "fsync", lambda _: None)
         self.conductor = Conductor(self.world, self.folder, plan, self.monkeypatch)
         if self.scenario.ask is not None:
             board = self.world.devices["c"]

@@ -10,18 +10,17 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+from rollout_killing import Killed, Moments, killable_journal
 
 from hedgerow.errors import NetworkError
 from hedgerow.rollout import decide, requests, store
 from hedgerow.rollout.events import Request, RequestKind, State
 from hedgerow.rollout.gate.samples import Answer, Kind, Look
-from hedgerow.rollout.hostline import Clock
 from hedgerow.rollout.journal import Journal
 from hedgerow.rollout.patrol import Patrol
 from hedgerow.rollout.plan import Plan, Release
@@ -46,29 +45,10 @@ NEW: dict[str, dict[str, str]] = {
 }
 
 
-class Killed(BaseException):
-    """``kill -9`` of the controller."""
-
-
-@dataclass
-class World:
+@dataclass(kw_only=True)
+class World(Moments):
     kind: str
-    kill_at: int | None = None
-    points: int = 0
-    now: float = 0.0
     devices: dict[str, Board] = field(default_factory=dict)
-
-    def point(self) -> None:
-        self.points += 1
-        if self.points == self.kill_at:
-            raise Killed
-
-    def clock(self) -> Clock:
-        def sleep(seconds: float) -> None:
-            self.now += seconds
-
-        start = datetime(2026, 11, 21, 12, tzinfo=UTC)
-        return Clock(lambda: self.now, sleep, lambda: start + timedelta(seconds=self.now))
 
 
 @dataclass
@@ -227,24 +207,6 @@ class Run:
     folder: Path
     plan: Plan
 
-    def kill(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Have the journal's lines be points as well, before, in the middle, and after."""
-        append, world = Journal.append, self.world
-        monkeypatch.setattr(os, "fsync", lambda _: None)
-
-        def killable(journal: Journal, event: object) -> None:
-            world.point()
-            world.points += 1
-            if world.points == world.kill_at:
-                journal.folder.mkdir(parents=True, exist_ok=True)
-                with journal.path.open("ab") as file:
-                    file.write(msgspec.json.encode(event)[:-3])
-                raise Killed
-            append(journal, event)  # type: ignore[arg-type]
-            world.point()
-
-        monkeypatch.setattr(Journal, "append", killable)
-
     def go(self) -> State:
         journal = store.begin(self.folder, self.plan, pid=os.getpid(), now=self.world.clock().now())
 
@@ -299,7 +261,7 @@ class Run:
 
 
 def make(kind: str, tmp_path: Path, release: Release, **policy: Any) -> Run:
-    world = World(kind)
+    world = World(kind=kind)
     world.devices = {host: Board(world, host) for host in HOSTS}
     own = NEW[kind] if kind == "configuration" else {}
     made = msgspec.structs.replace(
@@ -437,12 +399,12 @@ def test_a_controller_that_never_comes_back_leaves_nobody_drained_or_changed(
 ) -> None:
     whole = make(kind, tmp_path / "whole", release)
     with pytest.MonkeyPatch.context() as patch:
-        whole.kill(patch)
+        killable_journal(whole.world, patch)
         whole.go()
     for point in range(1, whole.world.points + 1, 3):
         with pytest.MonkeyPatch.context() as patch:
             run = make(kind, tmp_path / str(point), release)
-            run.kill(patch)
+            killable_journal(run.world, patch)
             run.world.kill_at = point
             with pytest.raises(Killed):
                 run.go()
@@ -457,14 +419,14 @@ def test_killed_at_every_point(kind: str, bad: bool, tmp_path: Path, release: Re
     whole = make(kind, tmp_path / "whole", release)
     whole.world.devices["c"].bad = bad
     with pytest.MonkeyPatch.context() as patch:
-        whole.kill(patch)
+        killable_journal(whole.world, patch)
         whole.go()
     assert whole.world.points >= 42
     for point in range(1, whole.world.points + 1):
         with pytest.MonkeyPatch.context() as patch:
             run = make(kind, tmp_path / str(point), release)
             run.world.devices["c"].bad = bad
-            run.kill(patch)
+            killable_journal(run.world, patch)
             run.world.kill_at = point
             with pytest.raises(Killed):
                 run.go()

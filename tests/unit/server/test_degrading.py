@@ -343,7 +343,7 @@ def test_over_http_it_says_when_to_come_again(tmp_path: Path, running, clock: Cl
             models_dir=tmp_path,
             threads=1,
             serving=lambda: plane.serving("assistant"),
-            restore=plane._restore,
+            restore=plane._swaps.restore,
             patience=plane._patience.loading,
             metrics=plane.metrics,
             clock=clock,

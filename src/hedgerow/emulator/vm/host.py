@@ -21,7 +21,7 @@ import msgspec
 from hedgerow import atomic
 from hedgerow.emulator import values as live
 from hedgerow.emulator.hardware_root import HardwareRoot
-from hedgerow.emulator.host import UnitsFailedError, board_of, mac_address
+from hedgerow.emulator.host import UnitsFailedError, board_of, mac_address, ssh_answers
 from hedgerow.emulator.vm import board_files, supervisor
 from hedgerow.emulator.vm.image import Card
 from hedgerow.emulator.vm.protocols import Agent, Monitor, Silent
@@ -274,11 +274,7 @@ class VirtualHost:
 
     def ssh_answers(self) -> bool:
         """True if an SSH server says its version; the port itself is open as long as QEMU runs."""
-        try:
-            with socket.create_connection((self.host.address, self.host.port), timeout=2) as connection:
-                return connection.recv(4) == b"SSH-"
-        except OSError:
-            return False
+        return ssh_answers(self.host)
 
     def is_out_of_space(self) -> bool:
         """Whether QEMU stopped the guest because its disk image cannot grow."""
