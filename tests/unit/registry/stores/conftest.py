@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
 import itertools
 import json
@@ -21,6 +22,7 @@ from urllib.parse import quote
 
 import boto3
 import botocore.exceptions
+import botocore.loaders
 import pytest
 from botocore.config import Config
 from cryptography import x509
@@ -194,6 +196,14 @@ def _ready(client) -> bool:
     except (botocore.exceptions.ClientError, botocore.exceptions.BotoCoreError):
         return False
     return True
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_description_of_s3() -> Iterator[None]:
+    """botocore reads its description of S3 anew for each store, a tenth of a second; programs open one, tests many."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("botocore.session.create_loader", functools.cache(botocore.loaders.create_loader))
+        yield
 
 
 @pytest.fixture(autouse=True)
