@@ -37,7 +37,9 @@ TRUST: dict[str, tuple[str, ...]] = {
     "the promotion log tells who approved what, and shows where it was changed": (f"{REGISTRY}/authority/test_log.py",),
     "a wrong clock neither opens nor shuts for ever": (f"{REGISTRY}/client/test_times.py",),
 }
-ATTACKS = {"attacks fail, each by the rule of docs/attacks.md": ("tests/faults/test_attacks.py",)}
+ATTACKS: dict[str, tuple[str, ...]] = {
+    "attacks fail, each by the rule of docs/attacks.md": ("tests/faults/test_attacks.py",)
+}
 STORES: dict[str, tuple[str, ...]] = {
     "folder and S3 keep one contract": (f"{REGISTRY}/stores/test_contract.py",),
     "S3 that throttles, fails, or is cut off: retried, or told with what to do": (
