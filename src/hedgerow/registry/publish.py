@@ -69,9 +69,10 @@ class Registry:
         Raises:
             UsageError: no bundle there, or no registry yet.
             PublisherError: a file is not what the manifest says.
-            RefusedError: the version is published with another content.
+            RefusedError: the version is published with another content, or is of a kind that devices do not take so.
         """
         bundle = bundles.verify_files(folder, on_bytes=on_bytes)
+        _require_takeable(bundle)
         reference = Reference(bundle.manifest.name, bundle.manifest.version)
         with self.store.lock():
             roles, role_keys = self._load()
@@ -159,3 +160,15 @@ class Registry:
     def _newest_root(self) -> int:
         names = (path.removeprefix(f"{METADATA}/") for path in self.store.list(f"{METADATA}/"))
         return max((int(name.split(".")[0]) for name in names if name.endswith(".root.json")), default=1)
+
+
+def _require_takeable(bundle: bundles.Bundle) -> None:
+    """A device that fetches by whole files takes all of them, and serves models."""
+    found = bundle.manifest
+    if found.kind != "model" or found.variants:
+        what = f"of kind {found.kind}" if found.kind != "model" else "of several variants"
+        raise RefusedError(
+            f"{found.reference} is {what}: devices do not take these from this registry",
+            where=str(bundle.directory),
+            next_step="hedgerow registry stage, approve, release (docs/registry.md)",
+        )

@@ -2,9 +2,12 @@ from __future__ import annotations
 
 import json
 
+import msgspec
 import pytest
 
 from hedgerow.errors import PublisherError, RefusedError, UsageError
+from hedgerow.registry import manifest as manifests
+from hedgerow.registry.manifest import Base
 from hedgerow.registry.publish import Registry
 from hedgerow.registry.reference import Reference
 from hedgerow.registry.store import FolderStore
@@ -41,6 +44,21 @@ def test_a_version_never_changes(registry, make_bundle):
         registry.publish(make_bundle(text="other"))
     assert caught.value.exit_code == 3
     assert "new version" in caught.value.next_step
+    assert files(registry) == before
+
+
+def test_what_devices_would_not_take_from_here_is_refused_with_where_it_goes(registry, make_bundle):
+    folder = make_bundle()
+    path = folder / "manifest.json"
+    manifest = manifests.decode(path.read_bytes(), where="test")
+    adapter = msgspec.structs.replace(
+        manifest, schema=2, kind="adapter", format="onnx-adapter", base=Base("assistant", ">=1.0,<2")
+    )
+    path.write_bytes(manifests.encode(adapter))
+    before = files(registry)
+    with pytest.raises(RefusedError, match="is of kind adapter") as caught:
+        registry.publish(folder)
+    assert "hedgerow registry stage" in str(caught.value.next_step)
     assert files(registry) == before
 
 
