@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hedgerow.device import config as configs
+from hedgerow.device import hardware
 from hedgerow.device.change import Change
 from hedgerow.device.cli_options import config_option, json_option, show
 from hedgerow.device.config import DeviceConfig
@@ -49,7 +50,7 @@ def stage_deltas(
 
     tls = TlsFiles(config.tls.certificate, config.tls.key, config.tls.ca)
     source = HttpsSource(registry_url or config.registry_url, tls, server_name=config.registry_name)
-    registry = Trusted(source, config.trust_dir)
+    registry = Trusted(source, config.trust_dir, synced=hardware.read_clock())
     device = device_of(config)
     if how == "plan":
         made = stage.look(registry, source, reference, device)

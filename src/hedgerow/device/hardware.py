@@ -290,6 +290,11 @@ def read_pressure(root: str | None = None) -> dict[str, Any]:
     }
 
 
+def read_clock(root: str | None = None) -> bool | None:
+    """Whether the clock is synchronised; None where nobody knows."""
+    return _clock(hardware_root(root))["synced"]
+
+
 def _board(base: Path) -> dict[str, Any]:
     tree = base / "proc/device-tree"
     cpuinfo = parse_cpuinfo(_text(base / "proc/cpuinfo") or "")

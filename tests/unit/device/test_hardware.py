@@ -294,3 +294,11 @@ def test_a_program_that_hangs_is_unknown(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(hardware._command, "__kwdefaults__", {"timeout": 0.05, "both": False})
     assert hardware.read_firmware() == {"throttled": None, "rails": {}, "pmic_c": None}
+
+
+def test_a_board_s_clock_is_synchronised_once_its_time_daemon_has_said_so(tmp_path: Path) -> None:
+    assert hardware.read_clock(str(tmp_path)) is False
+    flag = tmp_path / "run/systemd/timesync/synchronized"
+    flag.parent.mkdir(parents=True)
+    flag.touch()
+    assert hardware.read_clock(str(tmp_path)) is True
