@@ -35,7 +35,13 @@ def _said(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.command("pack-runtime")
 @click.argument("wheels", type=_PATH)
 @click.option("--python", required=True, help="The device's Python, as 3.13.")
-@click.option("--machine", type=click.Choice(["aarch64", "x86_64"]), default="aarch64", show_default=True)
+@click.option(
+    "--machine",
+    type=click.Choice(["aarch64", "x86_64"]),
+    default="aarch64",
+    show_default=True,
+    help="The device's processor.",
+)
 @_said
 def pack_runtime(wheels: Path, python: str, machine: Any, output: Path | None, *, as_json: bool, **said: Any) -> None:
     """Pack a folder of WHEELS as a runtime bundle.
