@@ -177,7 +177,7 @@ def test_an_extra_that_no_runtime_has_is_refused_with_those_that_are(copy, check
     assert check_files() == []
     copy.write("group_vars/site_orchard.yml", "inference_runtime_extras:\n  - traces\n  - visoin\n")
     problem = _only(check_files())
-    assert (problem.line, problem.value, problem.allowed) == (3, "visoin", "traces, vision")
+    assert (problem.line, problem.value, problem.allowed) == (3, "visoin", "traces, vision, litert")
     assert problem.hint == "did you mean vision?"
 
 

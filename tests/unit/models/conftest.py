@@ -156,6 +156,7 @@ def tiny_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def hedgerow(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[..., Any]:
     """``hedgerow(argument, …)`` → exit code, standard output, standard error; ``var/`` is the test's own."""
     monkeypatch.setenv("HEDGEROW_VAR", str(tmp_path / "var"))
+    monkeypatch.setenv("COLUMNS", "160")  # tables wrap at the width of whatever runs the tests
 
     def call(*arguments: Any) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["hedgerow", *map(str, arguments)])

@@ -126,6 +126,7 @@ def document(place: Path, kind: str, **fields: Any) -> manifest.Manifest:
 def hedgerow(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[..., Any]:
     """``hedgerow("model", …)`` → exit code, stdout, stderr."""
     monkeypatch.setenv("HEDGEROW_VAR", str(tmp_path / "var"))
+    monkeypatch.setenv("COLUMNS", "160")  # tables wrap at the width of whatever runs the tests
 
     def call(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["hedgerow", *map(str, arguments)])
