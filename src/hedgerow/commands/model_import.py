@@ -59,7 +59,7 @@ class _Asked:
     metavar="fast|faithful|exact",
     help="fast (default): 4-bit, for speed. faithful: nearly the checkpoint's own answers, about a fifth slower.",
 )
-@click.option("--exact", is_flag=True, help="Keep a GGUF file's quantized blocks as they are, at half the speed.")
+@click.option("--exact", is_flag=True, help="Keep a GGUF file's quantized blocks as they are; slower.")
 @click.option("--shape", multiple=True, metavar="INPUT=1,3,…", help="Of an ONNX input; -1 leaves a dimension free.")
 @click.option("--inputs", type=_PATH, help="An .npz with an array an ONNX input, to compare and to ask.")
 @click.option("--as-it-is", is_flag=True, help="Do not simplify the ONNX model.")
