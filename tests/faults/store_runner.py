@@ -69,7 +69,7 @@ def child(order: dict, steps_fd: int) -> None:
     steps = Steps(order.get("kill_at"))
     double = importlib.import_module(DOUBLE).Double(Path(order["registry"]))
     double.budget = order.get("cut")
-    importlib.import_module("hedgerow.registry.client.trusted").Trusted = lambda *_: double
+    importlib.import_module("hedgerow.registry.client.trusted").Trusted = lambda source, trust_dir, *, synced: double
     importlib.import_module("hedgerow.registry.source").HttpsSource = lambda *_, **__: double
     importlib.import_module("hedgerow.device.store.receive")._PAUSE_S = 0
     sys.argv = [order["program"], *order["argv"]]

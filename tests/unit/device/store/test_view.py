@@ -36,7 +36,9 @@ def command(device, releases, tmp_path, monkeypatch):
     file.write_bytes(msgspec.yaml.encode(config, enc_hook=str))
     monkeypatch.setattr("hedgerow.registry.source.HttpsSource", lambda *_, **__: releases.registry)
     monkeypatch.setattr("hedgerow.registry.source.TlsFiles", lambda *_: None)
-    monkeypatch.setattr("hedgerow.registry.client.trusted.Trusted", lambda *_: releases.registry)
+    monkeypatch.setattr(
+        "hedgerow.registry.client.trusted.Trusted", lambda source, trust_dir, *, synced: releases.registry
+    )
 
     def call(*words):
         return CliRunner().invoke(cli, [*words, "--config", str(file)])
