@@ -101,7 +101,7 @@ class Machine:
         self.server.serving, self.server.prepared = self.serving, None
 
     def serve(self, version):
-        self.must("stage", f"assistant@{version}", "--now")
+        self.must("stage", f"assistant@{version}")
         self.must("activate", f"assistant@{version}", "--confirm-within", "3600")
         self.must("confirm", f"assistant@{version}")
 
@@ -135,12 +135,12 @@ def served(machine):
 
 def cut_off(machine):
     machine.serve(OLD)
-    assert machine.run("stage", f"assistant@{NEW}", "--now", cut=60_000).code == 1
+    assert machine.run("stage", f"assistant@{NEW}", cut=60_000).code == 1
 
 
 def damaged(machine):
     machine.serve(OLD)
-    machine.must("stage", f"assistant@{MIDDLE}", "--now")
+    machine.must("stage", f"assistant@{MIDDLE}")
     with (machine.device.home / OLD / "model.safetensors").open("r+b") as file:
         file.seek(100_000)
         file.write(b"damaged")
@@ -148,21 +148,21 @@ def damaged(machine):
 
 def staged(machine):
     machine.serve(OLD)
-    machine.must("stage", f"assistant@{NEW}", "--now")
+    machine.must("stage", f"assistant@{NEW}")
 
 
 def crowded(machine):
     machine.serve(OLD)
-    machine.must("stage", f"assistant@{MIDDLE}", "--now")
+    machine.must("stage", f"assistant@{MIDDLE}")
     machine.serve(NEW)
 
 
-STAGE_NEW = ("stage", f"assistant@{NEW}", "--now")
+STAGE_NEW = ("stage", f"assistant@{NEW}")
 CASES = {
-    "the first version": (nothing, ("stage", f"assistant@{OLD}", "--now"), {OLD}),
+    "the first version": (nothing, ("stage", f"assistant@{OLD}"), {OLD}),
     "the next version": (served, STAGE_NEW, {OLD, NEW}),
     "a download that was cut off": (cut_off, STAGE_NEW, {OLD, NEW}),
-    "a damaged version": (damaged, ("stage", f"assistant@{OLD}", "--now"), {OLD, MIDDLE}),
+    "a damaged version": (damaged, ("stage", f"assistant@{OLD}"), {OLD, MIDDLE}),
     "activation": (staged, ("activate", f"assistant@{NEW}", "--confirm-within", "3600"), {OLD, NEW}),
     "collection": (crowded, ("cache", "collect", "--budget-mb", "0"), {OLD, NEW}),
 }

@@ -56,10 +56,10 @@ def pack_of(repository, reference):
 
 
 def test_a_version_and_the_next_one(published, command, device, server):
-    first = command("stage", str(OLD), "--now")
+    first = command("stage", str(OLD))
     assert first.code == 0, first.stderr
     looked = command("stage", str(NEW), "--plan")
-    second = command("stage", str(NEW), "--now")
+    second = command("stage", str(NEW))
     assert second.code == 0, second.stderr
     for version in (OLD.version, NEW.version):
         bundles.verify_files(device.home / version)
@@ -69,23 +69,23 @@ def test_a_version_and_the_next_one(published, command, device, server):
     assert second.json["fetched"] < 0.45 * first.json["fetched"]
     assert command("activate", str(NEW)).code == 0, "whatever way it came, it is a version as any other"
     assert device.current == NEW.version
-    assert command("stage", str(NEW), "--now").json["changed"] is False
+    assert command("stage", str(NEW)).json["changed"] is False
 
 
 @pytest.mark.parametrize("cut", [0, 1, 70_000])
 def test_a_line_that_is_cut(cut, published, command, device, gateway):
     gateway.cut[pack_of(published, OLD)] = cut
-    cut_off = command("stage", str(OLD), "--now")
+    cut_off = command("stage", str(OLD))
     assert (cut_off.code, cut_off.error["error"]) == (1, "NetworkError")
     assert device.versions() == []
     gateway.cut.clear()
-    assert command("stage", str(OLD), "--now").code == 0
+    assert command("stage", str(OLD)).code == 0
     bundles.verify_files(device.home / OLD.version)
 
 
 def test_an_altered_pack(published, command, device, gateway):
     gateway.alter[pack_of(published, OLD)] = lambda data: data[:-5000] + bytes(5000)
-    refused = command("stage", str(OLD), "--now")
+    refused = command("stage", str(OLD))
     assert (refused.code, refused.error["error"]) == (1, "PublisherError")
     assert "altered" in refused.error["what"]
     assert device.versions() == []
@@ -97,6 +97,6 @@ def test_a_release_that_nobody_has_approved(published, command, device):
     for file in names.RELEASE_FILES:
         del published.signed[role].targets[names.target("model", NEW.name, NEW.version, file)]
     published.publish(role)
-    refused = command("stage", str(NEW), "--now")
+    refused = command("stage", str(NEW))
     assert refused.code == 3
     assert device.versions() == []

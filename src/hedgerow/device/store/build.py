@@ -152,7 +152,7 @@ class Build:
         damaged = sorted({(place.reference, place.path) for place in self._troubles.bad if place.finished})
         notes = [
             f"{path} of {reference} has other bytes than it should; what was needed of it was fetched instead. "
-            f"Mend it: hedgerow-device stage {reference} --now"
+            f"Mend it: hedgerow-device stage {reference}"
             for reference, path in damaged
         ]
         if self._troubles.failed:

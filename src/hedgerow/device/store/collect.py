@@ -3,7 +3,7 @@
 - A version leaves by one rename into the trash, under the lock of activations: ``current`` never names a part of one.
 - What is in the trash is gone: the next command empties it, whoever killed this one.
 - Debris goes without being asked for: downloads of versions that are here or were overtaken, recipes of what is gone,
-  temporary files.
+  temporary files, and what a runtime from before this store has left of a download.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from hedgerow.device.store.layout import Layout, make_folder
 from hedgerow.device.store.records import Used
 from hedgerow.registry.reference import Reference
 
+# Runtimes that fetched whole files put them here, beside the version; a killed one of theirs has left it.
+_BEFORE = "*/.staging-*"
 _SECTOR = 512  # st_blocks counts these, whatever the file system's blocks are (stat(2))
 
 
@@ -131,6 +133,8 @@ def sweep(layout: Layout, staying: Collection[Reference] = ()) -> None:
         for path in folder.glob(".*"):  # the temporary names of `hedgerow.atomic`
             if path.is_file():
                 path.unlink()
+    for folder in layout.models_dir.glob(_BEFORE):
+        shutil.rmtree(folder)
 
 
 def _overtaken(reference: Reference, used: Used) -> bool:

@@ -58,8 +58,7 @@ class Device:
             raise kind(
                 f"it is not the hour to fetch; the window opens at {window.opens(wanted, now):%Y-%m-%d %H:%M} UTC",
                 where="store.window in device.yml (rule: download window)",
-                next_step="run the command again then, what came stays; or at once: "
-                "hedgerow-device stage NAME@VERSION --now",
+                next_step="run the command again then, what came stays; or at once: hedgerow-device stage NAME@VERSION",
             )
 
 
