@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
+from typing import Final
 
 from tuf.api.metadata import TargetFile
 
@@ -26,6 +28,11 @@ from hedgerow.registry.manifest import Manifest
 from hedgerow.registry.transfer import codec
 from hedgerow.registry.transfer.recipe import check_agrees
 
+_PROVEN: Final = frozenset({"provenance", "vulnerabilities"})
+
+Prover = Callable[[Path, date], object]
+"""Holds a bundle to its proofs as of a day; raises where they do not hold (``hedgerow.models.proof.check``)."""
+
 
 @dataclass(frozen=True)
 class Word:
@@ -41,15 +48,25 @@ class Word:
 
 
 def stage(
-    session: Session, folder: Path, *, packer: Packer | None = None, on_bytes: Callable[[int], None] | None = None
+    session: Session,
+    folder: Path,
+    *,
+    packer: Packer | None = None,
+    prover: Prover | None = None,
+    on_bytes: Callable[[int], None] | None = None,
 ) -> Word:
     """Verify the bundle in ``folder``, bring its contents, and let its build role name it.
 
+    A bundle that says it has proofs is held to them; with ``proofs: true`` in ``authority.yml`` each must have them.
+
     Raises:
-        UsageError, PublisherError: no bundle there, or a file is not what its manifest says.
-        RefusedError: the version is known with another content, or nobody may build this kind.
+        UsageError, PublisherError: no bundle there, or a file is not what its manifest or a proof says.
+        RefusedError: the version is known with another content, proofs are missing or tell of a known vulnerability, or
+            nobody may build this kind.
     """
     bundle = bundles.verify_files(folder, on_bytes=on_bytes)
+    if prover is not None and (session.settings.proofs or _claims_proofs(bundle.manifest)):
+        prover(folder, session.now().date())
     with session.work() as work:
         of = bundle.manifest
         role = work.draft.delegation(names.BUILD, of.kind, of.name)
@@ -106,6 +123,11 @@ def approve(session: Session, kind: str, name: str, version: str) -> Word:
             _refuse_one_person(work.draft, kind, name, version)
         sha256 = files[names.target(kind, name, version)].hashes["sha256"]
         return _word(work, role, of, sha256, changed=bool(work.draft.dirty), new_bytes=0)
+
+
+def _claims_proofs(of: Manifest) -> bool:
+    """Whether a bundle comes with what ``hedgerow model prove`` writes."""
+    return any(proof.kind in _PROVEN for proof in of.proofs)
 
 
 def _built(
