@@ -20,6 +20,7 @@ from hedgerow.device.cli_options import config_option, json_option, show
 from hedgerow.device.config import DeviceConfig
 from hedgerow.device.control import ControlSocket
 from hedgerow.device.restarting import is_whole
+from hedgerow.device.variant import is_of
 from hedgerow.errors import DeviceError, ExitCode, HedgerowError, PublisherError, UsageError
 from hedgerow.registry import bundle as bundles
 
@@ -47,11 +48,20 @@ for command in (cli_agent.watch, cli_agent.events, cli_agent.drain, cli_agent.un
 @click.argument("change")
 @click.option("--registry-url", help="Another registry than the configured one.")
 @click.option("--here", is_flag=True, help="Fetch nothing: fail unless every byte of it is on this device.")
+@cli_store.variant_option
 @cli_store.fetch_options
 @config_option
 @json_option
 def stage(
-    *, change: str, registry_url: str | None, here: bool, plan: bool, in_window: bool, path: Path, as_json: bool
+    *,
+    change: str,
+    registry_url: str | None,
+    here: bool,
+    variant: str | None,
+    plan: bool,
+    in_window: bool,
+    path: Path,
+    as_json: bool,
 ) -> None:
     """Fetch and verify CHANGE; what is served does not change.
 
@@ -62,9 +72,9 @@ def stage(
     wanted = Change.parse(change)
     cli_store.check_options(wanted, plan=plan, in_window=in_window, here=here)
     if plan:
-        cli_store.show_plan(config, wanted, registry_url, as_json=as_json)
+        cli_store.show_plan(config, wanted, registry_url, variant=variant, as_json=as_json)
         return
-    if here and not _is_whole(config, wanted):
+    if here and not _is_whole(config, wanted, variant):
         raise DeviceError(
             f"not every byte of {wanted} is on this device",
             where=str(slot_home(config, wanted)),
@@ -76,7 +86,7 @@ def stage(
         if not here:
             from hedgerow.device.store import view  # slow to import, and most commands never fetch
 
-            staged = cli_store.fetch(config, wanted, registry_url, in_window=in_window)
+            staged = cli_store.fetch(config, wanted, registry_url, variant=variant, in_window=in_window)
             value |= view.staged_json(staged)
             lines = view.staged_lines(staged)
         value["model"] = _shown(config, wanted.name, wanted.version)
@@ -92,9 +102,18 @@ def stage(
     "--confirm-within", type=click.IntRange(min=1), metavar="SECONDS", help="Revert unless confirmed by then."
 )
 @click.option("--registry-url", help="Another registry than the configured one.")
+@cli_store.variant_option
 @config_option
 @json_option
-def activate(*, change: str, confirm_within: int | None, registry_url: str | None, path: Path, as_json: bool) -> None:
+def activate(
+    *,
+    change: str,
+    confirm_within: int | None,
+    registry_url: str | None,
+    variant: str | None,
+    path: Path,
+    as_json: bool,
+) -> None:
     """Serve CHANGE: a model is fetched if needed, loaded beside, asked its golden inputs, and switched to.
 
     A runtime or a configuration, which must be staged, is tried beside the one in service; then the server restarts.
@@ -103,8 +122,8 @@ def activate(*, change: str, confirm_within: int | None, registry_url: str | Non
     wanted = Change.parse(change)
     activation = activation_of(config)
     activation.check_free(wanted)
-    if wanted.kind == "model" and not _is_whole(config, wanted):
-        cli_store.fetch(config, wanted, registry_url)
+    if wanted.kind == "model" and not _is_whole(config, wanted, variant):
+        cli_store.fetch(config, wanted, registry_url, variant=variant)
     seconds = config.confirm_within_s if confirm_within is None else confirm_within
     _print_outcome(config, activation.activate(wanted, confirm_within_s=seconds), as_json=as_json)
 
@@ -170,18 +189,18 @@ def exporter(*, path: Path) -> None:
     serve(configs.load(path))
 
 
-def _is_whole(config: DeviceConfig, change: Change) -> bool:
-    """Whether the version is on this device, every byte of it.
+def _is_whole(config: DeviceConfig, change: Change, variant: str | None) -> bool:
+    """Whether the version is on this device, every byte of it, and the ``variant`` that was named.
 
     Then it was vouched for when it came, and no registry is needed: a version never changes.
     """
     if change.kind != "model":
         return is_whole(slot_home(config, change), change)
     try:
-        bundles.verify_files(config.models_dir / change.name / change.version)
+        bundle = bundles.verify_files(config.models_dir / change.name / change.version)
     except (UsageError, PublisherError):
         return False
-    return True
+    return is_of(bundle.manifest, variant)
 
 
 def _place(config: DeviceConfig, change: Change) -> int:

@@ -31,6 +31,11 @@ def fetch_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return plan(in_window(command))
 
 
+variant_option = click.option(
+    "--variant", metavar="NAME", help="Of a bundle with several; else the best for this board's HAT and memory."
+)
+
+
 def check_options(change: Change, *, plan: bool, in_window: bool, here: bool) -> None:
     """Refuse options that say nothing together.
 
@@ -46,7 +51,14 @@ def check_options(change: Change, *, plan: bool, in_window: bool, here: bool) ->
         )
 
 
-def fetch(config: DeviceConfig, change: Change, registry_url: str | None, *, in_window: bool = False) -> Staged:
+def fetch(
+    config: DeviceConfig,
+    change: Change,
+    registry_url: str | None,
+    *,
+    variant: str | None = None,
+    in_window: bool = False,
+) -> Staged:
     """Have a model on this device, in deltas. ``in_window``: only while the download window is open.
 
     Raises:
@@ -56,10 +68,12 @@ def fetch(config: DeviceConfig, change: Change, registry_url: str | None, *, in_
 
     registry, source = _registry(config, registry_url)
     reference = Reference(change.name, change.version)
-    return stage.stage(registry, source, reference, device_of(config), at_once=not in_window)
+    return stage.stage(registry, source, reference, device_of(config, variant), at_once=not in_window)
 
 
-def show_plan(config: DeviceConfig, change: Change, registry_url: str | None, *, as_json: bool) -> None:
+def show_plan(
+    config: DeviceConfig, change: Change, registry_url: str | None, *, variant: str | None, as_json: bool
+) -> None:
     """Print how a model would come; nothing of it is fetched.
 
     Raises:
@@ -68,7 +82,7 @@ def show_plan(config: DeviceConfig, change: Change, registry_url: str | None, *,
     from hedgerow.device.store import stage, view
 
     registry, source = _registry(config, registry_url)
-    made = stage.look(registry, source, Reference(change.name, change.version), device_of(config))
+    made = stage.look(registry, source, Reference(change.name, change.version), device_of(config, variant))
     show(view.plan_json(made), "" if as_json else view.plan_text(made), as_json=as_json)
 
 
@@ -175,11 +189,12 @@ def collect(*, budget_mb: int | None, dry_run: bool, path: Path, as_json: bool) 
     show(value, view.collected_text(done, dry_run=dry_run), as_json=as_json)
 
 
-def device_of(config: DeviceConfig) -> Device:
-    """The store that a device's configuration describes."""
+def device_of(config: DeviceConfig, variant: str | None = None) -> Device:
+    """The store that a device's configuration describes; ``variant`` is what it takes of a bundle that has it."""
     from hedgerow.device.store.keep import Places
     from hedgerow.device.store.layout import Layout
     from hedgerow.device.store.terms import Device
+    from hedgerow.device.variant import picker
 
     places = Places(Layout(config.models_dir), config.activation_dir, config.configuration_dir)
-    return Device(places, config.store, reserve_mb=config.reserve_mb)
+    return Device(places, config.store, reserve_mb=config.reserve_mb, pick=picker(variant))
