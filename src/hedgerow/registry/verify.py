@@ -52,6 +52,21 @@ def trusted(store: Path | ObjectStore, reference: Reference, *, kind: str = "mod
         return _manifest(device, reference, kind)
 
 
+def fetchable(store: Path | ObjectStore, reference: Reference, *, kind: str = "model") -> tuple[Manifest, bytes]:
+    """As ``trusted``; and the recipe is vouched for, too, and every pack that it leads to is there with its size.
+
+    Raises:
+        UsageError, RefusedError: as ``trusted``.
+        PublisherError: something that a device would fetch is missing or cut off.
+    """
+    place = _opened(store)
+    with _device(place) as device:
+        manifest, data = _manifest(device, reference, kind)
+        for each in _packs(place, device, manifest):
+            _check_size(place, each)
+        return manifest, data
+
+
 def verify(
     store: Path | ObjectStore,
     references: Sequence[Reference],
@@ -99,13 +114,7 @@ def _wrong(
     wanted = [_Wanted(file.path, blobs.path(file.sha256), file.size, file.sha256) for file in manifest.files]
     found: list[HedgerowError] = []
     try:
-        recipe = codec.decode(device.transfer(reference, kind), where=names.TRANSFER)
-        check_agrees(recipe, manifest)
-        packs = named_packs(store, recipe)
-        wanted += [
-            _Wanted(f"pack {each.sha256[:12]}", f"targets/{pack_path(each.sha256)}", each.size, each.sha256)
-            for each in packs
-        ]
+        wanted += _packs(store, device, manifest)
     except HedgerowError as error:
         found.append(error)
     for each in wanted:
@@ -126,8 +135,25 @@ class _Wanted:
     sha256: str
 
 
-def _check(store: ObjectStore, wanted: _Wanted, on_bytes: Callable[[int], None] | None) -> None:
-    """Hold one file to what was signed; the size first, because that costs nothing."""
+def _packs(store: ObjectStore, device: Trusted, manifest: Manifest) -> list[_Wanted]:
+    """All that the recipe of a release leads to."""
+    recipe = codec.decode(device.transfer(_reference(manifest), manifest.kind), where=names.TRANSFER)
+    check_agrees(recipe, manifest)
+    return [
+        _Wanted(f"pack {each.sha256[:12]} of {manifest.reference}", _pack(each.sha256), each.size, each.sha256)
+        for each in named_packs(store, recipe)
+    ]
+
+
+def _pack(sha256: str) -> str:
+    return f"targets/{pack_path(sha256)}"
+
+
+def _reference(manifest: Manifest) -> Reference:
+    return Reference(manifest.name, manifest.version)
+
+
+def _check_size(store: ObjectStore, wanted: _Wanted) -> None:
     where = f"{store.where}, {wanted.path}"
     actual = store.size(wanted.path)
     if actual is None:
@@ -137,6 +163,11 @@ def _check(store: ObjectStore, wanted: _Wanted, on_bytes: Callable[[int], None] 
         raise PublisherError(
             f"{wanted.what} is {kind}: {actual} bytes, signed were {wanted.size}", where=where, next_step=_AGAIN
         )
+
+
+def _check(store: ObjectStore, wanted: _Wanted, on_bytes: Callable[[int], None] | None) -> None:
+    """Hold one file to what was signed; the size first, because that costs nothing."""
+    _check_size(store, wanted)
     hasher = hashlib.sha256()
     with store.open(wanted.path) as blocks:
         for block in blocks:
@@ -146,6 +177,6 @@ def _check(store: ObjectStore, wanted: _Wanted, on_bytes: Callable[[int], None] 
     if hasher.hexdigest() != wanted.sha256:
         raise PublisherError(
             f"{wanted.what} was altered: sha256 {hasher.hexdigest()}, signed was {wanted.sha256}",
-            where=where,
+            where=f"{store.where}, {wanted.path}",
             next_step=_AGAIN,
         )

@@ -83,7 +83,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=Tr
 
 def folder(fleet: str, stage: str) -> Path:
     """Where a controller keeps a stage of a fleet."""
-    return paths.fleet_dir(fleet) / "stages" / stage
+    return paths.stage_dir(fleet, stage)
 
 
 def load(directory: Path) -> Settings:

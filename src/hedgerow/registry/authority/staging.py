@@ -6,6 +6,7 @@ released. Staging brings the contents; nobody sees them before a snapshot names 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
@@ -14,7 +15,7 @@ from typing import Final
 
 from tuf.api.metadata import TargetFile
 
-from hedgerow.errors import RefusedError, UsageError
+from hedgerow.errors import PublisherError, RefusedError, UsageError
 from hedgerow.registry import bundle as bundles
 from hedgerow.registry import manifest as manifests
 from hedgerow.registry import trust_names as names
@@ -24,7 +25,9 @@ from hedgerow.registry.authority.draft import Draft
 from hedgerow.registry.authority.keys import owner
 from hedgerow.registry.authority.session import Session, Work
 from hedgerow.registry.authority.settling import Waiting
+from hedgerow.registry.bundle import Bundle
 from hedgerow.registry.manifest import Manifest
+from hedgerow.registry.store import ObjectStore
 from hedgerow.registry.transfer import codec
 from hedgerow.registry.transfer.recipe import check_agrees
 
@@ -72,9 +75,31 @@ def stage(
         role = work.draft.delegation(names.BUILD, of.kind, of.name)
         _refuse_other(work.draft, of, bundle.sha256)
         known = work.draft.upcoming_targets(role)
-        packed = known is not None and names.target(of.kind, of.name, of.version, names.TRANSFER) in known.targets
-        brought = contents.put(session.store, bundle, None if packed else packer)
+        named = None if known is None else known.targets.get(names.target(of.kind, of.name, of.version, names.TRANSFER))
+        brought = contents.put(session.store, bundle, packer if named is None else _as_named(named, packer))
         return say(work, role, of, brought)
+
+
+def _as_named(named: TargetFile, packer: Packer | None) -> Packer | None:
+    """``packer``, which mends what is missing of a recipe that is signed already, and never brings another one.
+
+    Raises:
+        PublisherError: what the recipe was made from is gone, so that it cannot be made again.
+    """
+    if packer is None:
+        return None
+
+    def again(store: ObjectStore, bundle: Bundle) -> bytes:
+        recipe = packer(store, bundle)
+        if hashlib.sha256(recipe).hexdigest() != named.hashes["sha256"]:
+            raise PublisherError(
+                f"the recipe of {bundle.manifest.reference} is damaged, and versions that it was made from are gone",
+                where=store.where,
+                next_step="restore the registry from its backup, or give the bundle a new version",
+            )
+        return recipe
+
+    return again
 
 
 def say(work: Work, role: str, of: Manifest, brought: Contents, *, origin: str = "") -> Word:
