@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import json
+import os
 import re
 import shutil
 import socketserver
@@ -11,7 +12,7 @@ import ssl
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -382,6 +383,16 @@ def server(device: Device) -> Iterator[ServerDouble]:
 
 
 # -- processes that can be killed --------------------------------------------------
+
+ALL_POINTS = os.environ.get("HEDGEROW_ALL_POINTS") == "1"
+
+
+def points(count: int, sample: int, *, last: int = 0) -> Sequence[int]:
+    """Steps to kill at: all with HEDGEROW_ALL_POINTS, else ``sample`` of them spread evenly, and the ``last``."""
+    if ALL_POINTS:
+        return range(1, count + 1)
+    spread = {1 + (2 * number + 1) * count // (2 * sample) for number in range(sample)}
+    return sorted((spread | set(range(count - last + 1, count + 1))) & set(range(1, count + 1)))
 
 
 @dataclass(frozen=True)

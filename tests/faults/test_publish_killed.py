@@ -6,12 +6,12 @@ the store in memory, is tests/unit/registry/authority/test_crash.py.
 
 from __future__ import annotations
 
-import os
 import shutil
 from datetime import UTC, datetime, timedelta
 
 import pytest
 import stages
+from tests.faults.conftest import points
 
 from hedgerow.registry.client.errors import Rule, TrustRefusedError
 from hedgerow.registry.reference import Reference
@@ -19,17 +19,10 @@ from hedgerow.registry.verify import verify
 
 pytestmark = pytest.mark.slow
 
-ALL = os.environ.get("HEDGEROW_ALL_POINTS") == "1"
 SAMPLE = 8
+LAST = 3
+"""They are about the timestamp, which makes a state visible."""
 OLD, NEW = Reference("assistant", "1.0.0"), Reference("assistant", "1.1.0")
-
-
-def points(steps):
-    """All, or some of them: spread evenly over the run, and the last three, which are about the timestamp."""
-    if ALL:
-        return range(1, steps + 1)
-    spread = {1 + (2 * number + 1) * steps // (2 * SAMPLE) for number in range(SAMPLE)}
-    return sorted((spread | {steps - 2, steps - 1, steps}) & set(range(1, steps + 1)))
 
 
 @pytest.fixture
@@ -69,7 +62,7 @@ def test_publish(registry, make_bundle, restore, publisher):
     whole = publisher("publish", bundle)
     assert (whole.code, whole.steps > 50) == (0, True), (whole.stderr, whole.steps)
     seen = set()
-    for step in points(whole.steps):
+    for step in points(whole.steps, SAMPLE, last=LAST):
         restore()
         assert publisher("publish", bundle, kill_at=step).code == -9
         found = verify(registry.root, [OLD, NEW])
@@ -92,7 +85,7 @@ def test_refresh(folder, make_bundle, restore, publisher):
     restore()
     whole = publisher("refresh")
     assert (whole.code, whole.steps > 2) == (0, True), whole.stderr
-    for step in points(whole.steps):
+    for step in points(whole.steps, SAMPLE, last=LAST):
         restore()
         assert publisher("refresh", kill_at=step).code == -9
         assert verify(old.root, [OLD]) == {OLD: []}, step
@@ -104,7 +97,7 @@ def test_founding(folder, make_bundle, publisher):
     bundle = make_bundle("1.0.0")
     whole = publisher("found")
     assert (whole.code, whole.steps > 20) == (0, True), whole.stderr
-    for step in points(whole.steps):
+    for step in points(whole.steps, SAMPLE, last=LAST):
         shutil.rmtree(folder)
         assert publisher("found", kill_at=step).code == -9
         assert publisher("found").code == 0, step

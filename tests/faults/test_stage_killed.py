@@ -8,7 +8,6 @@ each case, spread over it.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -16,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.faults.conftest import Runner
+from tests.faults.conftest import Runner, points
 from tests.unit.device.store.registry_double import Double, safetensors, write_bundle
 
 from hedgerow.device.store.layout import Layout
@@ -24,7 +23,6 @@ from hedgerow.registry import bundle as bundles
 
 pytestmark = pytest.mark.slow
 
-ALL = os.environ.get("HEDGEROW_ALL_POINTS") == "1"
 SAMPLE = 4
 OLD, MIDDLE, NEW = "1.0.0", "1.1.0", "1.2.0"
 # Of the case, of the uninterrupted run: how many points there are.
@@ -168,13 +166,6 @@ CASES = {
 }
 
 
-def points(count):
-    """All, or some of them, spread evenly over the run."""
-    if ALL:
-        return range(1, count + 1)
-    return sorted({1 + (2 * number + 1) * count // (2 * SAMPLE) for number in range(SAMPLE)} & set(range(1, count + 1)))
-
-
 @pytest.mark.parametrize("case", CASES)
 def test_killed(case, machine):
     prepare, argv, versions = CASES[case]
@@ -186,7 +177,7 @@ def test_killed(case, machine):
     after = device.current
     assert set(device.versions()) == versions
     POINTS[case] = whole.steps
-    for point in points(whole.steps):
+    for point in points(whole.steps, SAMPLE):
         machine.restore()
         assert machine.run(*argv, kill_at=point).code == -9, point
         assert device.current in {before, after}, point
