@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from datetime import UTC, datetime
 
+import msgspec
 import numpy as np
 import pytest
 from tests.unit.device.store.registry_double import safetensors, write_bundle
@@ -13,6 +14,8 @@ from tests.unit.registry.client.support import Clock, Repository
 from hedgerow.registry import bundle as bundles
 from hedgerow.registry import manifest as manifests
 from hedgerow.registry import trust_names as names
+from hedgerow.registry import variants
+from hedgerow.registry.manifest import Requires, Variant
 from hedgerow.registry.packing.publish import packer
 from hedgerow.registry.reference import Reference
 from hedgerow.registry.store import FolderStore
@@ -89,6 +92,35 @@ def test_an_altered_pack(published, command, device, gateway):
     assert (refused.code, refused.error["error"]) == (1, "PublisherError")
     assert "altered" in refused.error["what"]
     assert device.versions() == []
+
+
+def test_one_variant_of_a_release_that_has_two(command, server, device, registry, make_bundle, gateway):  # noqa: PLR0917
+    """Built, approved and released as a whole; the device fetches, verifies, serves and finds again what is its own."""
+    folder = make_bundle(NEW.version)
+    (folder / "chip").mkdir()
+    (folder / "chip" / "model.hef").write_bytes(weights(5, 90_000).tobytes())
+    (folder / "plain").mkdir()
+    (folder / "model.onnx").rename(folder / "plain" / "model.onnx")
+    old = manifests.decode((folder / manifests.FILE_NAME).read_bytes(), where="")
+    cpu = Variant(name="cpu", folder="plain", format=old.format, requires=old.requires)
+    chip = Variant(name="h10", folder="chip", format="hef", requires=Requires(memory_mb=64, hat=("hat-plus-2",)))
+    (folder / manifests.FILE_NAME).unlink()
+    of = msgspec.structs.replace(old, schema=2, files=bundles.describe_files(folder), variants=(cpu, chip))
+    (folder / manifests.FILE_NAME).write_bytes(manifests.encode(of))
+    registry.publish(folder)
+
+    staged = command("stage", str(NEW), "--variant", "h10")
+    assert staged.code == 0, staged.stderr
+    assert {path.name for path in (device.home / NEW.version).iterdir()} == {
+        "LICENSE", "manifest.json", "model.hef", "tokens"
+    }  # fmt: skip
+    assert staged.json["model"]["sha256"] == manifests.digest(manifests.encode(variants.take(of, "h10")))
+    assert command("stage", str(NEW), "--here", "--variant", "cpu").code == 1
+    gateway.asked.clear()
+    assert command("activate", str(NEW), "--variant", "h10").code == 0
+    assert (server.serving, gateway.asked) == (NEW.version, []), "what is here needs no registry"
+    wrong = command("stage", str(NEW), "--variant", "huge")
+    assert (wrong.code, "it has cpu, h10" in wrong.error["what"]) == (2, True)
 
 
 def test_a_release_that_nobody_has_approved(published, command, device):

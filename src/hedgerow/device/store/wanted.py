@@ -22,12 +22,16 @@ from hedgerow.registry.transfer.recipe import Recipe
 
 @dataclass(frozen=True)
 class Wanted:
-    """``manifest`` is what the device gets, ``data`` its bytes; ``signed`` is the one that it comes from."""
+    """``manifest`` is what the device gets, ``data`` its bytes; ``variant`` says what of the ``signed`` one it is.
+
+    ``variant`` None: the whole of it, which has no variants.
+    """
 
     reference: Reference
     manifest: Manifest
     data: bytes
     signed: Manifest
+    variant: str | None = None
 
     def recipe(self, registry: Registry) -> tuple[Recipe, bytes]:
         """How it is put together, and the bytes to remember that by.
@@ -39,10 +43,9 @@ class Wanted:
         data = registry.transfer(self.reference)
         whole = codec.decode(data, where=recipes.target(self.reference))
         recipes.check_agrees(whole, self.signed)
-        if self.manifest is self.signed:
+        if self.variant is None:
             return whole, data
-        assert self.manifest.variant is not None  # noqa: S101 - `variants.take` names what it takes
-        taken = narrow.take(whole, variants.where_from(self.signed, self.manifest.variant))
+        taken = narrow.take(whole, variants.where_from(self.signed, self.variant))
         return taken, codec.encode(taken)
 
 
@@ -60,5 +63,6 @@ def find(registry: Registry, reference: Reference, pick: Callable[[Manifest], st
         raise RefusedError(f"{reference.target} describes {signed.reference}", where=reference.target)
     if not signed.variants:
         return Wanted(reference, signed, data, signed)
-    taken = variants.take(signed, pick(signed))
-    return Wanted(reference, taken, manifests.encode(taken), signed)
+    variant = pick(signed)
+    taken = variants.take(signed, variant)
+    return Wanted(reference, taken, manifests.encode(taken), signed, variant)
