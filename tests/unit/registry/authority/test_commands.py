@@ -25,8 +25,8 @@ def run(tmp_path, monkeypatch):
     file.write_text(PASSPHRASE)
     file.chmod(0o600)
     signing = {
-        "init", "publish", "add-key", "delegate", "stage", "approve", "release", "promote", "withdraw", "rotate", "revoke",
-        "import", "sign", "refresh",
+        "init", "add-key", "delegate", "stage", "approve", "release", "promote", "withdraw", "rotate", "revoke",
+        "import", "sign", "refresh", "publish",
     }  # fmt: skip
 
     def typed(*arguments: object, stage: str | None = "dev") -> tuple[int, object]:
