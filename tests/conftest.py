@@ -9,7 +9,6 @@ at the very end what it finds in there.
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import sys
 from pathlib import Path
@@ -29,16 +28,8 @@ settings.load_profile("hedgerow")
 _LINES_OF_A_FAILURE = 2
 
 
-def _share(name: str) -> None:
-    """Make ``tests/support/NAME.py`` importable as NAME: pytest's importlib mode puts nothing on sys.path."""
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).parent / "support" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    sys.modules[name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(sys.modules[name])
-
-
-_share("stages")
+# Helpers that tests of several folders import by name: pytest's importlib mode puts nothing there.
+sys.path.insert(0, str(Path(__file__).parent / "support"))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

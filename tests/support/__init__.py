@@ -1,1 +1,1 @@
-"""What tests of several folders share; ``tests/conftest.py`` makes each module importable by its own name."""
+"""What tests of several folders share: each module is imported by its own name (``tests/conftest.py``)."""
