@@ -236,7 +236,7 @@ class Device:
     def debris(self) -> list[str]:
         """What is neither a version, a link to one, nor the store's memory."""
         store = self.config.models_dir / layout.FOLDER
-        memory = {"lock", "used.json", "pins.json", "written.json", "recipes", "partial", "trash"}
+        memory = {"lock", "used.json", "pins.json", "written.json", "recipes", "signed", "partial", "trash"}
         found = [path for path in store.glob("*") if path.name not in memory]
         found += [*store.glob("partial/*"), *store.glob("trash/*")]
         found += [path for path in self.config.models_dir.rglob(".*") if path != store]

@@ -105,7 +105,7 @@ class Machine:
 
     def debris(self):
         """What neither a version nor the store's memory is."""
-        memory = {"lock", "used.json", "pins.json", "written.json", "recipes", "partial", "trash"}
+        memory = {"lock", "used.json", "pins.json", "written.json", "recipes", "signed", "partial", "trash"}
         found = [path for path in self.layout.folder.iterdir() if path.name not in memory]
         for folder in (self.layout.partials, self.layout.trash):
             found += folder.iterdir() if folder.exists() else ()

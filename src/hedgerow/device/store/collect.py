@@ -123,13 +123,14 @@ def sweep(layout: Layout, staying: Collection[Reference] = ()) -> None:
         reference = unfinished.get(folder.name)
         if reference is None or (reference not in staying and (reference in here or _overtaken(reference, used))):
             shutil.rmtree(folder)
-    for recipe in layout.recipes.glob("*/*"):
-        if Reference(recipe.parent.name, recipe.name) not in here and not _under_way(layout, recipe):
-            recipe.unlink()
-    for folder in layout.recipes.glob("*"):
+    memories = [folder for memory in layout.memories for folder in memory.glob("*")]
+    for folder in memories:
+        for file in folder.glob("*"):
+            if Reference(folder.name, file.name) not in here and not _under_way(layout, file):
+                file.unlink()
         with suppress(OSError):
             folder.rmdir()  # only an empty one goes
-    for folder in (layout.folder, *layout.recipes.glob("*"), *layout.partials.glob("*")):
+    for folder in (layout.folder, *memories, *layout.partials.glob("*")):
         for path in folder.glob(".*"):  # the temporary names of `hedgerow.atomic`
             if path.is_file():
                 path.unlink()
@@ -178,6 +179,7 @@ def _forget(layout: Layout, gone: Iterable[Holding]) -> None:
     for each in gone:
         if each.finished:
             layout.recipe(each.reference).unlink(missing_ok=True)
+            layout.signed(each.reference).unlink(missing_ok=True)
             with suppress(OSError):
                 layout.home(each.reference.name).rmdir()  # only an empty one goes
     records.write_used(layout, records.read_used(layout))
@@ -187,5 +189,5 @@ def _kept(holding: Holding, why: str) -> Holding:
     return Holding(holding.reference, holding.finished, holding.bytes, holding.used, why)
 
 
-def _under_way(layout: Layout, recipe: Path) -> bool:
-    return layout.partial(Reference(recipe.parent.name, recipe.name)).is_dir()
+def _under_way(layout: Layout, memory: Path) -> bool:
+    return layout.partial(Reference(memory.parent.name, memory.name)).is_dir()

@@ -40,9 +40,10 @@ def look(registry: Registry, source: Ranges, reference: Reference, device: Devic
     """
     layout = device.layout
     with disk.naming(layout.models_dir), only_one(layout), tempfile.TemporaryDirectory() as scratch:
-        recipe, _ = wanted.find(registry, reference, device.pick).recipe(registry)
+        route = wanted.find(registry, reference, device.pick).route(registry)
+        recipe = route.recipe
         done = Assembly(recipe, layout.partial(reference) / FILES, layout, Counter(layout.written)).done()
-        known = offers.known(recipe, layout, Receiver(source, Path(scratch)), done)
+        known = offers.known(recipe, layout, Receiver(source, Path(scratch)), done, numbers=route.numbers)
         return planner.plan(recipe, known, device.costs)
 
 
@@ -74,13 +75,11 @@ def stage(
             return Staged(str(reference), changed=False)
         if not at_once:
             device.check_window(RefusedError)
-        recipe, recipe_data = found.recipe(registry)
+        route = found.route(registry)
         try:
             with Counter(layout.written) as written:
-                build = Build(
-                    device, source, found.manifest, recipe, written=written, limited=not at_once, on_bytes=on_bytes
-                )
-                return build.run(found.data, recipe_data)
+                build = Build(device, source, found, route, written=written, limited=not at_once, on_bytes=on_bytes)
+                return build.run()
         except OSError as error:
             if error.errno in disk.FULL:
                 shutil.rmtree(layout.partial(reference), ignore_errors=True)

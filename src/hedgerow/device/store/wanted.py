@@ -6,7 +6,7 @@ signed twice, and the same variant has the same identity on every device.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from hedgerow.device.store.terms import Registry
@@ -21,8 +21,20 @@ from hedgerow.registry.transfer.recipe import Recipe
 
 
 @dataclass(frozen=True)
+class Route:
+    """How a version is put together: its recipe, and the bytes to remember that by.
+
+    ``numbers``: number of a file in the recipe of the whole bundle → in this one; None: this is the whole one.
+    """
+
+    recipe: Recipe
+    data: bytes
+    numbers: Mapping[int, int] | None = None
+
+
+@dataclass(frozen=True)
 class Wanted:
-    """``manifest`` is what the device gets, ``data`` its bytes; ``variant`` says what of the ``signed`` one it is.
+    """``manifest`` is what the device gets, ``data`` its bytes; ``variant`` says what of the ``signed`` bytes it is.
 
     ``variant`` None: the whole of it, which has no variants.
     """
@@ -30,11 +42,11 @@ class Wanted:
     reference: Reference
     manifest: Manifest
     data: bytes
-    signed: Manifest
+    signed: bytes
     variant: str | None = None
 
-    def recipe(self, registry: Registry) -> tuple[Recipe, bytes]:
-        """How it is put together, and the bytes to remember that by.
+    def route(self, registry: Registry) -> Route:
+        """Ask the registry how it is put together.
 
         Raises:
             RefusedError, NetworkError: the registry's.
@@ -42,11 +54,13 @@ class Wanted:
         """
         data = registry.transfer(self.reference)
         whole = codec.decode(data, where=recipes.target(self.reference))
-        recipes.check_agrees(whole, self.signed)
+        signed = manifests.decode(self.signed, where=self.reference.target)
+        recipes.check_agrees(whole, signed)
         if self.variant is None:
-            return whole, data
-        taken = narrow.take(whole, variants.where_from(self.signed, self.variant))
-        return taken, codec.encode(taken)
+            return Route(whole, data)
+        paths = variants.where_from(signed, self.variant)
+        taken = narrow.take(whole, paths)
+        return Route(taken, codec.encode(taken), narrow.numbers(whole, paths))
 
 
 def find(registry: Registry, reference: Reference, pick: Callable[[Manifest], str]) -> Wanted:
@@ -62,7 +76,7 @@ def find(registry: Registry, reference: Reference, pick: Callable[[Manifest], st
     if signed.reference != str(reference):
         raise RefusedError(f"{reference.target} describes {signed.reference}", where=reference.target)
     if not signed.variants:
-        return Wanted(reference, signed, data, signed)
+        return Wanted(reference, signed, data, data)
     variant = pick(signed)
     taken = variants.take(signed, variant)
-    return Wanted(reference, taken, manifests.encode(taken), signed, variant)
+    return Wanted(reference, taken, manifests.encode(taken), data, variant)

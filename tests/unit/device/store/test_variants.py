@@ -7,10 +7,11 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from tests.unit.device.store.conftest import debris, weights, whole
-from tests.unit.device.store.registry_double import Double
+from tests.unit.device.store.conftest import changed, debris, weights, whole
+from tests.unit.device.store.registry_double import Double, safetensors, write_bundle
 
 from hedgerow.device import variant as choosing
+from hedgerow.device.store import collect
 from hedgerow.device.store.stage import look, stage
 from hedgerow.errors import PublisherError, RefusedError, UsageError
 from hedgerow.registry import bundle as bundles
@@ -25,13 +26,18 @@ CPU = Variant(name="cpu", folder="plain", format="onnx-genai", requires=Requires
 HAT = Variant(
     name="h10", folder="chip", format="hef", requires=Requires(memory_mb=500, hat=("hat-plus-2",)), description="NPU"
 )
-# A third of what both versions have is the same; the other variants are of other bytes.
-SAME = weights(1, 400_000)
+SAME, HEAD = weights(1, 400_000), weights(2, 300_000)
+
+
+def tensors(version: str) -> bytes:
+    """One tensor is the same in every version, one is requantized from the second on, one is new."""
+    head = HEAD if version == "1.0.0" else changed(HEAD, 50)
+    return safetensors({"body": SAME, "head": head, "tail": weights(int(version[2]) + 3, 100_000)})
 
 
 def build(folder: Path, version: str) -> Path:
     for path, data in {
-        "plain/model.onnx": SAME + weights(int(version[2]) + 2, 200_000),
+        "plain/model.safetensors": tensors(version),
         "chip/model.hef": weights(int(version[2]) + 5, 300_000),
         "tokens/tokenizer.json": b"the same",
         "LICENSE": b"free",
@@ -70,7 +76,7 @@ def on(device, name):
     return replace(device, pick=lambda _: name)
 
 
-@pytest.mark.parametrize("name, file", [("cpu", "model.onnx"), ("h10", "model.hef")])
+@pytest.mark.parametrize("name, file", [("cpu", "model.safetensors"), ("h10", "model.hef")])
 def test_a_device_gets_its_own_variant_alone(name, file, device, registry):
     staged = stage(registry, registry, OLD, on(device, name), at_once=True)
     folder = device.layout.version(OLD)
@@ -91,10 +97,39 @@ def test_the_next_version_takes_what_is_here(device, registry):
     first = stage(registry, registry, OLD, on(device, "cpu"), at_once=True)
     planned = look(registry, registry, NEW, on(device, "cpu"))
     second = stage(registry, registry, NEW, on(device, "cpu"), at_once=True)
-    assert second.by["here"] >= len(SAME) - (1 << 18)
+    assert second.by["here"] >= len(SAME)
+    assert second.by["patch"] >= len(HEAD), "patches name files of the whole bundle, and serve the variant all the same"
     assert second.by == planned.bytes_by()
-    assert second.fetched < first.fetched / 2
+    assert second.fetched < first.fetched / 4
     assert whole(device, NEW)
+
+
+def test_without_the_old_signed_manifest_chunks_come_instead_of_patches(device, registry):
+    stage(registry, registry, OLD, on(device, "cpu"), at_once=True)
+    device.layout.signed(OLD).write_bytes(b"{")
+    staged = stage(registry, registry, NEW, on(device, "cpu"), at_once=True)
+    assert (staged.by["patch"], whole(device, NEW)) == (0, True)
+
+
+def test_a_bundle_that_gets_variants_is_patched_from_what_was_whole(device, registry, tmp_path):
+    plain = write_bundle(tmp_path / "before", "0.9.0", {"plain/model.safetensors": tensors("1.0.0")})
+    registry.publish(plain)
+    newest = build(tmp_path / "bundles" / "1.2.0", "1.2.0")
+    registry.publish(newest, against=("assistant@0.9.0",))
+    stage(registry, registry, Reference("assistant", "0.9.0"), device, at_once=True)
+    staged = stage(registry, registry, Reference("assistant", "1.2.0"), on(device, "cpu"), at_once=True)
+    assert staged.by["patch"] >= len(HEAD)
+    assert whole(device, Reference("assistant", "1.2.0"))
+
+
+def test_what_is_remembered_of_a_variant_goes_with_it(device, registry):
+    for reference in (OLD, NEW):
+        stage(registry, registry, reference, on(device, "cpu"), at_once=True)
+    assert device.layout.signed(OLD).exists()
+    collect.collect(device.places, budget=0)
+    assert not device.layout.version(OLD).exists()
+    assert not device.layout.signed(OLD).exists()
+    assert device.layout.signed(NEW).read_bytes() == registry.manifest(NEW)
 
 
 def test_another_variant_takes_the_place_of_the_one_that_is_here(device, registry):
@@ -127,7 +162,7 @@ def test_narrowing_a_recipe_leaves_chunks_where_they_are(registry):
     assert {file.path for file in taken.files} == {"LICENSE", "model.hef", "tokens/tokenizer.json"}
     before = next(file for file in recipe.files if file.path == "chip/model.hef")
     assert next(file for file in taken.files if file.path == "model.hef").segments == before.segments
-    assert (taken.packs, taken.patches) == (recipe.packs, ())
+    assert (taken.packs, taken.patches) == (recipe.packs, recipe.patches)
 
 
 # -- which ---------------------------------------------------------------------------------
