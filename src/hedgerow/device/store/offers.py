@@ -59,13 +59,12 @@ def _fitting(
         bundle = here.get(reference)
         if bundle is None:
             continue
-        if bundle.manifest.variant is None:
-            if bundle.sha256 == offer.manifest_sha256:
-                found.append((offer, None))
+        if bundle.sha256 == offer.manifest_sha256:
+            found.append((offer, None))
             continue
         with suppress(HedgerowError, OSError):
             data = layout.signed(reference).read_bytes()
-            if manifests.digest(data) == offer.manifest_sha256:
+            if bundle.manifest.variant is not None and manifests.digest(data) == offer.manifest_sha256:
                 signed = manifests.decode(data, where=str(layout.signed(reference)))
                 paths = variants.where_from(signed, bundle.manifest.variant)
                 found.append((offer, {whole: own for own, whole in paths.items()}))
