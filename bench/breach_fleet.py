@@ -54,11 +54,11 @@ def converged(hosts: int, folder: Path) -> Iterator[Inventory]:
     try:
         run("hedgerow", "emulate", "up", *where)
         run("hedgerow", "ca", "init", *where)
-        run("hedgerow", "registry", "init", *where)
+        run("hedgerow", "registry", "init", "--unattended", *where)
         run("hedgerow", "runtime", "build", *where)
         run("pyinfra", "-y", f"@first-contact/{where[1]}", "deploy/bootstrap.py")
         run(play, *where, str(_SCENARIO / "converge.yml"), "--forks", "4")
-        run("hedgerow", "registry", "publish", str(bundle), *where)
+        run("hedgerow", "registry", "publish", str(bundle), "--yes", *where)
         run(play, *where, "playbooks/publish.yml")
         extra = {"bundle": f"adder@{FIRST}", "rollout_policy": {"waves": ["100%"]}}
         run(play, *where, "playbooks/rollout.yml", "-e", json.dumps(extra), "--forks", str(hosts))

@@ -64,11 +64,16 @@ DEVICE: dict[str, tuple[str, ...]] = {
     "what is active, pinned, being fetched or the way back is never collected": (f"{STORE}/test_collect.py",),
     "signed and packed on one side, fetched by a device's command on the other": (
         "tests/faults/test_stage_registry.py",
+        "tests/faults/test_fetch.py",
     ),
+    "of several builds in one version a device takes the one that is made for it": (f"{STORE}/test_variants.py",),
 }
 FAULTS: dict[str, tuple[str, ...]] = {
     "a device killed at 300 points and more has a whole model and goes on": ("tests/faults/test_stage_killed.py",),
-    "a publisher killed at any write leaves what devices accept": (f"{REGISTRY}/authority/test_crash.py",),
+    "a publisher killed at any write leaves what devices accept": (
+        f"{REGISTRY}/authority/test_crash.py",
+        "tests/faults/test_publish_killed.py",
+    ),
 }
 MODEL_CLAIMS: dict[str, tuple[str, ...]] = {
     "GGUF repacked exactly: the graph computes what the checkpoint says": (f"{MODELS}/test_exact.py",),

@@ -33,11 +33,11 @@ from numpy.typing import NDArray
 
 from hedgerow.registry import bundle as bundles
 from hedgerow.registry import manifest as manifests
+from hedgerow.registry.authority import founding, publishing
+from hedgerow.registry.authority.keys import Passphrases
+from hedgerow.registry.authority.session import Session
 from hedgerow.registry.manifest import GoldenText, Manifest, Message, Provenance, Requires, Source
 from hedgerow.registry.packing import publish as packing
-from hedgerow.registry.publish import Registry
-from hedgerow.registry.store import ObjectStore
-from hedgerow.registry.stores import open_store
 
 BAR_S = 10.0
 BAR_MB = 100
@@ -92,38 +92,39 @@ def main() -> int:
 def measure(mb: int, address: str | None, run: int) -> list[Step]:
     with tempfile.TemporaryDirectory(prefix="hedgerow-bench-") as scratch:
         folder = Path(scratch)
-        store = open_store(str(folder / "store") if address is None else _below(address, f"run-{os.getpid()}-{run}"))
-        registry = Registry(store, folder / "signing")
-        registry.init()
+        place = None if address is None else _below(address, f"run-{os.getpid()}-{run}")
+        session, _ = founding.found(
+            folder / "stage", "bench", "dev", passphrases=Passphrases(), store=place, unattended=True
+        )
         versions = _versions(mb)
         first = make_bundle(folder / "0", "1.0.0", versions[0])
         steps = [
             timed("sha256", lambda: _hashed(first / "model.safetensors")),
             timed("copy with fsync", lambda: _copied(first / "model.safetensors", folder / "copied")),
             timed("zstd -3, one thread", lambda: _compressed(first / "model.safetensors")),
-            timed("publish: first version", lambda: publish(registry, store, first)),
+            timed("publish: first version", lambda: publish(session, first)),
         ]
         for number, weights in enumerate(versions[1:], 1):
             bundle = make_bundle(folder / str(number), f"1.{number}.0", weights)
             what = "the last tenth moved" if number == len(versions) - 1 else "every weight moved"
             step = timed(
                 f"publish: {what}, patches from {min(number, packing.DEFAULT_VERSIONS)}",
-                lambda bundle=bundle: publish(registry, store, bundle),  # type: ignore[misc]
+                lambda bundle=bundle: publish(session, bundle),  # type: ignore[misc]
             )
             steps.append(step)
             shutil.rmtree(bundle)
         return steps
 
 
-def publish(registry: Registry, store: ObjectStore, folder: Path) -> float:
-    """As a release does it; MB sent."""
-    whole = registry.publish(folder).new_bytes
-    bundle = bundles.load(folder)
-    with store.lock():
-        packed = packing.pack(store, bundle)
-        place = f"targets/models/{bundle.manifest.name}/{bundle.manifest.version}/transfer.json.zst"
-        store.put(place, packed.recipe)
-    return (whole + packed.new_bytes + len(packed.recipe)) / MB
+def publish(session: Session, folder: Path) -> float:
+    """Build, approve and release; MB that the store has more than before."""
+    before = _held(session)
+    publishing.publish(session, folder, packer=packing.packer)
+    return (_held(session) - before) / MB
+
+
+def _held(session: Session) -> int:
+    return sum(entry.size for entry in session.store.entries(""))
 
 
 def make_bundle(folder: Path, version: str, weights: dict[str, NDArray[np.float32]]) -> Path:

@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -41,8 +40,9 @@ from hedgerow.fleet import access
 from hedgerow.fleet.endpoint import DeviceClient
 from hedgerow.identity.profiles import Profile
 from hedgerow.inventory import Inventory
+from hedgerow.registry import blobs
 from hedgerow.registry import manifest as manifests
-from hedgerow.registry.publish import BLOBS
+from hedgerow.registry.authority.session import store_of_stage
 from hedgerow.registry.reference import Reference
 from hedgerow.registry.verify import trusted
 from hedgerow.rollout import store
@@ -83,17 +83,18 @@ class Fleet:
     def next_version(self, reference: str) -> str:
         """Publish the same files under a number that the registry does not have."""
         served = Reference.parse(reference)
-        registry = paths.fleet_dir(self.inventory.fleet) / "registry"
+        registry = store_of_stage(self.inventory.fleet, self.inventory.registry_stage)
         manifest, _ = trusted(registry, served)
         major, minor, patch = (int(part) for part in served.version.partition("-")[0].split("."))
         version = f"{major}.{minor}.{patch + next(self._numbers)}"
         bundle = self._folder / version
         for file in manifest.files:
             (bundle / file.path).parent.mkdir(parents=True, exist_ok=True)
-            os.link(registry / BLOBS / file.sha256, bundle / file.path)
+            with registry.open(blobs.path(file.sha256)) as blocks, (bundle / file.path).open("wb") as copy:
+                copy.writelines(blocks)
         renamed = msgspec.structs.replace(manifest, version=version)
         (bundle / manifests.FILE_NAME).write_bytes(manifests.encode(renamed))
-        run("hedgerow", "registry", "publish", str(bundle), *self._where)
+        run("hedgerow", "registry", "publish", str(bundle), "--yes", *self._where)
         run("ansible-playbook", *self._where, "playbooks/publish.yml")
         return f"{served.name}@{version}"
 

@@ -10,6 +10,7 @@ at the very end what it finds in there.
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,10 @@ settings.register_profile(
 settings.load_profile("hedgerow")
 
 _LINES_OF_A_FAILURE = 2
+
+
+# Helpers that tests of several folders import by name: pytest's importlib mode puts nothing there.
+sys.path.insert(0, str(Path(__file__).parent / "support"))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -21,7 +21,9 @@ from ansible.plugins.action import ActionBase
 from hedgerow import paths
 from hedgerow.errors import HedgerowError, UsageError
 from hedgerow.inventory import Host
+from hedgerow.registry.authority.session import store_of_stage
 from hedgerow.registry.reference import Reference
+from hedgerow.registry.store import ObjectStore
 from hedgerow.registry.verify import trusted
 from hedgerow.release import check, gather, refuse, solver
 from hedgerow.rollout.prepare import plain
@@ -96,5 +98,5 @@ def _hosts(variables: dict[str, Any]) -> dict[str, Host]:
     return found
 
 
-def _store(variables: dict[str, Any]) -> Path:
-    return paths.fleet_dir(str(variables["fleet"])) / "registry"
+def _store(variables: dict[str, Any]) -> ObjectStore:
+    return store_of_stage(str(variables["fleet"]), str(variables.get("registry_stage") or paths.DEFAULT_STAGE))

@@ -70,7 +70,8 @@ class ActionModule(ActionBase):
         wanted = replacement.to_restore(asked, known, is_gateway=host.is_gateway)
         if wanted.bundle is not None:
             Reference.parse(wanted.bundle)
-            release.read(inventory.fleet, wanted.bundle)  # refuses what the registry no longer has, before anything
+            # refuses what the registry no longer has, before anything
+            release.read(inventory.fleet, wanted.bundle, stage=inventory.registry_stage)
         told = {"restore": wanted.bundle, "why": wanted.why}
         begun = record.is_replacing(record.read(folder), host.name, old, new)
         if self._task.check_mode or begun:

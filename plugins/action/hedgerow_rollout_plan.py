@@ -30,6 +30,7 @@ from typing import Any
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 
+from hedgerow import paths
 from hedgerow.errors import HedgerowError
 from hedgerow.rollout import ahead as staging
 from hedgerow.rollout import configuration, decide, prepare, store
@@ -55,8 +56,9 @@ class ActionModule(ActionBase):
         args = plain(self._task.args)
         ahead = _ahead(args.get("ahead", False))
         fleet, targets, hosts = _targets(variables)
+        stage = str(plain(variables.get("registry_stage") or paths.DEFAULT_STAGE))
         try:
-            wish = prepare.Wish(args.get("bundle"), args.get("change"), args.get("model"), hosts)
+            wish = prepare.Wish(args.get("bundle"), args.get("change"), args.get("model"), hosts, stage)
             plan = prepare.plan(fleet, policy=args.get("policy"), targets=targets, wish=wish)
             for line in describe(plan):
                 self._display.display(line)

@@ -67,7 +67,7 @@ class ActionModule(ActionBase):
         plan = journal.read().plan
         approvers = plain(variables.get("rollout_approvers") or {})
         look_at = _looker(variables)
-        survey(journal, look_at, registry(str(plain(variables["fleet"]))), self._display.display)
+        survey(journal, look_at, registry(str(plain(variables["fleet"])), plan.release.stage), self._display.display)
         patrol = Patrol(plan.release, look_at, falls_after=plan.policy.soak.passes)
         messenger = Messenger(journal, self._display.display)
 

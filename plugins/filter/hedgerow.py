@@ -25,6 +25,7 @@ from hedgerow.converge import (
 )
 from hedgerow.device.change import configuration_version
 from hedgerow.errors import HedgerowError
+from hedgerow.registry.authority import anchors
 from hedgerow.release import rings
 
 FILTERS: dict[str, Callable[..., Any]] = {
@@ -53,6 +54,7 @@ FILTERS: dict[str, Callable[..., Any]] = {
     ),
     "hedgerow_eeprom_too_old": lambda facts, release: eeprom.too_old(facts["hardware"]["eeprom"], release["eeprom"]),
     "hedgerow_firewall": firewall.plan,
+    "hedgerow_first_root": lambda fleet, stage: str(anchors.first_root(fleet, stage)),
     "hedgerow_fleet_dir": lambda fleet: str(paths.fleet_dir(fleet)),
     "hedgerow_hardening": hardening.plan,
     "hedgerow_hat_module_options": hat.options,

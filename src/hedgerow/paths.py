@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Final
 
 from hedgerow.errors import UsageError
+
+DEFAULT_STAGE: Final = "production"
+"""The stage of the registry that a fleet's devices belong to, where its inventory (``registry_stage``) names none."""
 
 
 def repository_root() -> Path:
@@ -38,5 +42,10 @@ def cache_dir() -> Path:
 
 
 def fleet_dir(fleet: str) -> Path:
-    """State of one fleet: CA, SSH, registry, signing keys, rollouts."""
+    """State of one fleet: CA, SSH, stages of the registry, rollouts."""
     return var_dir() / "fleets" / fleet
+
+
+def stage_dir(fleet: str, stage: str) -> Path:
+    """A stage of a fleet's registry: its settings, its keys, and its store where no other place is named."""
+    return fleet_dir(fleet) / "stages" / stage

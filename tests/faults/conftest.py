@@ -1,23 +1,25 @@
-"""A registry, a gateway that serves it over mutual TLS, a device and the control socket of its server."""
+"""A stage of a registry, a gateway that serves it over mutual TLS, a device and the control socket of its server."""
 
 from __future__ import annotations
 
 import http.server
 import json
+import os
+import re
 import shutil
 import socketserver
 import ssl
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+import stages
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -25,15 +27,14 @@ from cryptography.x509.oid import NameOID
 
 from hedgerow.device import links
 from hedgerow.device.config import DeviceConfig, TlsPaths
+from hedgerow.device.store import layout
 from hedgerow.device.transition import Pending
 from hedgerow.identity.ca import FleetCA
 from hedgerow.identity.profiles import DeviceNames, Profile
 from hedgerow.registry import bundle as bundles
 from hedgerow.registry import manifest as manifests
 from hedgerow.registry.manifest import GoldenText, Manifest, Message, Provenance, Requires, Source
-from hedgerow.registry.publish import Registry
 from hedgerow.registry.source import HttpsSource, TlsFiles
-from hedgerow.registry.store import FolderStore
 
 FLEET, SITE, MODEL = "meadow-faults", "orchard", "assistant"
 GATEWAY, DEVICE = f"gw.{SITE}.{FLEET}", f"pi.{SITE}.{FLEET}"
@@ -79,24 +80,10 @@ def make_bundle(tmp_path: Path) -> Callable[..., Path]:
     return make
 
 
-def now() -> datetime:
-    return datetime.now(UTC).replace(microsecond=0)
-
-
 @pytest.fixture
-def make_registry(tmp_path: Path) -> Callable[..., Registry]:
-    def make(folder: str = "registry", *, at: Callable[[], datetime] = now) -> Registry:
-        made = Registry(FolderStore(tmp_path / folder), tmp_path / f"{folder}-signing", now=at)
-        made.init()
-        return made
-
-    return make
-
-
-@pytest.fixture
-def registry(make_registry: Callable[..., Registry], make_bundle: Callable[..., Path]) -> Registry:
+def registry(tmp_path: Path, make_bundle: Callable[..., Path]) -> stages.Stage:
     """Version 1.0.0 is published."""
-    made = make_registry()
+    made = stages.found(tmp_path / "stage")
     made.publish(make_bundle("1.0.0"))
     return made
 
@@ -105,7 +92,11 @@ def registry(make_registry: Callable[..., Registry], make_bundle: Callable[..., 
 
 
 class Gateway(http.server.ThreadingHTTPServer):
-    """Static files over mutual TLS. ``alter`` changes what is answered for a path, ``cut`` ends an answer early."""
+    """Static files and ranges of them over mutual TLS.
+
+    ``alter`` changes what is answered for a path; of a path in ``cut`` no byte from that offset of the file on is sent:
+    the line ends there.
+    """
 
     daemon_threads = True
 
@@ -125,6 +116,9 @@ class Gateway(http.server.ThreadingHTTPServer):
         """A client that was killed is what these tests are about."""
 
 
+_RANGE = re.compile(r"bytes=(\d+)-(\d*)")
+
+
 class _GatewayHandler(http.server.BaseHTTPRequestHandler):
     server: Gateway
     protocol_version = "HTTP/1.1"
@@ -137,15 +131,24 @@ class _GatewayHandler(http.server.BaseHTTPRequestHandler):
             self.send_error(404)
             return
         data = self.server.alter.get(path, bytes)(file.read_bytes())
-        self.send_response(200)
-        self.send_header("content-length", str(len(data)))
+        start, end = 0, len(data)
+        if asked := _RANGE.fullmatch(self.headers.get("range", "")):
+            start = int(asked[1])
+            end = min(end, int(asked[2]) + 1) if asked[2] else end
+            if start >= len(data):
+                self.send_error(416)
+                return
+            self.send_response(206)
+            self.send_header("content-range", f"bytes {start}-{end - 1}/{len(data)}")
+        else:
+            self.send_response(200)
+        self.send_header("content-length", str(end - start))
         self.end_headers()
-        if path in self.server.cut:
-            self.wfile.write(data[: self.server.cut[path]])
+        stop = self.server.cut.get(path, end)
+        self.wfile.write(data[start : min(end, stop)])
+        if stop < end:
             self.close_connection = True
             self.connection.close()
-            return
-        self.wfile.write(data)
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's name
         """Stay quiet."""
@@ -177,12 +180,12 @@ def identities(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture
-def gateway(registry: Registry, identities: dict[str, Path]) -> Iterator[Gateway]:
+def gateway(registry: stages.Stage, identities: dict[str, Path]) -> Iterator[Gateway]:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.verify_mode = ssl.CERT_REQUIRED
     context.load_verify_locations(identities["gateway"] / "ca.crt")
     context.load_cert_chain(identities["gateway"] / "device.crt", identities["gateway"] / "device.key")
-    server = Gateway(registry.store.root, context)
+    server = Gateway(registry.root, context)
     thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     yield server
@@ -230,15 +233,25 @@ class Device:
             return []
         return sorted(path.name for path in self.home.iterdir() if path.is_dir() and not path.is_symlink())
 
+    def debris(self) -> list[str]:
+        """What is neither a version, a link to one, nor the store's memory."""
+        store = self.config.models_dir / layout.FOLDER
+        memory = {"lock", "used.json", "pins.json", "written.json", "recipes", "signed", "partial", "trash"}
+        found = [path for path in store.glob("*") if path.name not in memory]
+        found += [*store.glob("partial/*"), *store.glob("trash/*")]
+        found += [path for path in self.config.models_dir.rglob(".*") if path != store]
+        found += self.config.activation_dir.rglob(".*")
+        return sorted(str(path.relative_to(self.root)) for path in found)
+
 
 @pytest.fixture
-def device(tmp_path: Path, registry: Registry, gateway: Gateway, identities: dict[str, Path]) -> Device:
+def device(tmp_path: Path, registry: stages.Stage, gateway: Gateway, identities: dict[str, Path]) -> Device:
     """Converged: trusts the registry's first root, and has nothing yet."""
     root = tmp_path / "device"
     folders = {name: root / name for name in ("models", "activation", "trust", "runtime", "configuration")}
     for folder in folders.values():
         folder.mkdir(parents=True)
-    shutil.copy(registry.store.root / "metadata" / "1.root.json", folders["trust"] / "root.json")
+    registry.anchor(folders["trust"])
     identity = identities["device"]
     config = DeviceConfig(
         fleet=FLEET,
@@ -370,6 +383,16 @@ def server(device: Device) -> Iterator[ServerDouble]:
 
 
 # -- processes that can be killed --------------------------------------------------
+
+ALL_POINTS = os.environ.get("HEDGEROW_ALL_POINTS") == "1"
+
+
+def points(count: int, sample: int, *, last: int = 0) -> Sequence[int]:
+    """Steps to kill at: all with HEDGEROW_ALL_POINTS, else ``sample`` of them spread evenly, and the ``last``."""
+    if ALL_POINTS:
+        return range(1, count + 1)
+    spread = {1 + (2 * number + 1) * count // (2 * sample) for number in range(sample)}
+    return sorted((spread | set(range(count - last + 1, count + 1))) & set(range(1, count + 1)))
 
 
 @dataclass(frozen=True)

@@ -37,9 +37,13 @@ WARM = (
     "hedgerow.device.activation",
     "hedgerow.device.assembled",
     "hedgerow.device.cli",
+    "hedgerow.device.store.stage",
+    "hedgerow.device.store.view",
     "hedgerow.server.config",
-    "hedgerow.registry.fetch",
-    "hedgerow.registry.publish",
+    "hedgerow.registry.authority.founding",
+    "hedgerow.registry.authority.publishing",
+    "hedgerow.registry.client.trusted",
+    "hedgerow.registry.packing.publish",
     "hedgerow.registry.source",
 )
 
@@ -59,11 +63,20 @@ def watchdog() -> None:
 
 
 def publisher() -> None:
-    """``init``, ``publish BUNDLE`` or ``refresh``, without the inventory that ``hedgerow registry`` would ask."""
-    verb, store, signing, *rest = sys.argv[1:]
-    publish = importlib.import_module("hedgerow.registry.publish")
-    registry = publish.Registry(publish.FolderStore(Path(store)), Path(signing))
-    getattr(registry, verb)(*map(Path, rest))
+    """``found``, ``publish BUNDLE`` or ``refresh`` of a stage in a folder, all of whose keys are there."""
+    verb, folder, *rest = sys.argv[1:]
+    module = importlib.import_module
+    if verb == "found":
+        passphrases = module("hedgerow.registry.authority.keys").Passphrases()
+        founding = module("hedgerow.registry.authority.founding")
+        founding.found(Path(folder), "meadow", "production", passphrases=passphrases, unattended=True)
+        return
+    session = module("hedgerow.registry.authority.session").Session.open(Path(folder))
+    if verb == "refresh":
+        module("hedgerow.registry.authority.releasing").refresh(session)
+        return
+    packer = module("hedgerow.registry.packing.publish").packer
+    module("hedgerow.registry.authority.publishing").publish(session, Path(*rest), packer=packer)
 
 
 PROGRAMS = {"hedgerow-device": device, "publisher": publisher, "watchdog": watchdog}
@@ -93,6 +106,7 @@ def child(order: dict, steps_fd: int) -> None:
     if offset:
         original = time.clock_gettime
         time.clock_gettime = lambda clock: original(clock) + (offset if clock == time.CLOCK_BOOTTIME else 0)
+    tempfile.tempdir = order["scratch"]
     sys.argv = [order["program"], *order["argv"]]
     sys.stdin = io.TextIOWrapper(io.BytesIO(order.get("stdin", "").encode()))
     sys.addaudithook(hook)
@@ -109,7 +123,14 @@ def child(order: dict, steps_fd: int) -> None:
 
 
 def run(order: dict) -> dict:
-    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err, tempfile.TemporaryFile() as steps:
+    with (
+        tempfile.TemporaryFile() as out,
+        tempfile.TemporaryFile() as err,
+        tempfile.TemporaryFile() as steps,
+        # What a kill leaves in the folder for temporary files is nobody's business here.
+        tempfile.TemporaryDirectory() as scratch,
+    ):
+        order["scratch"] = scratch
         pid = os.fork()
         if pid == 0:
             os.dup2(out.fileno(), 1)

@@ -11,6 +11,7 @@ import io
 import os
 import signal
 import sys
+import tempfile
 from pathlib import Path
 
 import crash_runner
@@ -72,6 +73,7 @@ def child(order: dict, steps_fd: int) -> None:
     importlib.import_module("hedgerow.registry.client.trusted").Trusted = lambda source, trust_dir, *, synced: double
     importlib.import_module("hedgerow.registry.source").HttpsSource = lambda *_, **__: double
     importlib.import_module("hedgerow.device.store.receive")._PAUSE_S = 0
+    tempfile.tempdir = order["scratch"]
     sys.argv = [order["program"], *order["argv"]]
     sys.stdin = io.StringIO()
     for name in WRAPPED:

@@ -8,7 +8,6 @@ each case, spread over it.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -16,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.faults.conftest import Runner
+from tests.faults.conftest import Runner, points
 from tests.unit.device.store.registry_double import Double, safetensors, write_bundle
 
 from hedgerow.device.store.layout import Layout
@@ -24,7 +23,6 @@ from hedgerow.registry import bundle as bundles
 
 pytestmark = pytest.mark.slow
 
-ALL = os.environ.get("HEDGEROW_ALL_POINTS") == "1"
 SAMPLE = 4
 OLD, MIDDLE, NEW = "1.0.0", "1.1.0", "1.2.0"
 # Of the case, of the uninterrupted run: how many points there are.
@@ -101,13 +99,13 @@ class Machine:
         self.server.serving, self.server.prepared = self.serving, None
 
     def serve(self, version):
-        self.must("stage", f"assistant@{version}", "--now")
+        self.must("stage", f"assistant@{version}")
         self.must("activate", f"assistant@{version}", "--confirm-within", "3600")
         self.must("confirm", f"assistant@{version}")
 
     def debris(self):
         """What neither a version nor the store's memory is."""
-        memory = {"lock", "used.json", "pins.json", "written.json", "recipes", "partial", "trash"}
+        memory = {"lock", "used.json", "pins.json", "written.json", "recipes", "signed", "partial", "trash"}
         found = [path for path in self.layout.folder.iterdir() if path.name not in memory]
         for folder in (self.layout.partials, self.layout.trash):
             found += folder.iterdir() if folder.exists() else ()
@@ -135,12 +133,12 @@ def served(machine):
 
 def cut_off(machine):
     machine.serve(OLD)
-    assert machine.run("stage", f"assistant@{NEW}", "--now", cut=60_000).code == 1
+    assert machine.run("stage", f"assistant@{NEW}", cut=60_000).code == 1
 
 
 def damaged(machine):
     machine.serve(OLD)
-    machine.must("stage", f"assistant@{MIDDLE}", "--now")
+    machine.must("stage", f"assistant@{MIDDLE}")
     with (machine.device.home / OLD / "model.safetensors").open("r+b") as file:
         file.seek(100_000)
         file.write(b"damaged")
@@ -148,31 +146,24 @@ def damaged(machine):
 
 def staged(machine):
     machine.serve(OLD)
-    machine.must("stage", f"assistant@{NEW}", "--now")
+    machine.must("stage", f"assistant@{NEW}")
 
 
 def crowded(machine):
     machine.serve(OLD)
-    machine.must("stage", f"assistant@{MIDDLE}", "--now")
+    machine.must("stage", f"assistant@{MIDDLE}")
     machine.serve(NEW)
 
 
-STAGE_NEW = ("stage", f"assistant@{NEW}", "--now")
+STAGE_NEW = ("stage", f"assistant@{NEW}")
 CASES = {
-    "the first version": (nothing, ("stage", f"assistant@{OLD}", "--now"), {OLD}),
+    "the first version": (nothing, ("stage", f"assistant@{OLD}"), {OLD}),
     "the next version": (served, STAGE_NEW, {OLD, NEW}),
     "a download that was cut off": (cut_off, STAGE_NEW, {OLD, NEW}),
-    "a damaged version": (damaged, ("stage", f"assistant@{OLD}", "--now"), {OLD, MIDDLE}),
+    "a damaged version": (damaged, ("stage", f"assistant@{OLD}"), {OLD, MIDDLE}),
     "activation": (staged, ("activate", f"assistant@{NEW}", "--confirm-within", "3600"), {OLD, NEW}),
     "collection": (crowded, ("cache", "collect", "--budget-mb", "0"), {OLD, NEW}),
 }
-
-
-def points(count):
-    """All, or some of them, spread evenly over the run."""
-    if ALL:
-        return range(1, count + 1)
-    return sorted({1 + (2 * number + 1) * count // (2 * SAMPLE) for number in range(SAMPLE)} & set(range(1, count + 1)))
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -186,7 +177,7 @@ def test_killed(case, machine):
     after = device.current
     assert set(device.versions()) == versions
     POINTS[case] = whole.steps
-    for point in points(whole.steps):
+    for point in points(whole.steps, SAMPLE):
         machine.restore()
         assert machine.run(*argv, kill_at=point).code == -9, point
         assert device.current in {before, after}, point

@@ -101,7 +101,7 @@ class Controller:
             outputs=(Tensor(**(shape | {"name": "y"})),),
         )
         (folder / "manifest.json").write_bytes(manifests.encode(manifest))
-        for done in (self.hedgerow("registry", "publish", str(folder)), self.play("publish.yml")):
+        for done in (self.hedgerow("registry", "publish", str(folder), "--yes"), self.play("publish.yml")):
             assert done.returncode == 0, done.stdout + done.stderr
         return f"{name}@{version}"
 

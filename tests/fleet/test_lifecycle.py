@@ -122,7 +122,7 @@ def life(tmp_path_factory: pytest.TempPathFactory, controller_of: Callable[..., 
     shutil.rmtree(paths.fleet_dir(NAME), ignore_errors=True)
     try:
         life.fleet.up(recreate=True)
-        for words in (["ca", "init"], ["registry", "init"], ["runtime", "build"]):
+        for words in (["ca", "init"], ["registry", "init", "--unattended"], ["runtime", "build"]):
             done = life.controller.hedgerow(*words)
             assert done.returncode == 0, done.stdout + done.stderr
         contact = ("pyinfra", "-y", "--limit", GATEWAY, f"@first-contact/{life.path}", "deploy/bootstrap.py")

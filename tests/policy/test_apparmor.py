@@ -260,6 +260,8 @@ def test_the_reader_of_rules_reads(preprocessed: dict[str, str]) -> None:
     assert min(len(each) for each in found.values()) > 50
     assert allowed(found["hedgerow-device"], "/var/lib/hedgerow/models/a/1/model.onnx") >= set("rw")
     assert "w" not in allowed(found["hedgerow-server"], "/var/lib/hedgerow/models/a/1/model.onnx")
+    assert allowed(found["hedgerow-exporter"], "/var/lib/hedgerow/models/.store/written.json") == {"r"}
+    assert allowed(found["hedgerow-exporter"], "/var/lib/hedgerow/models/.store/pins.json") == set()
     assert (
         allowed(found["hedgerow-server"], "/dev/hailo0") == allowed(found["hedgerow-server"], "/dev/h1x-0") == set("rw")
     )

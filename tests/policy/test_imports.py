@@ -22,7 +22,9 @@ FORBIDDEN_ON_DEVICES = (
     "hedgerow.models",
     "hedgerow.emulator",
     "hedgerow.identity.ca",
-    "hedgerow.registry.publish",
+    "hedgerow.registry.authority",
+    "hedgerow.registry.packing",
+    "hedgerow.registry.stores",
     "hedgerow.rollout",
 )
 ALLOWED_ON_DEVICES = ("hedgerow.rollout.policy",)

@@ -56,7 +56,7 @@ def serving(vm, tmp_path_factory):
     folder = tmp_path_factory.mktemp("bundle") / "assistant"
     for command in (
         ("model", "import", "smollm2", "--name", "assistant", "--version", "1.0.0", "--output", str(folder)),
-        ("registry", "publish", str(folder)),
+        ("registry", "publish", str(folder), "--yes"),
     ):
         where = () if command[0] == "model" else ("-i", str(vm.inventory.path))
         done = vm.command("hedgerow", *command, *where)

@@ -1,88 +1,86 @@
-"""``hedgerow registry``: init --stage, add-key, delegate, rotate, revoke, renew."""
+"""``hedgerow registry``: init, refresh, add-key, delegate, rotate, revoke, renew, discard."""
 
 from __future__ import annotations
 
-import secrets
 from pathlib import Path
-from typing import Any
 
 import click
 
-from hedgerow import atomic
-from hedgerow import inventory as inventories
 from hedgerow.commands.inventory import inventory_option
 from hedgerow.commands.registry_stages import (
-    Command,
     look_options,
+    named_stage,
     note_option,
-    open_stage,
     passphrase_option,
     passphrases,
     stage_option,
     stage_options,
     tell,
 )
-from hedgerow.errors import UsageError
 from hedgerow.output import json_option, out, print_json
 from hedgerow.registry import trust_names as names
-from hedgerow.registry.authority import changing, keys, log, releasing, settings
+from hedgerow.registry.authority import changing, founding, keys, log, releasing, settings
 from hedgerow.registry.authority.changing import RoleKeys
-from hedgerow.registry.authority.roles import ONLINE, ROOT, TARGETS
+from hedgerow.registry.authority.roles import ROOT, TARGETS
 from hedgerow.registry.authority.session import Session
-from hedgerow.registry.authority.settings import Settings
 
-_ONLINE_PASSPHRASE = "online.passphrase"  # noqa: S105 - a file's name
 _threshold_option = click.option(
     "--threshold", type=click.IntRange(1), default=1, show_default=True, help="How many of the keys must sign."
 )
 
 
-def init_options(command: Command) -> Command:
-    """What ``init --stage`` takes beside what ``init`` takes."""
-    for option in (
-        click.option("--stage", help="Found a stage (dev, stage, production …) with builders and approvers apart."),
-        click.option("--root", "roots", multiple=True, metavar="KEY[=OWNER]", help="A key of root. Repeatable."),
-        click.option(
-            "--root-threshold", type=click.IntRange(1), default=1, show_default=True, help="How many of them must sign."
-        ),
-        click.option("--store", help="Where the registry lies (default: a folder of the stage); s3://… as well."),
-        passphrase_option,
-    ):
-        command = option(command)
-    return command
-
-
-def init_stage(
-    fleet: str,
-    stage: str,
+@click.command()
+@click.option("--root", "roots", multiple=True, metavar="KEY[=OWNER]", help="A key of root. Repeatable.")
+@click.option(
+    "--root-threshold", type=click.IntRange(1), default=1, show_default=True, help="How many of them must sign."
+)
+@click.option("--store", help="Where the registry lies (default: a folder of the stage); s3://… as well.")
+@click.option("--unattended", is_flag=True, help="Keep the passphrases of keys made here in a file beside them (0600).")
+@inventory_option
+@stage_option
+@passphrase_option
+@json_option
+def init(
     *,
+    path: Path,
+    stage: str | None,
     roots: tuple[str, ...],
     root_threshold: int,
     store: str | None,
+    unattended: bool,
     passphrase_files: tuple[str, ...],
     as_json: bool,
 ) -> int:
-    """Make a stage's keys and first metadata; keys that ``add-key`` has named already are taken as they are."""
-    folder = settings.folder(fleet, stage)
-    chosen = dict(_owned(text) for text in roots or (ROOT,))
-    found = _settings(folder, fleet, stage, store)
-    secret = passphrases(passphrase_files)
-    for name, owner in (chosen | {TARGETS: log.operator()}).items():
-        if name not in found.keys:
-            found = settings.add_key(found, name, keys.generate(folder, name, owner, secret.of(name)))
-    for name in ONLINE:
-        if name not in found.keys:
-            found = settings.add_key(found, name, _online_key(folder, name))
-    settings.save(folder, found)
-    session = Session.open(folder, passphrases=secret)
-    top = {role: RoleKeys((role,)) for role in (TARGETS, *ONLINE)}
-    done = changing.found(session, {**top, ROOT: RoleKeys(tuple(chosen), root_threshold)})
+    """Found a stage: its keys and its first metadata; does nothing where they are there.
+
+    \b
+    Examples:
+      hedgerow registry init
+      hedgerow registry init --stage production --root ann --root ben --root-threshold 2
+
+    Without --root, every key is made here, a builder's and an approver's for all kinds of bundles among them. With it,
+    root's keys are those (add-key has named them already, or they are made here), and delegate says who else may sign.
+    """  # noqa: D301 - click's mark for a paragraph as it stands
+    fleet, name = named_stage(path, stage)
+    session, done = founding.found(
+        settings.folder(fleet, name),
+        fleet,
+        name,
+        passphrases=passphrases(passphrase_files),
+        roots=dict(_owned(text) for text in roots),
+        root_threshold=root_threshold,
+        store=store,
+        unattended=unattended,
+    )
+    if done.written and not roots and not as_json:
+        out.print(f"its keys sign releases; keep a copy offline: {session.directory}", soft_wrap=True, highlight=False)
     return tell(done, session, as_json=as_json)
 
 
-def refresh_stage(path: Path, stage: str, *, passphrase_files: tuple[str, ...], as_json: bool) -> int:
-    """Renew what a stage's online roles sign."""
-    session = open_stage(path, stage, passphrase_files=passphrase_files)
+@click.command()
+@stage_options
+def refresh(*, session: Session, as_json: bool) -> int:
+    """Sign anew what expires soon. Run it daily: devices refuse metadata that has expired."""
     return tell(releasing.refresh(session), session, as_json=as_json, concerns=())
 
 
@@ -102,14 +100,14 @@ def add_key(
     uri: str | None,
     pkcs11_module: str | None,
     path: Path,
-    stage: str,
+    stage: str | None,
     passphrase_files: tuple[str, ...],
     as_json: bool,
 ) -> None:
     """Make the key NAME, or name one that a token holds. It may sign nothing before a role gets it."""
-    fleet = inventories.load(path).fleet
-    folder = settings.folder(fleet, stage)
-    before = _settings(folder, fleet, stage, None)
+    fleet, called = named_stage(path, stage)
+    folder = settings.folder(fleet, called)
+    before = founding.described(folder, fleet, called)
     module = pkcs11_module or before.pkcs11_module
     secret = passphrases(passphrase_files)
     if uri is None:
@@ -195,23 +193,6 @@ def discard(*, session: Session, role: str, as_json: bool) -> None:
         out.print(f"dropped what waited in {role}" if changed else f"nothing waits in {role}")
 
 
-def _settings(folder: Path, fleet: str, stage: str, store: str | None) -> Settings:
-    if (folder / settings.FILE_NAME).exists():
-        found = settings.load(folder)
-        if store is not None and store != found.store:
-            raise UsageError(f"this stage's registry lies in {found.store}", where=str(folder / settings.FILE_NAME))
-        return found
-    return settings.new(fleet, stage, store)
-
-
 def _owned(text: str) -> tuple[str, str]:
     name, _, owner = text.partition("=")
     return name, owner or log.operator()
-
-
-def _online_key(folder: Path, name: str) -> Any:
-    """A key that signs unattended: its passphrase lies beside ``keys/``, a copy of which alone is worth nothing."""
-    file = folder / _ONLINE_PASSPHRASE
-    if not file.exists():
-        atomic.write_text(file, secrets.token_urlsafe(32) + "\n", mode=0o600)
-    return keys.generate_online(folder, name, keys.read_passphrase(file), _ONLINE_PASSPHRASE)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from datetime import date
 from pathlib import Path
 
 import click
@@ -32,11 +34,10 @@ from hedgerow.registry.packing.publish import packer
 
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path, exists=True, file_okay=False))
-@click.option("--packs/--no-packs", default=True, show_default=True, help="Cut it into chunks and patches as well.")
 @stage_options
-def stage(*, session: Session, bundle: Path, packs: bool, as_json: bool) -> int:
+def stage(*, session: Session, bundle: Path, as_json: bool) -> int:
     """Verify the bundle in folder BUNDLE, bring its contents, and sign as its builder. Devices do not see it yet."""
-    word = staging.stage(session, bundle, packer=packer if packs else None)
+    word = staging.stage(session, bundle, packer=packer, prover=proven)
     return _tell_word(word, session, as_json=as_json, verb="built")
 
 
@@ -49,8 +50,7 @@ def approve(*, session: Session, bundle: str, kind: str, yes: bool, as_json: boo
     """Show what NAME@VERSION is, and sign as its approver."""
     named = wanted(kind, bundle)
     manifest, files = staging.read_staged(session, kind, named.name, named.version)
-    for line in _summary(manifest, files):
-        err.print(line, highlight=False, markup=False, soft_wrap=True)
+    show_before_signing(manifest, files)
     sure(f"approve {named.reference} for {session.settings.stage}?", yes=yes)
     word = staging.approve(session, kind, named.name, named.version)
     return _tell_word(word, session, as_json=as_json, verb="approved")
@@ -82,7 +82,7 @@ def promote(
     kind: str,
     path: Path,
     source: str,
-    stage: str,
+    stage: str | None,
     only: tuple[str, ...],
     passphrase_files: tuple[str, ...],
     as_json: bool,
@@ -113,7 +113,21 @@ def _tell_word(word: Word, session: Session, *, as_json: bool, verb: str) -> int
     return int(ExitCode.PARTIAL if word.waiting else ExitCode.OK)
 
 
-def _summary(manifest: Manifest, files: dict[str, TargetFile]) -> list[str]:
+def show_before_signing(manifest: Manifest, files: Mapping[str, TargetFile]) -> None:
+    """What an approver reads before the question."""
+    for line in _summary(manifest, files):
+        err.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def proven(folder: Path, today: date) -> None:
+    """Hold a bundle to its proofs, and say what they leave open."""
+    from hedgerow.models import proof  # what reads models costs a second, and few bundles need it
+
+    for remark in proof.check(folder, today=today).remarks:
+        err.print(remark, highlight=False, markup=False, soft_wrap=True)
+
+
+def _summary(manifest: Manifest, files: Mapping[str, TargetFile]) -> list[str]:
     sources = ", ".join(source.name for source in manifest.provenance.sources)
     lines = [
         f"{manifest.reference}, {manifest.kind}, {manifest.format}, {manifest.size / 1e6:.1f} MB, {manifest.license}",

@@ -25,7 +25,9 @@ from hedgerow.registry.reference import Reference
 
 Command = Callable[..., Any]
 
-stage_option = click.option("--stage", required=True, help="The stage: dev, stage, production …")
+stage_option = click.option(
+    "--stage", help="The stage: dev, stage, production … (default: the inventory's registry_stage)."
+)
 kind_option = click.option(
     "--kind", type=click.Choice(list(names.KINDS)), default="model", show_default=True, help="What the bundle is."
 )
@@ -51,7 +53,7 @@ def stage_options(command: Command) -> Command:
     def wrapped(
         *,
         path: Path,
-        stage: str,
+        stage: str | None,
         only: tuple[str, ...],
         passphrase_files: tuple[str, ...],
         as_json: bool,
@@ -70,18 +72,24 @@ def look_options(command: Command) -> Command:
     @stage_option
     @json_option
     @functools.wraps(command)
-    def wrapped(*, path: Path, stage: str, as_json: bool, **options: Any) -> Any:
+    def wrapped(*, path: Path, stage: str | None, as_json: bool, **options: Any) -> Any:
         return command(session=open_stage(path, stage), as_json=as_json, **options)
 
     return wrapped
 
 
 def open_stage(
-    path: Path, stage: str, *, only: tuple[str, ...] = (), passphrase_files: tuple[str, ...] = ()
+    path: Path, stage: str | None, *, only: tuple[str, ...] = (), passphrase_files: tuple[str, ...] = ()
 ) -> Session:
-    """Open a stage of the inventory's fleet."""
-    folder = settings.folder(inventories.load(path).fleet, stage)
+    """Open a stage of the inventory's fleet, its devices' own where none is named."""
+    folder = settings.folder(*named_stage(path, stage))
     return Session.open(folder, passphrases=passphrases(passphrase_files), only=only)
+
+
+def named_stage(path: Path, stage: str | None) -> tuple[str, str]:
+    """The inventory's fleet, and the stage that was asked for."""
+    found = inventories.load(path)
+    return found.fleet, found.registry_stage if stage is None else stage
 
 
 def passphrases(files: tuple[str, ...]) -> Passphrases:

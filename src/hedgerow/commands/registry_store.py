@@ -13,15 +13,14 @@ from typing import Any
 import click
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-from hedgerow import inventory as inventories
-from hedgerow import paths
 from hedgerow.commands.inventory import inventory_option
-from hedgerow.errors import UsageError
+from hedgerow.commands.registry_stages import named_stage, stage_option
+from hedgerow.errors import PublisherError, UsageError
 from hedgerow.output import err, json_option, out, print_json, print_table
 from hedgerow.registry import blobs
 from hedgerow.registry import bundle as bundles
 from hedgerow.registry.bundle import Bundle
-from hedgerow.registry.manifest import FILE_NAME, File
+from hedgerow.registry.manifest import FILE_NAME
 from hedgerow.registry.reference import Reference
 from hedgerow.registry.store import ObjectStore
 from hedgerow.registry.stores import open_store
@@ -29,13 +28,14 @@ from hedgerow.registry.verify import trusted
 
 _HOUR_S = 3600.0
 _SHOWN = 20
+_AGAIN = "stage the bundle again from its folder: hedgerow registry stage FOLDER"
 
 
 def store_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Which registry: the fleet's own folder, a stage's store, or any store by its address."""
+    """Which registry: a stage's, or any store by its address."""
 
     @inventory_option
-    @click.option("--stage", help="The registry of this stage (default: the fleet's own, without stages).")
+    @stage_option
     @click.option("--store", "address", help="A folder, or s3://BUCKET/PREFIX?endpoint=…; see docs/stores.md.")
     @functools.wraps(command)
     def wrapped(*, path: Path, stage: str | None, address: str | None, **options: Any) -> Any:
@@ -132,6 +132,7 @@ def push(*, target: str, store: ObjectStore, as_json: bool) -> None:
 @click.argument("bundle")
 @click.argument("repository", type=click.Path(path_type=Path, file_okay=False))
 @inventory_option
+@stage_option
 @click.option("--number", default=1, show_default=True, help="Triton's number of this version.")
 @click.option("--variant", help="Which build of a bundle that has several (default: the first in ONNX).")
 @click.option(
@@ -139,9 +140,17 @@ def push(*, target: str, store: ObjectStore, as_json: bool) -> None:
 )
 @json_option
 def export(
-    *, bundle: str, repository: Path, path: Path, number: int, variant: str | None, max_batch: int, as_json: bool
+    *,
+    bundle: str,
+    repository: Path,
+    path: Path,
+    stage: str | None,
+    number: int,
+    variant: str | None,
+    max_batch: int,
+    as_json: bool,
 ) -> None:
-    """Write BUNDLE (a folder, or NAME@VERSION of the fleet's registry) into the Triton model repository REPOSITORY.
+    """Write BUNDLE (a folder, or NAME@VERSION of the stage's registry) into the Triton model repository REPOSITORY.
 
     \b
     Examples:
@@ -152,7 +161,7 @@ def export(
     """  # noqa: D301 - click's mark for a paragraph as it stands
     from hedgerow.registry import export as exporting
 
-    with _verified(bundle, path) as whole:
+    with _verified(bundle, path, stage) as whole:
         place = exporting.triton(whole, repository, number=number, variant=variant, max_batch=max_batch)
         reference = whole.manifest.reference
     if as_json:
@@ -166,23 +175,19 @@ def _open(path: Path, stage: str | None, address: str | None) -> ObjectStore:
         if stage is not None:
             raise UsageError("--store and --stage both say which registry", next_step="give one of the two")
         return open_store(address)
-    fleet = inventories.load(path).fleet
-    if stage is None:
-        return open_store(str(paths.fleet_dir(fleet) / "registry"))
-    from hedgerow.registry.authority import session, settings  # as above
+    from hedgerow.registry.authority.session import store_of_stage  # as above
 
-    folder = settings.folder(fleet, stage)
-    return session.store_of(folder, settings.load(folder))
+    return store_of_stage(*named_stage(path, stage))
 
 
 @contextmanager
-def _verified(bundle: str, path: Path) -> Iterator[Bundle]:
-    """The bundle with every byte checked: where it lies, or put together from the registry's folder."""
+def _verified(bundle: str, path: Path, stage: str | None) -> Iterator[Bundle]:
+    """The bundle with every byte checked: where it lies, or put together from the registry."""
     if Path(bundle).is_dir():
         yield bundles.verify_files(Path(bundle))
         return
     reference = Reference.parse(bundle)
-    store = paths.fleet_dir(inventories.load(path).fleet) / "registry"
+    store = _open(path, stage, None)
     manifest, data = trusted(store, reference)
     with tempfile.TemporaryDirectory(prefix="hedgerow-export-") as scratch:
         folder = Path(scratch)
@@ -190,9 +195,19 @@ def _verified(bundle: str, path: Path) -> Iterator[Bundle]:
         for file in manifest.files:
             target = folder / file.path
             target.parent.mkdir(parents=True, exist_ok=True)
-            target.symlink_to((store / blobs.path(file.sha256)).resolve())
-            bundles.verify_file(store, File(blobs.path(file.sha256), file.sha256, file.size))
-        yield bundles.load(folder)
+            _bring(store, blobs.path(file.sha256), target)
+        yield bundles.verify_files(folder)
+
+
+def _bring(store: ObjectStore, path: str, target: Path) -> None:
+    """A file of the store, as it is."""
+    try:
+        with store.open(path) as blocks, target.open("wb") as file:
+            file.writelines(blocks)
+    except FileNotFoundError as error:
+        raise PublisherError(
+            "a file of the bundle is not in the registry", where=f"{store.where}, {path}", next_step=_AGAIN
+        ) from error
 
 
 @contextmanager

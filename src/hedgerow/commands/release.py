@@ -10,12 +10,12 @@ import msgspec
 import yaml
 
 from hedgerow import inventory as inventories
-from hedgerow import paths
 from hedgerow.commands.inventory import inventory_option
 from hedgerow.errors import UsageError
 from hedgerow.inventory import FleetRelease, Inventory
 from hedgerow.output import json_option, out, print_json, print_table
 from hedgerow.registry import bundle as bundles
+from hedgerow.registry.authority.session import store_of_stage
 from hedgerow.registry.manifest import Manifest
 from hedgerow.registry.reference import Reference
 from hedgerow.registry.verify import trusted
@@ -102,8 +102,7 @@ def read_lock(file: Path) -> FleetRelease:
 
 def _manifest(fleet: Inventory, bundle: str) -> Manifest:
     if "@" in bundle:
-        store = paths.fleet_dir(fleet.fleet) / "registry"
-        return trusted(store, Reference.parse(bundle))[0]
+        return trusted(store_of_stage(fleet.fleet, fleet.registry_stage), Reference.parse(bundle))[0]
     return bundles.load(Path(bundle)).manifest
 
 

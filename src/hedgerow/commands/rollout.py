@@ -88,7 +88,9 @@ def plan(
     inside = set(found.hosts if limit is None else inventories.load(path, limit=limit).hosts)
     made = prepare.plan(
         found.fleet,
-        wish=prepare.Wish.of(bundle, model=model, hosts={host.name: host.vars for host in found.pis}),
+        wish=prepare.Wish.of(
+            bundle, model=model, hosts={host.name: host.vars for host in found.pis}, stage=found.registry_stage
+        ),
         policy=found.vars.get("rollout_policy") if policy_file is None else str(policy_file),
         targets=[prepare.target(host.name, host.vars, limited=host.name not in inside) for host in found.pis],
     )

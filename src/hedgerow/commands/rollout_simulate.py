@@ -141,7 +141,8 @@ def _policy(policy_file: Path | None, path: Path | None) -> Policy:
 def _release(bundle: str | None, path: Path | None, size_mb: float) -> Release:
     kind: Kind = "model" if bundle is None or not kinds.is_kind(bundle) else kinds.parse(bundle)[0]
     if bundle is not None and path is not None and kind == "model":
-        return releases.read(inventories.load(path).fleet, bundle)
+        found = inventories.load(path)
+        return releases.read(found.fleet, bundle, stage=found.registry_stage)
     question = GoldenText(messages=(Message("user", "?"),), expect="!")
     simulated = Release(
         bundle="simulated@1",

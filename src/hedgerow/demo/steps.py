@@ -41,6 +41,7 @@ def build(inventory: Path, bundle_dir: Path) -> list[Step]:
     hedgerow = tool("hedgerow")
     playbook = tool("ansible-playbook")
     where = ("-i", str(inventory))
+    bundle = f"{BUNDLE_NAME}@{BUNDLE_VERSION}"
     return [
         Step("check", "what this machine has", (hedgerow, "emulate", "check")),
         Step("inventory", "the inventory is sound", (hedgerow, "inventory", "check", *where)),
@@ -57,7 +58,11 @@ def build(inventory: Path, bundle_dir: Path) -> list[Step]:
             background=True,
         ),
         Step("trust", "the fleet's certificate authority", (hedgerow, "ca", "init", *where)),
-        Step("registry", "the registry's signing keys and first metadata", (hedgerow, "registry", "init", *where)),
+        Step(
+            "registry",
+            "the registry's stage: keys of root, builder and approver, first metadata",
+            (hedgerow, "registry", "init", "--unattended", *where),
+        ),
         Step("boot", "boot one gateway and three Pis", (hedgerow, "emulate", "up", *where), after=("image",)),
         Step(
             "bootstrap",
@@ -67,16 +72,18 @@ def build(inventory: Path, bundle_dir: Path) -> list[Step]:
         Step("sweep", "what the fleet is", (tool("pyinfra"), "-y", f"@fleet/{inventory}", "deploy/sweep.py")),
         Step("converge", "converge all hosts", (playbook, *where, "playbooks/site.yml"), after=("runtime",)),
         Step(
-            "publish",
-            "sign the bundle and publish it",
-            (hedgerow, "registry", "publish", str(bundle_dir), *where),
+            "stage",
+            "the builder's word for the bundle",
+            (hedgerow, "registry", "stage", str(bundle_dir), *where),
             after=("model",),
         ),
+        Step("approve", "the approver's word", (hedgerow, "registry", "approve", bundle, "--yes", *where)),
+        Step("release", "both words published", (hedgerow, "registry", "release", bundle, *where)),
         Step("mirror", "bring the registry to the gateway", (playbook, *where, "playbooks/publish.yml")),
         Step(
             "rollout",
             "release it, host by host, each gated on its health",
-            (playbook, *where, "playbooks/rollout.yml", "-e", f"bundle={BUNDLE_NAME}@{BUNDLE_VERSION}"),
+            (playbook, *where, "playbooks/rollout.yml", "-e", f"bundle={bundle}"),
         ),
         Step("ask", "ask every Pi over mutual TLS", (hedgerow, "fleet", "ask", QUESTION, *where)),
         Step("table", "the fleet", (hedgerow, "fleet", "table", *where)),

@@ -20,9 +20,9 @@ from hedgerow.device.cli_options import config_option, json_option, show
 from hedgerow.device.config import DeviceConfig
 from hedgerow.device.control import ControlSocket
 from hedgerow.device.restarting import is_whole
+from hedgerow.device.variant import is_of
 from hedgerow.errors import DeviceError, ExitCode, HedgerowError, PublisherError, UsageError
 from hedgerow.registry import bundle as bundles
-from hedgerow.registry.reference import Reference
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -48,37 +48,52 @@ for command in (cli_agent.watch, cli_agent.events, cli_agent.drain, cli_agent.un
 @click.argument("change")
 @click.option("--registry-url", help="Another registry than the configured one.")
 @click.option("--here", is_flag=True, help="Fetch nothing: fail unless every byte of it is on this device.")
-@cli_store.delta_options
+@cli_store.variant_option
+@cli_store.fetch_options
 @config_option
 @json_option
-def stage(*, change: str, registry_url: str | None, here: bool, how: str | None, path: Path, as_json: bool) -> None:
+def stage(
+    *,
+    change: str,
+    registry_url: str | None,
+    here: bool,
+    variant: str | None,
+    plan: bool,
+    in_window: bool,
+    path: Path,
+    as_json: bool,
+) -> None:
     """Fetch and verify CHANGE; what is served does not change.
 
-    A configuration is read from standard input. A runtime has to be installed already: no registry has it.
+    A model comes in deltas: what this device has of it, in whatever version, is not fetched again. A configuration is
+    read from standard input. A runtime has to be installed already: no registry has it.
     """
     config = configs.load(path)
     wanted = Change.parse(change)
-    if how is not None:
-        cli_store.stage_deltas(config, wanted, registry_url, how=how, here=here, as_json=as_json)
+    cli_store.check_options(wanted, plan=plan, in_window=in_window, here=here)
+    if plan:
+        cli_store.show_plan(config, wanted, registry_url, variant=variant, as_json=as_json)
         return
-    if here and not _is_whole(config, wanted):
+    if here and not _is_whole(config, wanted, variant):
         raise DeviceError(
             f"not every byte of {wanted} is on this device",
             where=str(slot_home(config, wanted)),
             next_step=f"fetch it: hedgerow-device stage {wanted}",
         )
-    new_bytes = 0 if here else _stage(config, wanted, registry_url)
-    show(
-        {
-            "changed": new_bytes > 0,
-            "change": str(wanted),
-            "model": _shown(config, wanted.name, wanted.version) if wanted.kind == "model" else None,
-            "previous": None,
-            "new_bytes": new_bytes,
-        },
-        f"{wanted} is on this device, {new_bytes / 1e6:.1f} MB of it new",
-        as_json=as_json,
-    )
+    value: dict[str, Any] = {"changed": False, "change": str(wanted), "model": None, "previous": None, "new_bytes": 0}
+    lines = [f"{wanted} is on this device"]
+    if wanted.kind == "model":
+        if not here:
+            from hedgerow.device.store import view  # slow to import, and most commands never fetch
+
+            staged = cli_store.fetch(config, wanted, registry_url, variant=variant, in_window=in_window)
+            value |= view.staged_json(staged)
+            lines = view.staged_lines(staged)
+        value["model"] = _shown(config, wanted.name, wanted.version)
+    elif not here:
+        value["new_bytes"] = _place(config, wanted)
+        value["changed"] = value["new_bytes"] > 0
+    show(value, "\n".join(lines), as_json=as_json)
 
 
 @cli.command()
@@ -87,9 +102,18 @@ def stage(*, change: str, registry_url: str | None, here: bool, how: str | None,
     "--confirm-within", type=click.IntRange(min=1), metavar="SECONDS", help="Revert unless confirmed by then."
 )
 @click.option("--registry-url", help="Another registry than the configured one.")
+@cli_store.variant_option
 @config_option
 @json_option
-def activate(*, change: str, confirm_within: int | None, registry_url: str | None, path: Path, as_json: bool) -> None:
+def activate(
+    *,
+    change: str,
+    confirm_within: int | None,
+    registry_url: str | None,
+    variant: str | None,
+    path: Path,
+    as_json: bool,
+) -> None:
     """Serve CHANGE: a model is fetched if needed, loaded beside, asked its golden inputs, and switched to.
 
     A runtime or a configuration, which must be staged, is tried beside the one in service; then the server restarts.
@@ -98,8 +122,8 @@ def activate(*, change: str, confirm_within: int | None, registry_url: str | Non
     wanted = Change.parse(change)
     activation = activation_of(config)
     activation.check_free(wanted)
-    if wanted.kind == "model" and not _is_whole(config, wanted):
-        _stage(config, wanted, registry_url)
+    if wanted.kind == "model" and not _is_whole(config, wanted, variant):
+        cli_store.fetch(config, wanted, registry_url, variant=variant)
     seconds = config.confirm_within_s if confirm_within is None else confirm_within
     _print_outcome(config, activation.activate(wanted, confirm_within_s=seconds), as_json=as_json)
 
@@ -165,38 +189,26 @@ def exporter(*, path: Path) -> None:
     serve(configs.load(path))
 
 
-def _is_whole(config: DeviceConfig, change: Change) -> bool:
-    """Whether the version is on this device, every byte of it.
+def _is_whole(config: DeviceConfig, change: Change, variant: str | None) -> bool:
+    """Whether the version is on this device, every byte of it, and the ``variant`` that was named.
 
     Then it was vouched for when it came, and no registry is needed: a version never changes.
     """
     if change.kind != "model":
         return is_whole(slot_home(config, change), change)
     try:
-        bundles.verify_files(config.models_dir / change.name / change.version)
+        bundle = bundles.verify_files(config.models_dir / change.name / change.version)
     except (UsageError, PublisherError):
         return False
-    return True
+    return is_of(bundle.manifest, variant)
 
 
-def _stage(config: DeviceConfig, change: Change, registry_url: str | None) -> int:
-    """Have it on this device; the bytes that are new."""
+def _place(config: DeviceConfig, change: Change) -> int:
+    """Have on this device what no registry has; the bytes that are new."""
     if change.kind == "configuration":
         return staging.configuration(config.configuration_dir, change.version, sys.stdin.buffer, identity(config))
-    if change.kind == "runtime":
-        staging.require_runtime(config.runtime_dir, change.version)
-        return 0
-    # Slow to import, and most commands never fetch.
-    from hedgerow.registry.fetch import fetch
-    from hedgerow.registry.source import HttpsSource, TlsFiles
-
-    tls = TlsFiles(config.tls.certificate, config.tls.key, config.tls.ca)
-    source = HttpsSource(registry_url or config.registry_url, tls, server_name=config.registry_name)
-    reference = Reference(change.name, change.version)
-    fetched = fetch(
-        source, reference, models_dir=config.models_dir, trust_dir=config.trust_dir, reserve_mb=config.reserve_mb
-    )
-    return fetched.new_bytes
+    staging.require_runtime(config.runtime_dir, change.version)
+    return 0
 
 
 def _report_without_server(config: DeviceConfig) -> dict[str, Any]:

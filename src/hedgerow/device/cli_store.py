@@ -1,4 +1,4 @@
-"""``hedgerow-device stage --plan|--deltas|--now`` and ``hedgerow-device cache``: the device's store of versions."""
+"""How ``stage`` and ``activate`` fetch a model, and ``hedgerow-device cache``: the device's store of versions."""
 
 from __future__ import annotations
 
@@ -17,61 +17,83 @@ from hedgerow.errors import UsageError
 from hedgerow.registry.reference import Reference
 
 if TYPE_CHECKING:
-    from hedgerow.device.store.terms import Device
+    from hedgerow.device.store.terms import Device, Staged
+    from hedgerow.registry.client.trusted import Trusted
+    from hedgerow.registry.source import HttpsSource
 
 _MB = 1 << 20
 
 
-def delta_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give ``stage`` its options for fetching in deltas; all three set ``how``."""
-    for name, text in (
-        ("now", "Fetch in deltas at once, whatever the download window says."),
-        ("deltas", "Fetch in deltas: what is here is not fetched again."),
-        ("plan", "Fetch nothing: print what would come, and from where."),
-    ):
-        command = click.option(f"--{name}", "how", flag_value=name, default=None, help=text)(command)
-    return command
+def fetch_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give ``stage`` its options for fetching: ``plan`` and ``in_window``."""
+    in_window = click.option("--in-window", is_flag=True, help="Fetch inside of the device's download window alone.")
+    plan = click.option("--plan", is_flag=True, help="Fetch nothing: print what would come, and from where.")
+    return plan(in_window(command))
 
 
-def stage_deltas(
-    config: DeviceConfig, change: Change, registry_url: str | None, *, how: str, here: bool, as_json: bool
-) -> None:
-    """Fetch a model in deltas (``how``: ``deltas``, ``now``), or only look how that would go (``plan``)."""
-    if change.kind != "model" or here:
+variant_option = click.option(
+    "--variant", metavar="NAME", help="Of a bundle with several; else the best for this board's HAT and memory."
+)
+
+
+def check_options(change: Change, *, plan: bool, in_window: bool, here: bool) -> None:
+    """Refuse options that say nothing together.
+
+    Raises:
+        UsageError: names them.
+    """
+    given = [name for name, is_given in (("--plan", plan), ("--in-window", in_window), ("--here", here)) if is_given]
+    if len(given) > 1:
+        raise UsageError(f"{' and '.join(given)} exclude each other", next_step="hedgerow-device stage --help")
+    if change.kind != "model" and (plan or in_window):
         raise UsageError(
-            f"--{how} is for models that a registry has" if not here else f"--{how} and --here exclude each other",
-            next_step="hedgerow-device stage --help",
+            f"{given[0]} is for models that a registry has", next_step=f"hedgerow-device stage {change}, without it"
         )
+
+
+def fetch(
+    config: DeviceConfig,
+    change: Change,
+    registry_url: str | None,
+    *,
+    variant: str | None = None,
+    in_window: bool = False,
+) -> Staged:
+    """Have a model on this device, in deltas. ``in_window``: only while the download window is open.
+
+    Raises:
+        RefusedError, PublisherError, NetworkError, PartialError, DeviceError: as ``store.stage.stage``.
+    """
+    from hedgerow.device.store import stage
+
+    registry, source = _registry(config, registry_url)
     reference = Reference(change.name, change.version)
-    # Slow to import, and most commands never fetch.
+    return stage.stage(registry, source, reference, device_of(config, variant), at_once=not in_window)
+
+
+def show_plan(
+    config: DeviceConfig, change: Change, registry_url: str | None, *, variant: str | None, as_json: bool
+) -> None:
+    """Print how a model would come; nothing of it is fetched.
+
+    Raises:
+        RefusedError, PublisherError, NetworkError, DeviceError: as ``store.stage.look``.
+    """
     from hedgerow.device.store import stage, view
+
+    registry, source = _registry(config, registry_url)
+    made = stage.look(registry, source, Reference(change.name, change.version), device_of(config, variant))
+    show(view.plan_json(made), "" if as_json else view.plan_text(made), as_json=as_json)
+
+
+def _registry(config: DeviceConfig, registry_url: str | None) -> tuple[Trusted, HttpsSource]:
+    # Slow to import, and most commands never fetch.
     from hedgerow.registry.client.trusted import Trusted
     from hedgerow.registry.source import HttpsSource, TlsFiles
 
     tls = TlsFiles(config.tls.certificate, config.tls.key, config.tls.ca)
     source = HttpsSource(registry_url or config.registry_url, tls, server_name=config.registry_name)
-    registry = Trusted(source, config.trust_dir, synced=hardware.read_clock())
-    device = device_of(config)
-    if how == "plan":
-        made = stage.look(registry, source, reference, device)
-        show(view.plan_json(made), "" if as_json else view.plan_text(made), as_json=as_json)
-        return
-    staged = stage.stage(registry, source, reference, device, at_once=how == "now")
-    come = (
-        f"{staged.fetched / 1e6:.1f} MB came in {staged.requests} requests, {staged.written / 1e6:.1f} MB were written"
-    )
-    lines = [f"{staged.reference} is on this device: {come}", *staged.notes]
-    value = {
-        "changed": staged.changed,
-        "change": staged.reference,
-        "new_bytes": staged.new_bytes,
-        "fetched": staged.fetched,
-        "written": staged.written,
-        "requests": staged.requests,
-        "by": staged.by,
-        "notes": staged.notes,
-    }
-    show(value, "\n".join(lines), as_json=as_json)
+    return Trusted(source, config.trust_dir, synced=hardware.read_clock()), source
 
 
 @click.group()
@@ -167,11 +189,12 @@ def collect(*, budget_mb: int | None, dry_run: bool, path: Path, as_json: bool) 
     show(value, view.collected_text(done, dry_run=dry_run), as_json=as_json)
 
 
-def device_of(config: DeviceConfig) -> Device:
-    """The store that a device's configuration describes."""
+def device_of(config: DeviceConfig, variant: str | None = None) -> Device:
+    """The store that a device's configuration describes; ``variant`` is what it takes of a bundle that has it."""
     from hedgerow.device.store.keep import Places
     from hedgerow.device.store.layout import Layout
     from hedgerow.device.store.terms import Device
+    from hedgerow.device.variant import picker
 
     places = Places(Layout(config.models_dir), config.activation_dir, config.configuration_dir)
-    return Device(places, config.store, reserve_mb=config.reserve_mb)
+    return Device(places, config.store, reserve_mb=config.reserve_mb, pick=picker(variant))

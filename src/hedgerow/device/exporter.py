@@ -27,6 +27,7 @@ from prometheus_client.exposition import choose_encoder
 
 from hedgerow.device.metrics import Board, DeviceCollector
 from hedgerow.device.notify import notify
+from hedgerow.device.store.layout import Layout
 from hedgerow.errors import MachineError
 from hedgerow.identity import profiles, tls
 
@@ -44,6 +45,8 @@ class Device(Protocol):
     def fleet(self) -> str: ...
     @property
     def site(self) -> str: ...
+    @property
+    def models_dir(self) -> Path: ...
 
 
 class _Server(socketserver.ThreadingMixIn, http.server.HTTPServer):
@@ -132,7 +135,7 @@ def listen(device: Device, *, credentials: Path, board: Board, port: int = PORT)
     """
     context = tls.server_context(credentials)
     registry = CollectorRegistry()
-    registry.register(DeviceCollector(board, credentials / "device.crt"))
+    registry.register(DeviceCollector(board, credentials / "device.crt", store=Layout(device.models_dir).written))
     try:
         server = _Server(port, device, context, registry)
     except OSError as error:

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from cryptography import x509
-from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from hedgerow.device import confinement, hardware, hat_chain, heartbeat
 from hedgerow.device.pinned import Pinned
+from hedgerow.device.store import written
 
 FIRMWARE_INTERVAL_S = 5.0
 
@@ -57,9 +58,17 @@ class DeviceCollector(Collector):
     """The samples of ``hedgerow_device_`` and ``hedgerow_hat_``."""
 
     def __init__(
-        self, board: Board, certificate: Path, pinned: Pinned | None = None, *, beats: Path = heartbeat.FILE
+        self,
+        board: Board,
+        certificate: Path,
+        pinned: Pinned | None = None,
+        *,
+        store: Path,
+        beats: Path = heartbeat.FILE,
     ) -> None:
+        """``store`` is the count of what the store of models has written (``store.layout.Layout.written``)."""
         self._board = board
+        self._store = store
         self._beats = beats
         self._pinned = pinned or Pinned()
         # The certificate that this process serves with: a service is restarted when it is renewed.
@@ -79,6 +88,7 @@ class DeviceCollector(Collector):
         )
         yield _apparmor()
         yield from _agent(heartbeat.read(self._beats))
+        yield _written(written.read(self._store))
         yield from _pins(self._pinned, full)
         yield from _hat(full, sensors)
 
@@ -174,6 +184,17 @@ def _agent(beat: heartbeat.Heartbeat | None) -> Iterator[Metric]:
         "Canonical questions that failed since, in a row.",
         None if beat is None else beat.failures,
     )
+
+
+def _written(count: written.Written) -> Metric:
+    family = CounterMetricFamily(
+        "hedgerow_device_store_written_bytes",
+        "Bytes that the store of models has written to the disk, by what they came from; they wear a card.",
+        labels=("for",),
+    )
+    for kind, size in sorted(count.by.items()):
+        family.add_metric((kind,), float(size))
+    return family
 
 
 def _apparmor() -> Metric:

@@ -174,6 +174,11 @@ class Inventory(msgspec.Struct, frozen=True):
         return str(self.vars["admin_user"])
 
     @property
+    def registry_stage(self) -> str:
+        """The stage of the registry that the fleet's devices belong to."""
+        return str(self.vars.get("registry_stage", paths.DEFAULT_STAGE))
+
+    @property
     def pis(self) -> list[Host]:
         """The hosts that serve models."""
         return [self.hosts[name] for name in self.groups.get("pis", ())]

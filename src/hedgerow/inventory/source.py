@@ -127,6 +127,12 @@ def _typed(path: Path, limit: str | None, document: dict[str, Any]) -> Inventory
                 where=f"{path}: group_vars/all",
                 next_step=check,
             )
+    if "registry_stage" not in common and any("registry_stage" in host.vars for host in hosts.values()):
+        raise UsageError(
+            "registry_stage is not the same on every host: a fleet's devices belong to one stage",
+            where=f"{path}: group_vars/all",
+            next_step=check,
+        )
     try:
         release = msgspec.convert(common["fleet_release"], FleetRelease)
     except msgspec.ValidationError as error:

@@ -1,6 +1,6 @@
 """Where a device fetches from: bytes over HTTPS with the fleet's certificates, or from a folder on the same machine.
 
-A ``Source`` moves bytes and verifies nothing; ``registry.fetch`` and ``registry.client`` decide what they are worth.
+A ``Source`` moves bytes and verifies nothing; ``registry.client`` and ``device.store`` decide what they are worth.
 What it does promise is that a peer cannot hold it: a line that is silent, or slower than a ``Pace``, is a
 ``NetworkError``, and an answer is never unpacked, so that a few bytes cannot become many.
 """
@@ -18,8 +18,6 @@ from typing import Protocol
 from urllib.parse import urlsplit
 
 import urllib3
-from tuf.api.exceptions import DownloadHTTPError
-from tuf.ngclient import FetcherInterface
 
 from hedgerow.errors import NetworkError, PublisherError, UsageError
 from hedgerow.registry.client.pace import Pace, TooSlowError, keep
@@ -214,22 +212,6 @@ class FolderSource:
             file.seek(start)
             blocks = iter(lambda: file.read(_RANGE_BLOCK), b"")
             yield Part(start, status.st_size, now, _limited(blocks, 0, length))
-
-
-class MetadataFetcher(FetcherInterface):
-    """What python-tuf's client downloads metadata and targets with."""
-
-    def __init__(self, source: Source) -> None:
-        self._source = source
-
-    def _fetch(self, url: str) -> Iterator[bytes]:
-        path = url.removeprefix(f"{self._source.url}/")
-        try:
-            with self._source.open(path) as blocks:
-                yield from blocks
-        except FileNotFoundError as error:
-            # The client asks for the next root until there is none; it wants to hear that in HTTP's words.
-            raise DownloadHTTPError(f"{url} is not there", _HTTP_NOT_FOUND) from error
 
 
 def _part(

@@ -23,9 +23,10 @@ from typing import Any
 import msgspec
 from securesystemslib.signer import Key
 
-from hedgerow import atomic, paths
+from hedgerow import atomic
 from hedgerow.errors import UsageError
 from hedgerow.registry import manifest as manifests
+from hedgerow.registry.authority.session import store_of_stage
 from hedgerow.registry.reference import Reference
 from hedgerow.registry.verify import trusted
 from hedgerow.rollout import events, html, report
@@ -132,7 +133,7 @@ def _bundle(fleet: str, state: State) -> dict[str, bytes]:
         said = {"bundle": release.bundle, "kind": release.kind, "sha256": release.sha256, "serves": release.serves}
         return {"bundle/release.json": seal.encoded(said)}
     try:
-        _, data = trusted(paths.fleet_dir(fleet) / "registry", Reference.parse(release.bundle))
+        _, data = trusted(store_of_stage(fleet, release.stage), Reference.parse(release.bundle))
     except Exception as error:  # noqa: BLE001 - a registry that is gone must not cost the rest of the evidence
         return {"bundle/missing.json": seal.encoded({"bundle": release.bundle, "why": type(error).__name__})}
     found = manifests.digest(data)

@@ -71,7 +71,11 @@ def expectation(release: Release, host: str, baseline: Iterable[str] = ()) -> Ex
     """What a look at ``host`` is held against once it has the release."""
     own = None if release.kind == "model" else wanted(release, host)
     return Expectation(
-        version=release.serves, sha256=release.serves_sha256, baseline=frozenset(baseline), started_with=own
+        version=release.serves,
+        sha256=release.serves_sha256,
+        builds=frozenset(release.builds),
+        baseline=frozenset(baseline),
+        started_with=own,
     )
 
 
@@ -82,7 +86,7 @@ def has(look: Look, release: Release, host: str) -> bool:
 
 def other_model(serves: str | None, sha256: str | None, release: Release) -> str | None:
     """Why a host cannot be judged by the release's questions: it serves another model; None: it serves that one."""
-    if (serves, sha256) == (release.serves, release.serves_sha256):
+    if serves == release.serves and sha256 in release.serves_hashes:
         return None
     what = serves or "no model" if serves != release.serves else f"{serves} with manifest {sha256}"
     return f"rule same-model: it serves {what}, and the {release.kind} is judged by the questions of {release.serves}"

@@ -12,7 +12,7 @@ import os
 import shutil
 from pathlib import Path
 
-_BLOBS = "targets/blobs"
+_NAMED_BY_CONTENT = "targets/packs/"
 
 
 class MirrorError(Exception):
@@ -24,14 +24,18 @@ class MirrorError(Exception):
 
 
 def listing(root: str) -> dict[str, list[int | str | None]]:
-    """Path below ``root`` → ``[size, sha256]``; blobs are not read, their hash is None."""
+    """Path below ``root`` → ``[size, sha256]``; packs are not read, their hash is None."""
     top = Path(root)
     found: dict[str, list[int | str | None]] = {}
     for path in sorted(top.rglob("*")):
         if path.name.startswith(".") or not path.is_file():
             continue
         name = path.relative_to(top).as_posix()
-        digest = None if name.rpartition("/")[0] == _BLOBS else hashlib.sha256(path.read_bytes()).hexdigest()
+        if name.startswith(_NAMED_BY_CONTENT):
+            digest = None
+        else:
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
         found[name] = [path.stat().st_size, digest]
     return found
 

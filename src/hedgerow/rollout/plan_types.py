@@ -7,6 +7,7 @@ from typing import Literal
 
 import msgspec
 
+from hedgerow.paths import DEFAULT_STAGE
 from hedgerow.registry.manifest import GoldenTensors, GoldenText, Slo
 from hedgerow.rollout import variants
 from hedgerow.rollout.batches import SiteBudget
@@ -81,6 +82,8 @@ class Release(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """The bundle's golden inputs, which the gate puts in turn; empty in plans of older controllers."""
     slo: Slo | None = None
     """What the publisher expects on a board."""
+    stage: str = DEFAULT_STAGE
+    """Of the registry: whose builder and approver vouch for it."""
 
     kind: Kind = "model"
     model: str | None = None
@@ -90,6 +93,8 @@ class Release(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """Host → its own version, where each has one; without an entry it is the bundle's."""
     variants: list[Variant] = []
     """Builds of it, of which every host gets the best-fitting one; empty in plans of older controllers."""
+    builds: list[str] = []
+    """Of a model with several variants: the hash of each one's own manifest, one of which a host then serves."""
 
     @property
     def questions(self) -> list[GoldenText | GoldenTensors]:
@@ -105,6 +110,11 @@ class Release(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     def serves_sha256(self) -> str:
         """Hash of that model's manifest."""
         return self.model_sha256 or self.sha256
+
+    @property
+    def serves_hashes(self) -> frozenset[str]:
+        """Hashes of manifests that are this model's: its own, and those that its variants are taken out with."""
+        return frozenset({self.serves_sha256, *self.builds})
 
     @property
     def name(self) -> str:

@@ -22,7 +22,7 @@ MENDED_BY_A_RELEASE = frozenset({"no_model", "model_failed"})
 def serves(report: Report, release: Release, wanted: str | None = None) -> bool:
     """Whether the host serves exactly this release. ``wanted``: its own version of it (``kinds.wanted``)."""
     model = report.model
-    served = model is not None and report.reference == release.serves and model.sha256 == release.serves_sha256
+    served = model is not None and report.reference == release.serves and model.sha256 in release.serves_hashes
     return served and kinds.had(report, release) == (wanted or release.bundle)
 
 

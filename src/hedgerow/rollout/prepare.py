@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cache, partial
@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 from msgspec.structs import replace
 
+from hedgerow import paths
 from hedgerow.errors import RefusedError, UsageError
 from hedgerow.rollout import carried, cooldown, holds, kinds, late, release_restarting, schedule, serving, store
 from hedgerow.rollout import plan as plans
@@ -95,18 +96,28 @@ class Wish:
     """What is to be released: ``bundle`` (``name@version``), or ``change`` (a runtime or a configuration).
 
     ``model`` names the one that hosts serve where no rollout knows. ``hosts`` are those of the group ``pis`` with their
-    variables.
+    variables, ``stage`` the one of the registry that they belong to.
     """
 
     bundle: str | None = None
     change: str | None = None
     model: str | None = None
     hosts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    stage: str = paths.DEFAULT_STAGE
 
     @classmethod
-    def of(cls, what: str, *, model: str | None, hosts: Mapping[str, Mapping[str, Any]]) -> Wish:
+    def of(
+        cls,
+        what: str,
+        *,
+        model: str | None,
+        hosts: Mapping[str, Mapping[str, Any]],
+        stage: str = paths.DEFAULT_STAGE,
+    ) -> Wish:
         """``what`` as commands take it: ``name@version``, or a kind that is no model's."""
-        return cls(change=what, model=model, hosts=hosts) if kinds.is_kind(what) else cls(bundle=what)
+        if kinds.is_kind(what):
+            return cls(change=what, model=model, hosts=hosts, stage=stage)
+        return cls(bundle=what, stage=stage)
 
     def release(self, fleet: str, targets: Iterable[Target]) -> Release:
         """Read it from the registry, the tree, or the inventory.
@@ -121,10 +132,12 @@ class Wish:
                 next_step="say which bundle: -e bundle=assistant@1.1.0; or change=runtime, or change=configuration",
             )
         if self.change is None:
-            return releases.read(fleet, self.bundle or "")
+            return releases.read(fleet, self.bundle or "", stage=self.stage)
         planned = [each.name for each in targets if not each.limited and each.hold is None and each.quarantine is None]
         past = _past(store.folder(fleet), release_restarting.LOOKED_BACK)
-        return release_restarting.read(fleet, self.change, self.hosts, past, planned=planned, model=self.model)
+        return release_restarting.read(
+            fleet, self.change, self.hosts, past, planned=planned, model=self.model, stage=self.stage
+        )
 
 
 def plan(
@@ -156,7 +169,7 @@ def plan(
         cooldown.refuse(recent, release, made_of.cooldown_s, now)
     _refuse_for_ever(made_of, now)
     free = _kept_out(rollouts, targets, None if going_on else store.taken_over(rollouts, release.bundle), now)
-    known = _with_memory(fleet, rollouts, free)
+    known = _with_memory(partial(releases.memory_mb, fleet, stage=release.stage), rollouts, free)
     fresh = plans.make(known, made_of, release)
     if going_on is not None:
         return replace(late.extend(going_on[1].plan, fresh), tzdata=tzdata_version())
@@ -205,10 +218,10 @@ def _past(rollouts: Path, number: int) -> Iterator[State]:
     return (state for rollout in newest if (state := Journal(rollouts / rollout).state()) is not None)
 
 
-def _with_memory(fleet: str, rollouts: Path, targets: list[Target]) -> list[Target]:
+def _with_memory(needs_of: Callable[[str], int | None], rollouts: Path, targets: list[Target]) -> list[Target]:
     """``targets`` with what is known of the memory that their present models need; asked only where a board's is."""
     measured = [each.name for each in targets if each.memory_mb is not None]
     if not measured:
         return targets
-    needs = serving.memory_mb(measured, _past(rollouts, LOOKED_BACK), cache(partial(releases.memory_mb, fleet)))
+    needs = serving.memory_mb(measured, _past(rollouts, LOOKED_BACK), cache(needs_of))
     return [replace(each, serves_mb=needs[each.name]) if needs.get(each.name) is not None else each for each in targets]

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import msgspec
 
 from hedgerow import paths
-from hedgerow.errors import HedgerowError, PublisherError
+from hedgerow.errors import HedgerowError
 from hedgerow.registry import manifest as manifests
+from hedgerow.registry import variants as builds
+from hedgerow.registry import verify
+from hedgerow.registry.authority.session import store_of_stage
 from hedgerow.registry.manifest import Manifest
 from hedgerow.registry.probe import Probe
-from hedgerow.registry.publish import BLOBS
 from hedgerow.registry.reference import Reference
-from hedgerow.registry.verify import trusted
 from hedgerow.rollout.gate import probe
 from hedgerow.rollout.plan import Release
-from hedgerow.rollout.variants import ONLY, Variant
+from hedgerow.rollout.variants import Variant
 
 MOST_PROBES = 50
 MOST_PROBE_BYTES = 256 * 1024
@@ -24,41 +23,52 @@ MOST_PROBE_BYTES = 256 * 1024
 have megabytes; a device puts all golden inputs to the model anyhow, before it serves it."""
 
 
-def read(fleet: str, bundle: str) -> Release:
-    """Find ``name@version`` in the fleet's registry and verify it as a device would.
+def read(fleet: str, bundle: str, *, stage: str = paths.DEFAULT_STAGE) -> Release:
+    """Find ``name@version`` in the registry of the fleet's ``stage`` and verify it as a device would.
 
-    Signatures are checked, and that every file is there with its size. Hashing gigabytes at every plan would only
-    repeat what publishing has done and every device does.
+    Signatures are checked, and that all that devices fetch is there with its size. Hashing gigabytes at every plan
+    would only repeat what publishing has done and every device does.
 
     Raises:
-        UsageError: It is not ``name@version``, or there is no registry.
+        UsageError: It is not ``name@version``, or there is no such stage.
         RefusedError: The registry has no such bundle, or its signatures do not hold.
-        PublisherError: A file of the bundle is missing or cut off.
+        PublisherError: Something that devices would fetch is missing or cut off.
     """
     reference = Reference.parse(bundle)
-    store = paths.fleet_dir(fleet) / "registry"
-    manifest, data = trusted(store, reference)
-    _require_files(store, manifest)
-    digest = manifests.digest(data)
+    manifest, data = verify.fetchable(store_of_stage(fleet, stage), reference)
+    offered = _variants(manifest, data)
     return Release(
         bundle=str(reference),
-        sha256=digest,
-        size_bytes=manifest.size,
+        sha256=manifests.digest(data),
+        size_bytes=max(variant.size_bytes for variant in offered),
+        stage=stage,
         probe=probe.choose(manifest),
         probes=_probes(manifest),
         slo=manifest.slo,
         tensor_types={tensor.name: tensor.dtype for tensor in manifest.inputs},
-        variants=[Variant(name=ONLY, requires=manifest.requires, sha256=digest, size_bytes=manifest.size)],
+        variants=offered,
+        builds=[variant.sha256 for variant in offered] if manifest.variants else [],
     )
 
 
-def memory_mb(fleet: str, bundle: str) -> int | None:
-    """What ``bundle`` needs; None where this fleet's registry does not vouch for it (any more)."""
+def memory_mb(fleet: str, bundle: str, *, stage: str = paths.DEFAULT_STAGE) -> int | None:
+    """What ``bundle`` needs, its largest variant; None where this stage does not vouch for it (any more)."""
     try:
-        manifest, _ = trusted(paths.fleet_dir(fleet) / "registry", Reference.parse(bundle))
+        manifest, data = verify.trusted(store_of_stage(fleet, stage), Reference.parse(bundle))
     except HedgerowError:
         return None
-    return manifest.requires.memory_mb
+    return max(variant.requires.memory_mb for variant in _variants(manifest, data))
+
+
+def _variants(manifest: Manifest, data: bytes) -> list[Variant]:
+    """Every build, with the identity that it has on a device: the hash of the manifest that is taken out for it."""
+    found = []
+    for name in builds.names(manifest):
+        taken = builds.take(manifest, name)
+        own = data if not manifest.variants else manifests.encode(taken)
+        variant = Variant(name=name, requires=taken.requires, sha256=manifests.digest(own), size_bytes=taken.size)
+        found.append(variant)
+    return found
 
 
 def _probes(manifest: Manifest) -> list[Probe]:
@@ -71,16 +81,3 @@ def _probes(manifest: Manifest) -> list[Probe]:
             chosen.append(golden)
             left -= size
     return chosen
-
-
-def _require_files(store: Path, manifest: Manifest) -> None:
-    for file in manifest.files:
-        path = store / BLOBS / file.sha256
-        size = path.stat().st_size if path.is_file() else None
-        if size != file.size:
-            state = "is not in the registry" if size is None else f"has {size} bytes there, not {file.size}"
-            raise PublisherError(
-                f"{file.path} of {manifest.reference} {state}",
-                where=str(path),
-                next_step="publish the bundle again: hedgerow registry publish BUNDLE",
-            )

@@ -30,11 +30,13 @@ def read(
     *,
     planned: Iterable[str],
     model: str | None = None,
+    stage: str = paths.DEFAULT_STAGE,
 ) -> Release:
     """What ``change`` (``runtime``, ``configuration``, or one with its expected version) is here and now.
 
     ``hosts`` are all of the fleet, with their variables; ``past`` the rollouts before, newest first, which say what the
     ``planned`` ones serve, unless ``model`` (``name@version``) does. Who serves another is refused in its turn.
+    ``stage`` of the registry vouches for that model.
 
     Raises:
         UsageError, RefusedError: there is no such kind, it is another version than expected, or nobody knows which
@@ -42,7 +44,7 @@ def read(
         PublisherError: the registry does not vouch for the model.
     """
     kind, expected = kinds.parse(change)
-    served = releases.read(fleet, model or served_model(planned, past))
+    served = releases.read(fleet, model or served_model(planned, past), stage=stage)
     own: dict[str, str] = {}
     if kind == "runtime":
         asked = {host: extras.of_host(host, variables) for host, variables in hosts.items()}
@@ -71,6 +73,8 @@ def read(
         model=served.bundle,
         model_sha256=served.sha256,
         versions=own,
+        stage=stage,
+        builds=served.builds,
     )
 
 

@@ -125,6 +125,13 @@ class HostReturns:
         return back
 
     @property
+    def _which(self) -> list[str]:
+        """How ``hedgerow-device`` is told the variant that the plan has for this host; nothing where there is one."""
+        plan = self._journal.read().plan
+        place = plan.placements.get(self.host) if plan.release.kind == "model" and plan.release.builds else None
+        return [] if place is None else ["--variant", place.variant]
+
+    @property
     def _wanted(self) -> str:
         """What this host is to have of the release, as ``hedgerow-device`` names it."""
         return kinds.wanted(self._release, self.host)

@@ -84,7 +84,7 @@ class HostStaging(HostReturns):
     def _is_there(self) -> bool:
         """Whether a device that has fetched the release still has all of it; asks no registry."""
         try:
-            self._line.run(["stage", self._wanted, "--here"], timeout_s=self._policy.activate_within_s)
+            self._line.run(["stage", self._wanted, *self._which, "--here"], timeout_s=self._policy.activate_within_s)
         except (NetworkError, DeviceError):
             return False
         return True
@@ -93,7 +93,7 @@ class HostStaging(HostReturns):
         started = self._clock.monotonic()
         within_s = self._policy.activate_within_s
         if self._release.kind == "model":
-            answer = self._line.run(["stage", self._wanted], timeout_s=within_s)
+            answer = self._line.run(["stage", self._wanted, *self._which], timeout_s=within_s)
         elif self._deliver is not None:
             deliver = self._deliver
             answer = self._line.repeat(lambda: deliver(self._wanted, timeout_s=within_s))

@@ -140,7 +140,7 @@ class HostSteps(HostStaging):
         elif known.verdict not in {None, Verdict.PASS}:
             return Step(failed=True, msg=f"its gate had said {known.verdict} before the run was cut off")
         started = self._clock.monotonic()
-        arguments = ["activate", self._wanted, "--confirm-within", str(self._policy.confirm_within_s)]
+        arguments = ["activate", self._wanted, *self._which, "--confirm-within", str(self._policy.confirm_within_s)]
         try:
             answer = self._line.run(arguments, timeout_s=self._policy.activate_within_s)
         except (NetworkError, DeviceError) as error:

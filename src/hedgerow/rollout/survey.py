@@ -18,6 +18,8 @@ from functools import cache
 from hedgerow import paths
 from hedgerow.errors import HedgerowError
 from hedgerow.registry import manifest as manifests
+from hedgerow.registry import variants
+from hedgerow.registry.authority.session import store_of_stage
 from hedgerow.registry.reference import Reference
 from hedgerow.registry.verify import trusted
 from hedgerow.rollout import events, kinds
@@ -34,17 +36,20 @@ NAMED = 10
 """Hosts that a line names; the journal has them all."""
 
 
+Vouched = Callable[[str], frozenset[str] | None]
+"""``name@version`` → hashes of its manifest and of its variants', as the registry vouches for; None: it has none."""
+
+
 def survey(
     journal: Journal,
     look_at: Callable[[str], Callable[[], Look]],
-    vouched: Callable[[str], str | None],
+    vouched: Vouched,
     say: Callable[[str], None],
     clock: Clock | None = None,
 ) -> State:
     """Ask every planned host once, journal what was found, and refuse hosts whose way back is not known.
 
-    ``vouched`` (see ``registry``) gives the hash of a version's manifest (``name@version``) in the registry, None if it
-    has none. Does nothing where it was done before, or where a host was touched already.
+    ``vouched`` is ``registry``'s. Does nothing where it was done before, or where a host was touched already.
     """
     state = journal.read()
     if state.surveyed or state.wave or state.turns:
@@ -62,9 +67,7 @@ def survey(
     return state
 
 
-def judge(
-    looks: dict[str, Look], release: Release, vouched: Callable[[str], str | None], *, at: str
-) -> events.Surveyed:
+def judge(looks: dict[str, Look], release: Release, vouched: Vouched, *, at: str) -> events.Surveyed:
     """Sort hosts by what was seen of them. Pure but for ``vouched``."""
     known = 0
     first: list[str] = []
@@ -83,13 +86,13 @@ def judge(
         if look.version is None:
             first.append(host)
             continue
-        sha256 = release.sha256 if look.version == release.bundle else vouched(look.version)
-        if sha256 is None:
+        hashes = release.serves_hashes if look.version == release.bundle else vouched(look.version)
+        if hashes is None:
             unknown.append(host)
-        elif sha256 != look.sha256:
+        elif look.sha256 not in hashes:
             refused[host] = (
-                f"rule way-back: its {look.version} has manifest {look.sha256}, the registry's is {sha256}: "
-                "nobody knows what it would go back to"
+                f"rule way-back: its {look.version} has manifest {look.sha256}, the registry's is "
+                f"{' or '.join(sorted(hashes))}: nobody knows what it would go back to"
             )
         else:
             known += 1
@@ -124,14 +127,16 @@ def _named(what: str, hosts: Iterable[str]) -> list[str]:
     return [f"  {what}: {', '.join(names[:NAMED])}{more}"]
 
 
-def registry(fleet: str) -> Callable[[str], str | None]:
-    """Asks the fleet's registry for the hash of a version's manifest (``name@version``); None: it vouches for none."""
+def registry(fleet: str, stage: str = paths.DEFAULT_STAGE) -> Vouched:
+    """Asks the registry of the fleet's stage."""
 
     @cache
-    def ask(bundle: str) -> str | None:
+    def ask(bundle: str) -> frozenset[str] | None:
         try:
-            return manifests.digest(trusted(paths.fleet_dir(fleet) / "registry", Reference.parse(bundle))[1])
+            manifest, data = trusted(store_of_stage(fleet, stage), Reference.parse(bundle))
         except HedgerowError:
             return None
+        taken = (variants.take(manifest, name) for name in variants.names(manifest) if manifest.variants)
+        return frozenset({manifests.digest(data), *(manifests.digest(manifests.encode(each)) for each in taken)})
 
     return ask

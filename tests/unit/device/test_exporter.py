@@ -8,6 +8,7 @@ import ssl
 import subprocess
 import sys
 import threading
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -15,12 +16,13 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from hedgerow.device import exporter, heartbeat, metrics
+from hedgerow.device.store.written import Counter
 from hedgerow.errors import DeviceError, MachineError
 from hedgerow.identity.ca import FleetCA
 from hedgerow.identity.profiles import CLIENT_PROFILES, DeviceNames, Profile
 from hedgerow.identity.tls import client_context
 
-DEVICE = SimpleNamespace(fleet="meadow", site="orchard")
+DEVICE = SimpleNamespace(fleet="meadow", site="orchard", models_dir=Path("/nowhere"))
 NAME = "pi-orchard-1.orchard.meadow"
 
 SENSORS = {
@@ -191,8 +193,8 @@ def _labels(sample):
 
 def samples(board, fleet_folder):
     registry = CollectorRegistry()
-    beats = fleet_folder / "heartbeat.json"
-    registry.register(metrics.DeviceCollector(board, fleet_folder / "device.crt", beats=beats))
+    beats, store = fleet_folder / "heartbeat.json", fleet_folder / "written.json"
+    registry.register(metrics.DeviceCollector(board, fleet_folder / "device.crt", store=store, beats=beats))
     text = generate_latest(registry).decode()
     return {
         (sample.name, *_labels(sample)): sample.value
@@ -241,6 +243,21 @@ def test_the_agent_s_beats_are_exported(fleet):
     }
     heartbeat.write(heartbeat.Heartbeat(at, at, 0), folder / "heartbeat.json")
     assert samples(StubBoard(), folder)["hedgerow_device_agent_answer_timestamp_seconds",] == at.timestamp()
+
+
+def test_what_the_store_of_models_wrote_is_counted(fleet):
+    folder = fleet.machine()
+    for kind, size in (("fetched", 5_000_000), ("copied", 7), ("fetched", 1)):
+        with Counter(folder / "written.json") as counter:
+            counter.add(kind, size)
+    found = samples(StubBoard(), folder)
+    assert {name[1]: value for name, value in found.items() if "_store_" in name[0]} == {
+        "fetched": 5_000_001.0,
+        "copied": 7.0,
+    }
+    assert ("hedgerow_device_store_written_bytes_total", "fetched") in found
+    (folder / "written.json").write_bytes(b"{half")
+    assert not [name for name, *_ in samples(StubBoard(), folder) if "_store_" in name], "damaged is unknown"
 
 
 def test_what_is_unknown_has_no_sample(fleet):
@@ -307,8 +324,8 @@ def test_it_serves_until_terminated_and_tells_systemd(fleet, tmp_path):
         systemd.bind(str(tmp_path / "notify"))
         systemd.settimeout(20)
         program = (
-            "from types import SimpleNamespace\nfrom hedgerow.device import exporter\n"
-            "exporter.serve(SimpleNamespace(fleet='meadow', site='orchard'), port=0)\n"
+            "from pathlib import Path\nfrom types import SimpleNamespace\nfrom hedgerow.device import exporter\n"
+            "exporter.serve(SimpleNamespace(fleet='meadow', site='orchard', models_dir=Path('/nowhere')), port=0)\n"
         )
         environment = os.environ | {
             "CREDENTIALS_DIRECTORY": str(credentials),

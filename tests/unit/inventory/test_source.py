@@ -136,6 +136,14 @@ def test_fleet_values_that_differ_between_hosts_are_refused(tmp_path):
         _typed(tmp_path, _document(one=ONE, two=ONE | {"fleet": "other"}))
 
 
+def test_a_fleet_belongs_to_one_stage_of_the_registry(tmp_path):
+    assert _typed(tmp_path, _document(one=ONE)).registry_stage == "production"
+    assert _typed(tmp_path, _document(one=ONE | {"registry_stage": "dev"})).registry_stage == "dev"
+    for other in ({}, {"registry_stage": "production"}):
+        with pytest.raises(UsageError, match="registry_stage is not the same on every host"):
+            _typed(tmp_path, _document(one=ONE | {"registry_stage": "dev"}, two=ONE | other))
+
+
 def test_an_unknown_row_of_the_lock_is_refused(tmp_path):
     with pytest.raises(UsageError, match=r"fleet_release is wrong: .*kernal"):
         _typed(tmp_path, _document(one=ONE | {"fleet_release": RELEASE | {"kernal": {}}}))

@@ -1,20 +1,18 @@
-"""Bundles in folders and a registry in a folder, with a clock that tests set."""
+"""Bundles in folders and a stage in a folder, with a clock that tests set."""
 
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+import stages
 
 from hedgerow.registry import bundle as bundles
 from hedgerow.registry import manifest as manifests
 from hedgerow.registry.manifest import GoldenText, Manifest, Message, Provenance, Requires, Source
-from hedgerow.registry.publish import Registry
-from hedgerow.registry.store import FolderStore
 
 
 class Clock:
@@ -60,16 +58,6 @@ def make_bundle(tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture
-def registry(tmp_path: Path, clock: Clock) -> Registry:
-    made = Registry(FolderStore(tmp_path / "registry"), tmp_path / "signing", now=clock)
-    made.init()
-    return made
-
-
-@pytest.fixture
-def trust(tmp_path: Path, registry: Registry) -> Path:
-    """A device's trust folder, as the role leaves it."""
-    folder = tmp_path / "trust"
-    folder.mkdir()
-    shutil.copy(tmp_path / "registry" / "metadata" / "1.root.json", folder / "root.json")
-    return folder
+def registry(tmp_path: Path, clock: Clock) -> stages.Stage:
+    """A stage whose keys are all here, without a release."""
+    return stages.found(tmp_path / "stage", now=clock)

@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import stages
 
+from hedgerow import paths
 from hedgerow.registry import manifest as manifests
 from hedgerow.registry.manifest import File, GoldenText, Manifest, Message, Provenance, Requires, Source
-from hedgerow.registry.publish import Registry
 from hedgerow.rollout.gate import errand
 from hedgerow.rollout.plan import Release
 
@@ -81,7 +82,7 @@ def stamps():
 
 @pytest.fixture
 def published(fleet_ca, tmp_path: Path) -> str:
-    """The release in the fleet's own signed registry; its manifest's hash."""
+    """The release in the stage of the fleet's registry; its manifest's hash."""
     folder = tmp_path / "bundle"
     folder.mkdir()
     (folder / "model.onnx").write_bytes(b"weights")
@@ -98,6 +99,5 @@ def published(fleet_ca, tmp_path: Path) -> str:
         golden=(golden,),
     )
     (folder / "manifest.json").write_bytes(manifests.encode(manifest))
-    registry = Registry.of_fleet("meadow-unit")
-    registry.init()
-    return registry.publish(folder).sha256
+    stage = stages.found(paths.stage_dir("meadow-unit", paths.DEFAULT_STAGE))
+    return stage.publish(folder).built.sha256

@@ -32,8 +32,10 @@ def fleet(monkeypatch: pytest.MonkeyPatch, fleet_ca):
         "pi-2": SimpleNamespace(name="pi-2", vars={"labels": {"hold": "fan on order"}}),
         "pi-3": SimpleNamespace(name="pi-3", vars={"site": "orchard"}),
     }
-    whole = SimpleNamespace(fleet=FLEET, hosts=hosts, pis=list(hosts.values()), vars={})
-    part = SimpleNamespace(fleet=FLEET, hosts={"pi-1": hosts["pi-1"]}, pis=[hosts["pi-1"]], vars={})
+    whole = SimpleNamespace(fleet=FLEET, registry_stage="production", hosts=hosts, pis=list(hosts.values()), vars={})
+    part = SimpleNamespace(
+        fleet=FLEET, registry_stage="production", hosts={"pi-1": hosts["pi-1"]}, pis=[hosts["pi-1"]], vars={}
+    )
     monkeypatch.setattr(inventories, "load", lambda path, limit=None: whole if limit is None else part)
     return whole
 

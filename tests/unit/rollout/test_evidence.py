@@ -83,7 +83,7 @@ def test_a_bundle_that_the_registry_no_longer_has_does_not_cost_the_rest(journal
 
     from hedgerow import paths
 
-    shutil.rmtree(paths.fleet_dir(FLEET) / "registry")
+    shutil.rmtree(paths.stage_dir(FLEET, "production"))
     entries = contents(evidence.collect(journal.folder))
     assert "bundle/manifest.json" not in entries
     assert "why" in json.loads(entries["bundle/missing.json"])

@@ -105,6 +105,21 @@ def test_who_is_staged_ahead_is_journaled_and_nothing_else_changes(site) -> None
     assert there.calls == [f"a: stage {there.release.bundle} --json"]
 
 
+def test_a_host_is_told_which_variant_the_plan_has_for_it(folder: Path, release: Release) -> None:
+    lease.take(folder.parent, folder.name, pid=os.getpid(), by="ada", since="now")
+    there = Site(folder, msgspec.structs.replace(release, builds=["0a" * 32, "0b" * 32]))
+    plan = there.journal.read().plan
+    places = plan.placements | {"b": Placement(variant="hailo", site="orchard")}
+    there.journal.append(Resumed(at="t", plan=msgspec.structs.replace(plan, placements=places), by="ada"))
+    there.steps("b").stage_ahead()
+    assert there.steps("b")._is_there()
+    reference = there.release.bundle
+    assert there.calls == [
+        f"b: stage {reference} --variant hailo --json",
+        f"b: stage {reference} --variant hailo --here --json",
+    ]
+
+
 def test_of_a_site_only_so_many_fetch_at_one_time_in_the_order_of_their_turns(site) -> None:
     there = site(sites={"downloads": 2})
     assert ahead.visits(there.journal.read()) == (["a", "b", "e", "c", "d"], [3, 2])

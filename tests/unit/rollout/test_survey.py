@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from hedgerow.rollout import decide, lease, survey
@@ -17,6 +18,7 @@ from hedgerow.rollout.plan import Plan, Release
 from hedgerow.rollout.policy import Policy
 
 OLD, OLD_HASH = "assistant@1.0.0", "01" * 32
+OLD_VARIANT = "02" * 32
 
 
 def look(version: str | None, sha256: str | None = OLD_HASH, *, reached: bool = True) -> Look:
@@ -33,7 +35,7 @@ def run(folder: Path, release: Release):
         if journal.state() is None:
             plan = Plan(release=release, policy=Policy(), waves=[[host] for host in looks])
             journal.append(Opened(at="t", plan=plan, by="ada"))
-        vouched = {OLD: OLD_HASH}.get
+        vouched = {OLD: frozenset({OLD_HASH, OLD_VARIANT})}.get
         survey.survey(journal, lambda host: lambda: looks[host], vouched, said.append)
         return journal, said
 
@@ -83,9 +85,21 @@ def test_a_rollout_that_has_begun_is_not_surveyed(run, folder: Path, release: Re
 
 def test_the_fleets_own_registry_is_asked(published: str) -> None:
     vouched = survey.registry("meadow-unit")
-    assert vouched("assistant@1.1.0") == published
+    assert vouched("assistant@1.1.0") == {published}
     assert vouched("assistant@9.9.9") is None
     assert survey.registry("nowhere")("assistant@1.1.0") is None
+    assert survey.registry("meadow-unit", "dev")("assistant@1.1.0") is None
+
+
+def test_a_variant_of_the_version_is_as_good_as_the_version(run, release: Release) -> None:
+    several = msgspec.structs.replace(release, builds=["0a" * 32, "0b" * 32])
+    found = survey.judge(
+        {"a": look(OLD, OLD_VARIANT), "b": look(release.bundle, "0b" * 32), "c": look(release.bundle, "0c" * 32)},
+        several,
+        {OLD: frozenset({OLD_HASH, OLD_VARIANT})}.get,
+        at="t",
+    )
+    assert (found.known, list(found.refused)) == (2, ["c"])
 
 
 FIRST_REPORTS = """

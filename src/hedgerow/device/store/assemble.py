@@ -1,5 +1,8 @@
 """A plan carried out: every segment written once, to its final place, after its SHA-256 was checked.
 
+What comes is held to the hash that was signed: a file that changed at its address, as a vendor's models did (F23), is
+refused.
+
 What goes wrong with something that lies here (a version whose bytes have changed on the card, a patch that does not fit
 them) is no failure: it is noted in ``bad`` and ``failed``, and the next plan takes another way.
 """

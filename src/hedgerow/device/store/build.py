@@ -14,11 +14,10 @@ from hedgerow.device.store.limiter import Limiter
 from hedgerow.device.store.planner import Known, Plan
 from hedgerow.device.store.receive import Ranges, Receiver
 from hedgerow.device.store.terms import MB, Device, Staged
+from hedgerow.device.store.wanted import Route, Wanted
 from hedgerow.device.store.written import Counter
 from hedgerow.errors import DeviceError, PartialError, PublisherError
-from hedgerow.registry.manifest import Manifest
 from hedgerow.registry.reference import Reference
-from hedgerow.registry.transfer.recipe import Recipe
 
 # With everything that lies here found wrong, chunks alone lead to the version: that is the last of so many rounds.
 _ROUNDS = 3
@@ -31,16 +30,16 @@ class Build:
         self,
         device: Device,
         source: Ranges,
-        manifest: Manifest,
-        recipe: Recipe,
+        wanted: Wanted,
+        route: Route,
         *,
         written: Counter,
         limited: bool,
         on_bytes: Callable[[int], None],
     ) -> None:
-        self._device, self._manifest, self._recipe, self._written = device, manifest, recipe, written
+        self._device, self._wanted, self._route, self._written = device, wanted, route, written
+        self._manifest, self._recipe, self._reference = wanted.manifest, route.recipe, wanted.reference
         self._layout = device.layout
-        self._reference = Reference(manifest.name, manifest.version)
         self._folder = self._layout.partial(self._reference)
         self._on_bytes = on_bytes
         self._fetched = 0
@@ -53,20 +52,22 @@ class Build:
             on_bytes=self._count,
             on_spooled=lambda size: written.add("spooled", size),
         )
-        self._assembly = Assembly(recipe, self._folder / FILES, self._layout, written)
+        self._assembly = Assembly(route.recipe, self._folder / FILES, self._layout, written)
         self._troubles = Troubles()
 
-    def run(self, manifest_data: bytes, recipe_data: bytes) -> Staged:
+    def run(self) -> Staged:
         """From what is here to the version in its place."""
         make_folder(self._folder / FILES)
-        _replace(self._folder / RECIPE, recipe_data)
+        _replace(self._folder / RECIPE, self._route.data)
         placing.tidy(self._folder / FILES, self._manifest)
         used = records.read_used(self._layout)
         used.touch([self._reference])
         records.write_used(self._layout, used)
         by = self._assemble()
-        _replace(self._layout.recipe(self._reference), recipe_data)
-        self._place(manifest_data)
+        _replace(self._layout.recipe(self._reference), self._route.data)
+        if self._wanted.variant is not None:
+            _replace(self._layout.signed(self._reference), self._wanted.signed)
+        self._place(self._wanted.data)
         shutil.rmtree(self._folder)
         remember(self._layout, self._reference)
         return Staged(
@@ -83,7 +84,7 @@ class Build:
     def _assemble(self) -> dict[str, int]:
         """Have every segment in its place; bytes by how they came."""
         done = self._assembly.done()
-        known = offers.known(self._recipe, self._layout, self._receiver, done)
+        known = offers.known(self._recipe, self._layout, self._receiver, done, numbers=self._route.numbers)
         by: dict[str, int] = {}
         for number in range(_ROUNDS):
             last = number == _ROUNDS - 1
@@ -152,7 +153,7 @@ class Build:
         damaged = sorted({(place.reference, place.path) for place in self._troubles.bad if place.finished})
         notes = [
             f"{path} of {reference} has other bytes than it should; what was needed of it was fetched instead. "
-            f"Mend it: hedgerow-device stage {reference} --now"
+            f"Mend it: hedgerow-device stage {reference}"
             for reference, path in damaged
         ]
         if self._troubles.failed:

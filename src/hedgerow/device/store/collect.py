@@ -3,7 +3,7 @@
 - A version leaves by one rename into the trash, under the lock of activations: ``current`` never names a part of one.
 - What is in the trash is gone: the next command empties it, whoever killed this one.
 - Debris goes without being asked for: downloads of versions that are here or were overtaken, recipes of what is gone,
-  temporary files.
+  temporary files, and what a runtime from before this store has left of a download.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from hedgerow.device.store.layout import Layout, make_folder
 from hedgerow.device.store.records import Used
 from hedgerow.registry.reference import Reference
 
+# Runtimes that fetched whole files put them here, beside the version; a killed one of theirs has left it.
+_BEFORE = "*/.staging-*"
 _SECTOR = 512  # st_blocks counts these, whatever the file system's blocks are (stat(2))
 
 
@@ -121,16 +123,19 @@ def sweep(layout: Layout, staying: Collection[Reference] = ()) -> None:
         reference = unfinished.get(folder.name)
         if reference is None or (reference not in staying and (reference in here or _overtaken(reference, used))):
             shutil.rmtree(folder)
-    for recipe in layout.recipes.glob("*/*"):
-        if Reference(recipe.parent.name, recipe.name) not in here and not _under_way(layout, recipe):
-            recipe.unlink()
-    for folder in layout.recipes.glob("*"):
+    memories = [folder for memory in layout.memories for folder in memory.glob("*")]
+    for folder in memories:
+        for file in folder.glob("*"):
+            if Reference(folder.name, file.name) not in here and not _under_way(layout, file):
+                file.unlink()
         with suppress(OSError):
             folder.rmdir()  # only an empty one goes
-    for folder in (layout.folder, *layout.recipes.glob("*"), *layout.partials.glob("*")):
+    for folder in (layout.folder, *memories, *layout.partials.glob("*")):
         for path in folder.glob(".*"):  # the temporary names of `hedgerow.atomic`
             if path.is_file():
                 path.unlink()
+    for folder in layout.models_dir.glob(_BEFORE):
+        shutil.rmtree(folder)
 
 
 def _overtaken(reference: Reference, used: Used) -> bool:
@@ -174,6 +179,7 @@ def _forget(layout: Layout, gone: Iterable[Holding]) -> None:
     for each in gone:
         if each.finished:
             layout.recipe(each.reference).unlink(missing_ok=True)
+            layout.signed(each.reference).unlink(missing_ok=True)
             with suppress(OSError):
                 layout.home(each.reference.name).rmdir()  # only an empty one goes
     records.write_used(layout, records.read_used(layout))
@@ -183,5 +189,5 @@ def _kept(holding: Holding, why: str) -> Holding:
     return Holding(holding.reference, holding.finished, holding.bytes, holding.used, why)
 
 
-def _under_way(layout: Layout, recipe: Path) -> bool:
-    return layout.partial(Reference(recipe.parent.name, recipe.name)).is_dir()
+def _under_way(layout: Layout, memory: Path) -> bool:
+    return layout.partial(Reference(memory.parent.name, memory.name)).is_dir()

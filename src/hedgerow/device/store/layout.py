@@ -5,6 +5,8 @@ bundle can have a name that begins with a dot. In ``.store``:
 
 - ``partial/<name>@<version>/``: a download that has begun: ``files/``, and the tail of what was cut off.
 - ``recipes/<name>/<version>``: of versions that are here, so that their chunks are found without cutting them again.
+- ``signed/<name>/<version>``: of a version that is one variant, the signed manifest of the whole bundle, whose files
+  patches name.
 - ``trash/``: versions on their way out; a rename takes them there, so that none is ever half there.
 - ``used.json``, ``pins.json``, ``written.json``, ``lock``.
 
@@ -68,6 +70,15 @@ class Layout:
     def recipes(self) -> Path:
         return self.folder / "recipes"
 
+    @property
+    def signed_manifests(self) -> Path:
+        return self.folder / "signed"
+
+    @property
+    def memories(self) -> tuple[Path, ...]:
+        """Folders of what is remembered of versions: ``<name>/<version>`` each."""
+        return self.recipes, self.signed_manifests
+
     def home(self, name: str) -> Path:
         return self.models_dir / name
 
@@ -79,6 +90,9 @@ class Layout:
 
     def recipe(self, reference: Reference) -> Path:
         return self.recipes / reference.name / reference.version
+
+    def signed(self, reference: Reference) -> Path:
+        return self.signed_manifests / reference.name / reference.version
 
     def versions(self) -> Iterator[Reference]:
         """Every version that is here, sorted by name."""

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from hedgerow import filelock
-from hedgerow.device.store import collect, disk, offers, planner
+from hedgerow.device.store import collect, disk, offers, planner, wanted
 from hedgerow.device.store.assemble import Assembly
 from hedgerow.device.store.build import Build, remember
 from hedgerow.device.store.layout import FILES, Layout, make_folder
@@ -27,11 +27,7 @@ from hedgerow.device.store.written import Counter
 from hedgerow.errors import HedgerowError, RefusedError
 from hedgerow.registry import bundle as bundles
 from hedgerow.registry import manifest as manifests
-from hedgerow.registry.manifest import Manifest
 from hedgerow.registry.reference import Reference
-from hedgerow.registry.transfer import codec
-from hedgerow.registry.transfer import recipe as recipes
-from hedgerow.registry.transfer.recipe import Recipe
 
 LOCK_WAIT_S = 30.0
 
@@ -44,10 +40,10 @@ def look(registry: Registry, source: Ranges, reference: Reference, device: Devic
     """
     layout = device.layout
     with disk.naming(layout.models_dir), only_one(layout), tempfile.TemporaryDirectory() as scratch:
-        manifest, _ = _manifest(registry, reference)
-        recipe, _ = _recipe(registry, reference, manifest)
+        route = wanted.find(registry, reference, device.pick).route(registry)
+        recipe = route.recipe
         done = Assembly(recipe, layout.partial(reference) / FILES, layout, Counter(layout.written)).done()
-        known = offers.known(recipe, layout, Receiver(source, Path(scratch)), done)
+        known = offers.known(recipe, layout, Receiver(source, Path(scratch)), done, numbers=route.numbers)
         return planner.plan(recipe, known, device.costs)
 
 
@@ -63,7 +59,7 @@ def stage(
     """Make ``models/<name>/<version>`` a verified bundle. ``at_once``: whatever the window says.
 
     Raises:
-        RefusedError: the registry's signatures do not vouch for it, or it is not the hour to fetch.
+        RefusedError: the registry's signatures do not vouch for it, no variant fits, or it is not the hour to fetch.
         PublisherError: what is published is not what was signed.
         NetworkError: the registry cannot be reached, or the line was cut; what came stays.
         PartialError: the window has closed; what came stays.
@@ -72,37 +68,22 @@ def stage(
     layout = device.layout
     with disk.naming(layout.models_dir), only_one(layout):
         collect.sweep(layout, {reference})
-        manifest, data = _manifest(registry, reference)
-        if _is_here(layout.version(reference), data):
+        found = wanted.find(registry, reference, device.pick)
+        if _is_here(layout.version(reference), found.data):
             shutil.rmtree(layout.partial(reference), ignore_errors=True)
             remember(layout, reference)
             return Staged(str(reference), changed=False)
         if not at_once:
             device.check_window(RefusedError)
-        recipe, recipe_data = _recipe(registry, reference, manifest)
+        route = found.route(registry)
         try:
             with Counter(layout.written) as written:
-                build = Build(device, source, manifest, recipe, written=written, limited=not at_once, on_bytes=on_bytes)
-                return build.run(data, recipe_data)
+                build = Build(device, source, found, route, written=written, limited=not at_once, on_bytes=on_bytes)
+                return build.run()
         except OSError as error:
             if error.errno in disk.FULL:
                 shutil.rmtree(layout.partial(reference), ignore_errors=True)
             raise
-
-
-def _manifest(registry: Registry, reference: Reference) -> tuple[Manifest, bytes]:
-    data = registry.manifest(reference)
-    manifest = manifests.decode(data, where=reference.target)
-    if manifest.reference != str(reference):
-        raise RefusedError(f"{reference.target} describes {manifest.reference}", where=reference.target)
-    return manifest, data
-
-
-def _recipe(registry: Registry, reference: Reference, manifest: Manifest) -> tuple[Recipe, bytes]:
-    data = registry.transfer(reference)
-    recipe = codec.decode(data, where=recipes.target(reference))
-    recipes.check_agrees(recipe, manifest)
-    return recipe, data
 
 
 def _is_here(folder: Path, data: bytes) -> bool:

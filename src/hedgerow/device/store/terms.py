@@ -15,6 +15,8 @@ from hedgerow.device.store.keep import Places
 from hedgerow.device.store.layout import Layout
 from hedgerow.device.store.planner import Costs
 from hedgerow.errors import HedgerowError
+from hedgerow.registry import variants
+from hedgerow.registry.manifest import Manifest
 from hedgerow.registry.reference import Reference
 
 MB = 1 << 20
@@ -32,14 +34,19 @@ class Registry(Protocol):
     def transfer(self, reference: Reference) -> bytes: ...
 
 
+def _first(manifest: Manifest) -> str:
+    return variants.names(manifest)[0]
+
+
 @dataclass(frozen=True)
 class Device:
-    """Where things lie here, how much may be taken, and what time it is."""
+    """Where things lie here, how much may be taken, and what time it is; ``pick`` names the variant of a bundle."""
 
     places: Places
     config: StoreConfig = field(default_factory=StoreConfig)
     reserve_mb: int = DEFAULT_RESERVE_MB
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    pick: Callable[[Manifest], str] = _first
 
     @property
     def layout(self) -> Layout:
@@ -58,8 +65,7 @@ class Device:
             raise kind(
                 f"it is not the hour to fetch; the window opens at {window.opens(wanted, now):%Y-%m-%d %H:%M} UTC",
                 where="store.window in device.yml (rule: download window)",
-                next_step="run the command again then, what came stays; or at once: "
-                "hedgerow-device stage NAME@VERSION --now",
+                next_step="run the command again then, what came stays; or at once: hedgerow-device stage NAME@VERSION",
             )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from hedgerow.device.store.collect import Collected, Holding
 from hedgerow.device.store.planner import Plan, Step
+from hedgerow.device.store.terms import Staged
 
 _SENTENCES = {
     "done": "in place from an earlier attempt",
@@ -50,6 +51,30 @@ def plan_json(plan: Plan) -> dict[str, Any]:
         "by": plan.bytes_by(),
         "from": sorted(plan.sources()),
         "parts": _grouped(plan),
+    }
+
+
+def staged_lines(staged: Staged) -> list[str]:
+    """What came, and what was found wrong on the way."""
+    if not staged.changed:
+        return [f"{staged.reference} is on this device already, every byte of it"]
+    come = (
+        f"{staged.fetched / 1e6:.1f} MB came in {staged.requests} requests, {staged.written / 1e6:.1f} MB were written"
+    )
+    return [f"{staged.reference} is on this device: {come}", *staged.notes]
+
+
+def staged_json(staged: Staged) -> dict[str, Any]:
+    """The same for machines; sizes in bytes."""
+    return {
+        "changed": staged.changed,
+        "change": staged.reference,
+        "new_bytes": staged.new_bytes,
+        "fetched": staged.fetched,
+        "written": staged.written,
+        "requests": staged.requests,
+        "by": staged.by,
+        "notes": staged.notes,
     }
 
 

@@ -6,7 +6,7 @@ for signatures by request. Whoever loses or gains a key in a role has the role's
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from securesystemslib.signer import Key, Signature
@@ -30,12 +30,14 @@ class RoleKeys:
     threshold: int = 1
 
 
-def found(session: Session, top: dict[str, RoleKeys]) -> Settled:
-    """Make the stage's first metadata. Nothing happens where it is there.
+def found(session: Session, top: Mapping[str, RoleKeys], speakers: Mapping[str, RoleKeys] | None = None) -> Settled:
+    """Make the stage's first metadata, with these delegations (``speakers``). Nothing happens where it is there.
 
     Raises:
         UsageError: a key is unknown, or a threshold cannot be reached.
+        RefusedError: a key would build and approve.
     """
+    first = speakers or {}
     with session.work() as work:
         if work.draft.state is None and (work.draft.root is None or ROOT in work.draft.foreign):
             root = work.draft.edit_root()
@@ -43,7 +45,10 @@ def found(session: Session, top: dict[str, RoleKeys]) -> Settled:
                 roles.assign(root, role, public_keys(session.settings, top[role].keys), top[role].threshold)
         if work.draft.state is None and (TARGETS not in work.draft.targets or TARGETS in work.draft.foreign):
             work.draft.edit_targets()
-        work.sign(ROOT, TARGETS)
+        if work.draft.state is None:
+            for role, wanted in first.items():
+                _assign(work.draft, role, public_keys(session.settings, wanted.keys), wanted.threshold)
+        work.sign(ROOT, TARGETS, *(first if work.draft.state is None else ()))
         return work.settle()
 
 

@@ -108,6 +108,16 @@ class Work:
         return done
 
 
+def store_of_stage(fleet: str, stage: str) -> ObjectStore:
+    """Where the registry of a fleet's stage lies: what its devices read, and what rollouts are planned by.
+
+    Raises:
+        UsageError: the stage is not founded, or its address is none.
+    """
+    folder = settings.folder(fleet, stage)
+    return store_of(folder, settings.load(folder))
+
+
 def store_of(directory: Path, found: Settings) -> ObjectStore:
     """The stage's store: a folder relative to its settings, or wherever the address leads.
 

@@ -65,7 +65,8 @@ class Lifetimes(Struct, frozen=True, forbid_unknown_fields=True):
 class Settings(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """``authority.yml``. ``store`` is a folder relative to this file, or an address that ``registry.stores`` opens.
 
-    ``two_people``: who owns a key that built a release may not approve it. ``pkcs11_module`` is the library of the
+    ``two_people``: who owns a key that built a release may not approve it. ``proofs``: a bundle without bill of
+    materials, provenance and vulnerability report is not staged. ``pkcs11_module`` is the library of the
     token, for example ``/usr/lib/softhsm/libsofthsm2.so``.
     """
 
@@ -76,12 +77,13 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=Tr
     store: Text = STORE
     lifetimes: Lifetimes = Lifetimes()
     two_people: bool = False
+    proofs: bool = False
     pkcs11_module: Text | None = None
 
 
 def folder(fleet: str, stage: str) -> Path:
     """Where a controller keeps a stage of a fleet."""
-    return paths.fleet_dir(fleet) / "stages" / stage
+    return paths.stage_dir(fleet, stage)
 
 
 def load(directory: Path) -> Settings:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from tuf.api.metadata import Metadata, Root, Snapshot, Targets, Timestamp, VerificationResult
 
@@ -26,7 +26,9 @@ from hedgerow.registry.authority.releases import View
 from hedgerow.registry.authority.repository import meta_of
 from hedgerow.registry.authority.roles import ROOT, SNAPSHOT, TARGETS, TIMESTAMP
 from hedgerow.registry.store import Store
-from hedgerow.registry.trust import RENEW_AT
+
+# Renewed when less than this share of the life is left, so that a second run soon after changes nothing.
+RENEW_AT: Final = 1 / 3
 
 S = TypeVar("S", Root, Targets, Snapshot, Timestamp)
 

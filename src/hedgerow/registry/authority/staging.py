@@ -6,13 +6,16 @@ released. Staging brings the contents; nobody sees them before a snapshot names 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
+from typing import Final
 
 from tuf.api.metadata import TargetFile
 
-from hedgerow.errors import RefusedError, UsageError
+from hedgerow.errors import PublisherError, RefusedError, UsageError
 from hedgerow.registry import bundle as bundles
 from hedgerow.registry import manifest as manifests
 from hedgerow.registry import trust_names as names
@@ -22,9 +25,16 @@ from hedgerow.registry.authority.draft import Draft
 from hedgerow.registry.authority.keys import owner
 from hedgerow.registry.authority.session import Session, Work
 from hedgerow.registry.authority.settling import Waiting
+from hedgerow.registry.bundle import Bundle
 from hedgerow.registry.manifest import Manifest
+from hedgerow.registry.store import ObjectStore
 from hedgerow.registry.transfer import codec
 from hedgerow.registry.transfer.recipe import check_agrees
+
+_PROVEN: Final = frozenset({"provenance", "vulnerabilities"})
+
+Prover = Callable[[Path, date], object]
+"""Holds a bundle to its proofs as of a day; raises where they do not hold (``hedgerow.models.proof.check``)."""
 
 
 @dataclass(frozen=True)
@@ -41,23 +51,55 @@ class Word:
 
 
 def stage(
-    session: Session, folder: Path, *, packer: Packer | None = None, on_bytes: Callable[[int], None] | None = None
+    session: Session,
+    folder: Path,
+    *,
+    packer: Packer | None = None,
+    prover: Prover | None = None,
+    on_bytes: Callable[[int], None] | None = None,
 ) -> Word:
     """Verify the bundle in ``folder``, bring its contents, and let its build role name it.
 
+    A bundle that says it has proofs is held to them; with ``proofs: true`` in ``authority.yml`` each must have them.
+
     Raises:
-        UsageError, PublisherError: no bundle there, or a file is not what its manifest says.
-        RefusedError: the version is known with another content, or nobody may build this kind.
+        UsageError, PublisherError: no bundle there, or a file is not what its manifest or a proof says.
+        RefusedError: the version is known with another content, proofs are missing or tell of a known vulnerability, or
+            nobody may build this kind.
     """
     bundle = bundles.verify_files(folder, on_bytes=on_bytes)
+    if prover is not None and (session.settings.proofs or _claims_proofs(bundle.manifest)):
+        prover(folder, session.now().date())
     with session.work() as work:
         of = bundle.manifest
         role = work.draft.delegation(names.BUILD, of.kind, of.name)
         _refuse_other(work.draft, of, bundle.sha256)
         known = work.draft.upcoming_targets(role)
-        packed = known is not None and names.target(of.kind, of.name, of.version, names.TRANSFER) in known.targets
-        brought = contents.put(session.store, bundle, None if packed else packer)
+        named = None if known is None else known.targets.get(names.target(of.kind, of.name, of.version, names.TRANSFER))
+        brought = contents.put(session.store, bundle, packer if named is None else _as_named(named, packer))
         return say(work, role, of, brought)
+
+
+def _as_named(named: TargetFile, packer: Packer | None) -> Packer | None:
+    """``packer``, which mends what is missing of a recipe that is signed already, and never brings another one.
+
+    Raises:
+        PublisherError: what the recipe was made from is gone, so that it cannot be made again.
+    """
+    if packer is None:
+        return None
+
+    def again(store: ObjectStore, bundle: Bundle) -> bytes:
+        recipe = packer(store, bundle)
+        if hashlib.sha256(recipe).hexdigest() != named.hashes["sha256"]:
+            raise PublisherError(
+                f"the recipe of {bundle.manifest.reference} is damaged, and versions that it was made from are gone",
+                where=store.where,
+                next_step="restore the registry from its backup, or give the bundle a new version",
+            )
+        return recipe
+
+    return again
 
 
 def say(work: Work, role: str, of: Manifest, brought: Contents, *, origin: str = "") -> Word:
@@ -106,6 +148,11 @@ def approve(session: Session, kind: str, name: str, version: str) -> Word:
             _refuse_one_person(work.draft, kind, name, version)
         sha256 = files[names.target(kind, name, version)].hashes["sha256"]
         return _word(work, role, of, sha256, changed=bool(work.draft.dirty), new_bytes=0)
+
+
+def _claims_proofs(of: Manifest) -> bool:
+    """Whether a bundle comes with what ``hedgerow model prove`` writes."""
+    return any(proof.kind in _PROVEN for proof in of.proofs)
 
 
 def _built(

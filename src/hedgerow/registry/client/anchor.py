@@ -1,7 +1,7 @@
 """The trust folder of a device: where trust starts from, and one process in it at a time.
 
 The folder is the one that python-tuf's client keeps: ``root.json``, ``root_history/<n>.root.json``, and the newest
-verified file of each role. Today's ``registry.fetch`` uses the same, so the two see each other's steps.
+verified file of each role.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def naming_disk(trust_dir: Path) -> Iterator[None]:
 
 @contextmanager
 def only_one(trust_dir: Path) -> Iterator[None]:
-    """Hold the folder; what a kill left of python-tuf's own temporary files is removed.
+    """Hold the folder; temporary files that a kill left are removed: python-tuf's, and those of older runtimes.
 
     Raises:
         UsageError: there is no such folder.
@@ -67,7 +67,7 @@ def only_one(trust_dir: Path) -> Iterator[None]:
     if not trust_dir.is_dir():
         raise _none(trust_dir)
     with naming_disk(trust_dir), filelock.exclusive(trust_dir / "lock", wait_s=LOCK_WAIT_S, work=_WORK):
-        for pattern in (f"{tempfile.gettempprefix()}*", ".*.json.*", "root_history/.*.json.*"):
+        for pattern in (f"{tempfile.gettempprefix()}*", ".*.json.*", ".manifest-*", "root_history/.*.json.*"):
             for path in trust_dir.glob(pattern):
                 path.unlink(missing_ok=True)
         yield

@@ -49,9 +49,9 @@ def copy(source: ObjectStore, target: ObjectStore, *, on_bytes: Callable[[int], 
     with source.lock(), target.lock():
         _check_forward(source, target)
         entries = list(source.entries(""))
-        by_content = [entry for entry in entries if _sha256_of(entry.path) is not None]
-        others = [entry for entry in entries if _order(entry.path) is not None and _sha256_of(entry.path) is None]
-        others.sort(key=lambda entry: (_order(entry.path), entry.path))
+        by_content = [entry for entry in entries if named_by_content(entry.path) is not None]
+        others = [entry for entry in entries if order(entry.path) is not None and named_by_content(entry.path) is None]
+        others.sort(key=lambda entry: (order(entry.path), entry.path))
         with ThreadPoolExecutor(_THREADS, thread_name_prefix="copy") as pool:
             sent = list(pool.map(lambda entry: _bring(source, target, entry, on_bytes), by_content))
         sent += [_replace(source, target, entry, on_bytes) for entry in others]
@@ -90,15 +90,15 @@ def _version(store: ObjectStore, data: bytes) -> int:
         ) from error
 
 
-def _sha256_of(path: str) -> str | None:
-    """The content's hash where the path is made of it."""
+def named_by_content(path: str) -> str | None:
+    """The content's hash where the path is made of it; such files go before all others."""
     match path.split("/"):
         case ["targets", "blobs", sha256] | ["targets", "packs", _, sha256] if _SHA256.fullmatch(sha256):
             return sha256
     return None
 
 
-def _order(path: str) -> int | None:
+def order(path: str) -> int | None:
     """When a file is written: what names others after them, the timestamp last. None: not copied."""
     folder, _, name = path.partition("/")
     match folder, name:
@@ -118,7 +118,7 @@ def _bring(
     source: ObjectStore, target: ObjectStore, entry: Entry, on_bytes: Callable[[int], None] | None
 ) -> int | None:
     """Bytes sent; None where it was there."""
-    sha256 = _sha256_of(entry.path) or ""
+    sha256 = named_by_content(entry.path) or ""
     there = target.holds(entry.path, size=entry.size, sha256=sha256)
     if not there:
         with tempfile.TemporaryDirectory(prefix="hedgerow-copy-") as folder:

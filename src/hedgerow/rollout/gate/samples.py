@@ -27,6 +27,8 @@ class Expectation(msgspec.Struct, frozen=True, kw_only=True):
 
     version: str
     sha256: str
+    builds: frozenset[str] = frozenset()
+    """Hashes that are as good: of the manifests of the version's variants."""
     baseline: frozenset[str] = frozenset()
     """Reason codes that stood before the release touched the host."""
     started_with: str | None = None

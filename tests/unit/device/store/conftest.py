@@ -73,7 +73,7 @@ def whole(device: Device, reference: Reference) -> bool:
 
 def debris(device: Device) -> list[str]:
     """Whatever lies below the models that is neither a version nor the store's own memory."""
-    own = {"lock", "used.json", "pins.json", "written.json", "recipes", "partial", "trash"}
+    own = {"lock", "used.json", "pins.json", "written.json", "recipes", "signed", "partial", "trash"}
     found = [path for path in device.layout.folder.iterdir() if path.name not in own]
     for name in ("partial", "trash"):
         if (device.layout.folder / name).exists():

@@ -207,6 +207,15 @@ def test_debris_goes_without_being_asked_for(places):
     assert list(layout.partials.iterdir()) == [], "another version was staged since"
 
 
+def test_a_download_of_a_runtime_from_before_this_store_goes(places):
+    put(places, A)
+    for name in (".staging-1.1.0-x", ".staging-1.1.0-x-damaged"):
+        (places.layout.home("assistant") / name / "tokens").mkdir(parents=True)
+        (places.layout.home("assistant") / name / "model").write_bytes(b"half")
+    collect.collect(places, budget=None)
+    assert [path.name for path in places.layout.home("assistant").iterdir()] == [A.version]
+
+
 def test_an_order_that_was_lost_is_an_order_all_the_same(places):
     put(places, A, B)
     places.layout.used.write_bytes(b"{")

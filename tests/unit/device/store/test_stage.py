@@ -123,7 +123,7 @@ def test_a_patch_is_not_applied_to_damaged_bytes(get, device):
     staged = get(NEW)
     assert whole(device, NEW)
     assert staged.by["patch"] == 0
-    assert "Mend it: hedgerow-device stage assistant@1.0.0 --now" in staged.notes[0]
+    assert "Mend it: hedgerow-device stage assistant@1.0.0" in staged.notes[0]
 
 
 def test_a_damaged_version_is_mended_from_what_is_left(get, device):
@@ -277,7 +277,7 @@ def at(device, hour, **config):
 def test_outside_of_the_window_nothing_is_fetched(get, device, releases):
     with pytest.raises(RefusedError, match="opens at 2026-11-22 22:00 UTC") as caught:
         get(OLD, device=at(device, 12))
-    assert "--now" in caught.value.next_step
+    assert "or at once: hedgerow-device stage NAME@VERSION" in caught.value.next_step
     assert releases.registry.asked == []
     assert get(OLD, device=at(device, 23)).changed
     assert get(NEW, device=at(device, 12), at_once=True).changed

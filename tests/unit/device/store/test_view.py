@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 
 import msgspec
 import pytest
@@ -13,14 +14,22 @@ from hedgerow.device.cli import cli
 from hedgerow.device.config import DeviceConfig
 from hedgerow.device.store import view
 from hedgerow.device.store.collect import Collected, Holding
+from hedgerow.device.store.config import StoreConfig, Window
 from hedgerow.device.store.stage import look, stage
+from hedgerow.registry import bundle as bundles
 from hedgerow.registry.reference import Reference
 
 
 @pytest.fixture
-def command(device, releases, tmp_path, monkeypatch):
+def window():
+    """The device's download window: none."""
+
+
+@pytest.fixture
+def command(device, releases, tmp_path, monkeypatch, window):
     """``hedgerow-device`` of this device; its registry's signatures are taken for granted."""
     config = DeviceConfig(
+        store=StoreConfig(window=window),
         fleet="meadow",
         site="orchard",
         host="pi",
@@ -83,10 +92,16 @@ def test_the_commands_from_plan_to_collection(command, device):
     looked = command("stage", str(OLD), "--plan", "--json")
     assert (looked.exit_code, json.loads(looked.stdout)["changed"]) == (0, False)
     assert not device.layout.version(OLD).exists()
-    staged = json.loads(command("stage", str(OLD), "--deltas", "--json").stdout)
+    staged = json.loads(command("stage", str(OLD), "--json").stdout)
     assert (staged["changed"], staged["fetched"]) == (True, json.loads(looked.stdout)["fetched"])
+    assert (staged["change"], staged["previous"], staged["model"]["version"]) == (str(OLD), None, OLD.version)
+    assert staged["model"]["sha256"] == bundles.load(device.layout.version(OLD)).sha256
+    assert staged["new_bytes"] == bundles.load(device.layout.version(OLD)).manifest.size
     assert whole(device, OLD)
-    assert "came in" in command("stage", str(NEW), "--now").stdout
+    again = json.loads(command("stage", str(OLD), "--json").stdout)
+    assert (again["changed"], again["new_bytes"], again["model"]) == (False, 0, staged["model"])
+    assert "already" in command("stage", str(OLD)).stdout
+    assert "came in" in command("stage", str(NEW)).stdout
     listed = json.loads(command("cache", "list", "--json").stdout)
     assert [each["version"] for each in listed["holdings"]] == [str(NEW), str(OLD)]
     assert listed["written"] == sum(listed["written_by"].values()) > staged["written"]
@@ -102,10 +117,28 @@ def test_the_commands_from_plan_to_collection(command, device):
     assert whole(device, NEW)
 
 
+def shut():
+    """A window that is closed for the next eleven hours at least, whatever the time is."""
+    now = datetime.now(UTC)
+    return Window(from_=f"{(now.hour + 12) % 24}:00", to=f"{(now.hour + 13) % 24}:00")
+
+
+@pytest.mark.parametrize("window", [shut()], ids=["shut"])
+def test_the_window_counts_where_it_is_asked_for_alone(command, device, releases):
+    refused = command("stage", str(OLD), "--in-window")
+    assert refused.exception.exit_code == 3
+    assert "the window opens at" in str(refused.exception)
+    assert releases.registry.asked == []
+    assert command("stage", str(OLD)).exit_code == 0
+    assert whole(device, OLD)
+
+
 @pytest.mark.parametrize(
     "words, says",
     [
-        (("stage", "runtime:1.0.0", "--deltas"), "--deltas is for models"),
+        (("stage", "runtime:1.0.0", "--in-window"), "--in-window is for models"),
+        (("stage", "configuration:0123456789ab", "--plan"), "--plan is for models"),
+        (("stage", str(OLD), "--in-window", "--here"), "--in-window and --here exclude each other"),
         (("stage", str(OLD), "--plan", "--here"), "--plan and --here exclude each other"),
         (("cache", "pin", "assistant@9.9.9"), "is not on this device"),
         (("cache", "pin", "assistant"), "is not NAME@VERSION"),

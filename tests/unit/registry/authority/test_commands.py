@@ -20,13 +20,13 @@ def run(tmp_path, monkeypatch):
     """Type a command of ``hedgerow registry``; the exit code and what it printed as JSON, or the error's."""
     monkeypatch.setenv("HEDGEROW_VAR", str(tmp_path / "var"))
     # Reading an inventory takes Ansible a second; which fleet it names is all that counts here.
-    monkeypatch.setattr(inventories, "load", lambda _path: SimpleNamespace(fleet="meadow"))
+    monkeypatch.setattr(inventories, "load", lambda _path: SimpleNamespace(fleet="meadow", registry_stage="dev"))
     file = tmp_path / "passphrase"
     file.write_text(PASSPHRASE)
     file.chmod(0o600)
     signing = {
         "init", "add-key", "delegate", "stage", "approve", "release", "promote", "withdraw", "rotate", "revoke",
-        "import", "sign", "refresh",
+        "import", "sign", "refresh", "publish",
     }  # fmt: skip
 
     def typed(*arguments: object, stage: str | None = "dev") -> tuple[int, object]:
@@ -106,6 +106,58 @@ def test_promotion_from_stage_to_stage(run, make_bundle):
     run("approve", "assistant@1.0.0", "--yes", stage="production")
     event = run("release", stage="production")[1][0]["events"][0]
     assert (event["what"], event["origin"]) == ("promote", "dev")
+
+
+@pytest.mark.slow
+def test_a_small_fleet_publishes_by_two_commands(run, make_bundle):
+    code, (made, _) = run("init", stage=None)
+    assert (code, made["changed"]) == (0, True)
+    assert run("init", stage=None)[1][0]["changed"] is False
+    folder = make_bundle()
+    code, text = run("publish", folder, stage=None)
+    assert (code, "add --yes" in text) == (2, True)
+    code, (done, shown) = run("publish", folder, "--yes", stage=None)
+    assert (code, done["changed"], done["bundle"], done["stage"]) == (0, True, "assistant@1.0.0", "dev")
+    assert "Apache-2.0" in shown
+    assert run("publish", folder, "--yes", stage=None)[1][0]["changed"] is False
+    code, (listed, _) = run("list", stage=None)
+    assert [(each["bundle"], each["kind"]) for each in listed["bundles"]] == [("assistant@1.0.0", "model")]
+    assert {"root", "timestamp", "approve-runtime"} <= listed["expires"].keys()
+    assert run("show", "assistant@1.0.0", stage=None)[1][0]["version"] == "1.0.0"
+    assert run("verify", stage=None) == (0, ({"assistant@1.0.0": []}, ""))
+    assert run("refresh", stage=None)[1][0]["changed"] is False
+
+
+def test_what_is_altered_is_told(run, make_bundle, tmp_path):
+    run("init", "--unattended")
+    run("publish", make_bundle(), "--yes")
+    (pack,) = (tmp_path / "var/fleets/meadow/stages/dev/registry/targets/packs").glob("*/*")
+    pack.write_bytes(b"x" * pack.stat().st_size)
+    code, (told, _) = run("verify")
+    (error,) = told["assistant@1.0.0"]
+    assert (code, error["what"].startswith(f"pack {pack.name[:12]} of assistant@1.0.0 was altered")) == (1, True)
+
+
+def test_unattended_keys_ask_nobody(run, make_bundle, tmp_path):
+    assert run("init", "--unattended")[0] == 0
+    secret = tmp_path / "var/fleets/meadow/stages/dev/keys.passphrase"
+    assert secret.stat().st_mode & 0o777 == 0o600
+    (tmp_path / "passphrase").write_text("something else entirely")
+    assert run("publish", make_bundle(), "--yes")[0] == 0
+    secret.unlink()
+    code, text = run("rotate", "build-model", "--to", "targets")
+    assert (code, "no file with the passphrase" in text) == (2, True)
+
+
+def test_an_export_comes_out_of_the_stage_verified(run, make_bundle, tmp_path):
+    run("init", "--unattended")
+    run("publish", make_bundle(), "--yes")
+    code, text = run("export", "assistant@1.0.0", tmp_path / "triton")
+    assert (code, "onnx-genai" in text or "ONNX" in text) == (3, True)
+    for blob in (tmp_path / "var/fleets/meadow/stages/dev/registry/targets/blobs").iterdir():
+        blob.write_bytes(b"")
+    code, text = run("export", "assistant@1.0.0", tmp_path / "triton")
+    assert (code, "is truncated" in text) == (1, True)
 
 
 def test_a_stage_that_is_not_there(run):

@@ -8,12 +8,11 @@ import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
+import stages
 from tuf.api.metadata import Metadata, MetaFile, Snapshot
 
 from hedgerow.errors import PublisherError, RefusedError, UsageError
-from hedgerow.registry.packing import publish as packing
 from hedgerow.registry.packing.named import named_packs
-from hedgerow.registry.publish import Registry
 from hedgerow.registry.reference import Reference
 from hedgerow.registry.store import FolderStore
 from hedgerow.registry.stores import copying, sweep
@@ -26,38 +25,26 @@ DAY_S = 86400.0
 
 
 class Releases:
-    """A registry that signs manifests and recipes, and can forget a release as a withdrawal does."""
+    """A stage that releases and withdraws; ``age`` makes its targets look as if they had lain there for long."""
 
-    def __init__(self, store, signing):
-        self.store = store
-        self.registry = Registry(store, signing)
-        self.registry.init()
+    def __init__(self, folder, *, fresh=False):
+        self.stage = stages.found(folder, fresh=fresh)
+        self.store = self.stage.store
 
     def add(self, bundle):
-        self.registry.publish(bundle.directory)
-        with self.store.lock():
-            recipe = packing.pack(self.store, bundle).recipe
-            path = f"models/{bundle.manifest.name}/{bundle.manifest.version}/transfer.json.zst"
-            self.store.put(f"targets/{path}", recipe)
-            self._change(lambda roles: roles.add(path, recipe, self._now()))
-        return codec.decode(recipe, where="test")
+        """Release a bundle; its recipe."""
+        self.stage.publish(bundle.directory)
+        of = bundle.manifest
+        return codec.decode(self.store.get(f"targets/models/{of.name}/{of.version}/transfer.json.zst"), where="test")
 
     def forget(self, version):
-        def without(roles):
-            kept = roles.targets.signed.targets
-            for path in [path for path in kept if f"/{version}/" in path]:
-                del kept[path]
-            roles._renew("targets", roles.targets.signed, self._now())
-
-        self._change(without)
-
-    def _change(self, how):
-        roles, keys = self.registry._load()
-        how(roles)
-        self.registry._renew(roles, keys)
-
-    def _now(self):
-        return datetime.now(UTC).replace(microsecond=0)
+        """Withdraw a version, and have the builder take back the word that keeps its number taken."""
+        self.stage.withdraw(f"assistant@{version}")
+        with self.stage.session.work() as work:
+            targets = work.draft.edit_targets("build-model")
+            targets.targets = {path: each for path, each in targets.targets.items() if f"/{version}/" not in path}
+            work.sign("build-model")
+            work.settle()
 
     def age(self, seconds=2 * DAY_S):
         then = time.time() - seconds
@@ -66,8 +53,8 @@ class Releases:
 
 
 @pytest.fixture
-def releases(store, tmp_path):
-    return Releases(store, tmp_path / "signing")
+def releases(tmp_path):
+    return Releases(tmp_path / "stage")
 
 
 def paths(entries):
@@ -131,12 +118,9 @@ def test_an_old_release_stays_while_a_device_may_hold_its_snapshot(releases, mak
 def test_what_a_candidate_names_stays(releases, make_bundle, weights):
     releases.add(make_bundle("1.0.0", weights()))
     releases.add(make_bundle("1.1.0", weights(changed=(1,))))
-    newest = max(
-        (path for path in releases.store.list("metadata/") if path.endswith(".targets.json")),
-        key=lambda path: int(path.split("/")[1].split(".")[0]),
-    )
-    releases.store.put("staged/build-model.json", releases.store.get(newest))
+    newest = releases.store.get("metadata/3.build-model.json")
     releases.forget("1.1.0")
+    releases.store.put("staged/build-model.json", newest)
     releases.age()
     assert sweep.plan(releases.store, now=later(8)).remove == ()
     releases.store.delete("staged/build-model.json")
@@ -144,7 +128,9 @@ def test_what_a_candidate_names_stays(releases, make_bundle, weights):
 
 
 @pytest.mark.parametrize("damage", ["gone", "altered"])
-@pytest.mark.parametrize("victim", ["manifest.json", "transfer.json.zst", ".targets.json", ".snapshot.json"])
+@pytest.mark.parametrize(
+    "victim", ["manifest.json", "transfer.json.zst", ".targets.json", ".build-model.json", ".snapshot.json"]
+)
 def test_a_damaged_registry_is_left_alone(releases, make_bundle, weights, victim, damage):
     releases.add(make_bundle("1.0.0", weights()))
     releases.store.put("targets/blobs/" + "b" * 64, b"debris")
@@ -177,11 +163,12 @@ def test_a_sweep_waits_for_nobody(releases, make_bundle, weights):
 def test_a_snapshot_counts_by_its_own_expiry(releases, make_bundle, weights):
     """One that was signed for long is believed for long."""
     releases.add(make_bundle("1.0.0", weights()))
-    roles, keys = releases.registry._load()
-    lasting = Metadata(Snapshot(version=900, expires=later(300), meta=dict(roles.snapshot.signed.meta)))
+    session = releases.stage.session
+    state = session.look().state
+    lasting = Metadata(Snapshot(version=900, expires=later(300), meta=dict(state.snapshot.signed.meta)))
     assert isinstance(lasting.signed.meta["targets.json"], MetaFile)
-    for signer in keys["snapshot"].signers():
-        lasting.sign(signer, append=True)
+    for keyid in state.root.signed.roles["snapshot"].keyids:
+        lasting.sign(session.keyring().signer(keyid), append=True)
     releases.store.put("metadata/900.snapshot.json", lasting.to_bytes())
     releases.forget("1.0.0")
     releases.age()
@@ -191,7 +178,6 @@ def test_a_snapshot_counts_by_its_own_expiry(releases, make_bundle, weights):
 
 def test_a_copy_is_the_registry(releases, make_bundle, weights, tmp_path):
     releases.add(make_bundle("1.0.0", weights()))
-    releases.store.put("log/00000001.json", b"{}")
     releases.store.put("staged/build-model.json", b"{}")
     target = FolderStore(tmp_path / "copy")
     done = copying.copy(releases.store, target)
@@ -258,7 +244,7 @@ def test_a_copy_never_goes_back(releases, make_bundle, weights, tmp_path):
     copying.copy(releases.store, target)
     with pytest.raises(RefusedError, match="no step back"):
         copying.copy(older, target)
-    other = Releases(FolderStore(tmp_path / "other"), tmp_path / "other-signing")
+    other = Releases(tmp_path / "other", fresh=True)
     with pytest.raises(RefusedError, match="another registry"):
         copying.copy(other.store, target)
 

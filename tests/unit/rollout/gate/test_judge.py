@@ -16,7 +16,7 @@ from hedgerow.rollout.policy import Policy, Soak, parse
 from hedgerow.rollout.policy.gate import Metric
 
 NEW = "assistant@1.1.0"
-EXPECTED = Expectation(version=NEW, sha256="new", baseline=frozenset({"fan_slow"}))
+EXPECTED = Expectation(version=NEW, sha256="new", builds=frozenset({"its variant"}), baseline=frozenset({"fan_slow"}))
 RULES = Soak(passes=3, interval_s=1, deadline_s=10)
 
 
@@ -45,6 +45,7 @@ SAGGING = look(status="degraded", reasons=frozenset({"undervoltage", "hot"}), th
         (look(status="failing", reasons=frozenset({"fan_slow"})), Verdict.FAIL, True),
         (look(version="assistant@1.0.0"), Verdict.FAIL, True),
         (look(sha256="another"), Verdict.FAIL, True),
+        (look(sha256="its variant"), Verdict.PASS, False),
         (look(status=None), Verdict.NO_DATA, False),
         (look(version=None), Verdict.NO_DATA, False),
         (GONE, Verdict.UNREACHABLE, False),
