@@ -120,6 +120,10 @@ class SshAuthority:
         """The folder of what hosts get."""
         return self.folder / store.TRUST
 
+    def trusted(self, kind: events.CaKind) -> list[CaKey]:
+        """The keys whose certificates count."""
+        return generations.trusted(self.state.keys, kind)
+
     def challenge(self, *, now: dt.datetime) -> str:
         return challenges.make(self.folder / store.CHALLENGES, now=now)
 

@@ -1,7 +1,7 @@
 """What a viewer gets on a host in place of a shell: a few words that read, nothing else. Standard library only.
 
-Role ``ssh_access`` places it as ``/usr/local/lib/hedgerow/ssh_viewer.py``; sshd runs it whatever the client asks for, and
-tells it what that was. Invariants:
+Role ``ssh_access`` places it as ``/usr/local/lib/hedgerow/ssh_viewer.py``; sshd runs it whatever the client asks for,
+and tells it what that was. Invariants:
 
 - What the client said is split into words and compared with a table; no part of it reaches a shell, and a program gets
   it as one argument that a pattern has let through.
@@ -30,7 +30,9 @@ UNITS = re.compile(
     r"|(nginx|ssh|nftables|prometheus-node-exporter|systemd-timesyncd)(\.service)?"
 )
 COUNT = re.compile(r"[1-9][0-9]{0,4}")
-SINCE = re.compile(r"-[1-9][0-9]{0,4}(s|min|h|d)|[0-9]{4}-[0-9]{2}-[0-9]{2}( [0-9]{2}:[0-9]{2}(:[0-9]{2})?)?|today|yesterday")
+SINCE = re.compile(
+    r"-[1-9][0-9]{0,4}(s|min|h|d)|[0-9]{4}-[0-9]{2}-[0-9]{2}( [0-9]{2}:[0-9]{2}(:[0-9]{2})?)?|today|yesterday"
+)
 _DEFAULT_LINES = "200"
 _ANSWER_BYTES = 4 << 20
 _TIMEOUT_S = 15
@@ -60,18 +62,19 @@ def main(words: Sequence[str], run: Runner) -> int:
         sys.stdout.write(HELP)
         return 0
     verb, rest = words[0], list(words[1:])
+    command: list[str] | None = None
     if verb in PATHS and not rest:
         return _get(SERVER + PATHS[verb])
     if verb == "events" and not rest:
         return _events()
     if verb == "units" and not rest:
-        return run(["/usr/bin/systemctl", "--no-pager", "list-units", "--all", "hedgerow-*"])
-    if verb == "status" and len(rest) == 1 and UNITS.fullmatch(rest[0]):
-        return run(["/usr/bin/systemctl", "--no-pager", "--lines=0", "status", rest[0]])
-    if verb in {"journal", "kernel"}:
+        command = ["/usr/bin/systemctl", "--no-pager", "list-units", "--all", "hedgerow-*"]
+    elif verb == "status" and len(rest) == 1 and UNITS.fullmatch(rest[0]):
+        command = ["/usr/bin/systemctl", "--no-pager", "--lines=0", "status", rest[0]]
+    elif verb in {"journal", "kernel"}:
         command = _journal(rest, kernel=verb == "kernel")
-        if command is not None:
-            return run(command)
+    if command is not None:
+        return run(command)
     sys.stderr.write(f"not for viewers: {shlex.join(words)}\n\n{HELP}")
     return UNKNOWN
 
