@@ -64,9 +64,18 @@ def passphrase_file() -> Path:
             where=f"environment: {PASSPHRASE_FILE}",
             next_step=f"export {PASSPHRASE_FILE}=FILE, one line, mode 0600, kept and backed up apart from the keys",
         )
-    if len(read_passphrase(found)) < MINIMUM_PASSPHRASE:
-        raise UsageError(f"a passphrase has {MINIMUM_PASSPHRASE} characters or more", where=str(found))
-    return found
+    return checked(found)
+
+
+def checked(path: Path) -> Path:
+    """The file at ``path``, if its first line can be a passphrase.
+
+    Raises:
+        UsageError: it is missing, too short, or everybody may read it.
+    """
+    if len(read_passphrase(path)) < MINIMUM_PASSPHRASE:
+        raise UsageError(f"a passphrase has {MINIMUM_PASSPHRASE} characters or more", where=str(path))
+    return path.resolve()
 
 
 def generate(target: Path, comment: str, secret: Path) -> str:

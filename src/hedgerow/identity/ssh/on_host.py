@@ -66,5 +66,10 @@ def sudoers(commands: Iterable[Mapping[str, Any]]) -> str:
     return text
 
 
+def targets(hostvars: Mapping[str, Any], names: Iterable[str]) -> list[tuple[str, int]]:
+    """Address and port of sshd on each of ``names``, from Ansible's variables."""
+    return [(str(hostvars[name]["ansible_host"]), int(hostvars[name].get("ansible_port", 22))) for name in names]
+
+
 def _target(address: str, port: int) -> str:
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"

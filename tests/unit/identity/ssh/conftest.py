@@ -30,10 +30,11 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from hedgerow import inventory as inventories
 from hedgerow import paths
 from hedgerow.converge import hardening
+from hedgerow.device import ssh_viewer
 from hedgerow.identity.ca import FleetCA
 from hedgerow.identity.profiles import Profile
 from hedgerow.identity.ssh import authority as authorities
-from hedgerow.identity.ssh import client_config, keygen, known_hosts, on_host, proof, viewer
+from hedgerow.identity.ssh import client_config, keygen, known_hosts, on_host, proof
 from hedgerow.identity.ssh.roles import BREAK_GLASS_ACCOUNT, RULES, SshRole
 from hedgerow.inventory import Host, Inventory
 
@@ -133,7 +134,7 @@ class _Sshd:
             "mount -t tmpfs -o mode=0755 tmpfs /usr/local/lib",
             "mkdir /usr/local/lib/hedgerow",
         ]
-        steps += [f"cp '{viewer.__file__}' /usr/local/lib/hedgerow/ssh_viewer.py"]
+        steps += [f"cp '{ssh_viewer.__file__}' /usr/local/lib/hedgerow/ssh_viewer.py"]
         return "\n".join([*steps, f"exec '{program()}' -D -e -f '{config}'"])
 
     def _write_accounts(self) -> None:

@@ -83,7 +83,7 @@ def _journal(words: list[str], *, kernel: bool) -> list[str] | None:
     """The command of ``journal`` or ``kernel``; None for what they do not take."""
     options = {"-n": (COUNT, _DEFAULT_LINES), "--since": (SINCE, None)}
     chosen = {name: default for name, (_, default) in options.items()}
-    units = []
+    units: list[str] = []
     while words:
         word = words.pop(0)
         if word in options and words and options[word][0].fullmatch(words[0]):
