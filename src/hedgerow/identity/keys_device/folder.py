@@ -242,7 +242,8 @@ def _make_generation(folder: Path, contents: Mapping[str, Path]) -> Path:
         path.mkdir(mode=FOLDER_MODE)
         try:
             for name, source in contents.items():
-                os.link(source, path / name, follow_symlinks=False)
+                # What a name leads to may have moved into a generation since it was looked up.
+                os.link(source.resolve(strict=True), path / name, follow_symlinks=False)
         except OSError:
             shutil.rmtree(path, ignore_errors=True)
             raise

@@ -16,6 +16,7 @@ from __future__ import annotations
 import base64
 import os
 import tempfile
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -111,12 +112,47 @@ def request(path: Path, serial: str, challenge: str | None = None) -> str:
     lines += [] if challenge is None else ["[more]", f"challengePassword = {challenge}"]
     kind = of(path)
     try:
-        return openssl(
+        made = openssl(
             *("req", *kind.options, "-new", "-sha256", "-config", "/dev/stdin", "-key", str(path)),
             stdin="\n".join(lines) + "\n",
         )
     except EnrolError as fault:
         raise _explained(kind, fault) from fault
+    return without_null(made)
+
+
+# AlgorithmIdentifier of ecdsa-with-SHA256: as RFC 5758 wants it, and with parameters of NULL, as tpm2-openssl 1.1 does.
+_ECDSA = bytes.fromhex("300a06082a8648ce3d040302")
+_ECDSA_NULL = bytes.fromhex("300c06082a8648ce3d0403020500")
+
+
+def without_null(csr_pem: str) -> str:
+    """The same request, its algorithm named as RFC 5758 wants it, where strict readers would refuse it.
+
+    The name stands outside of what is signed, so the signature holds on.
+    """
+    lines = csr_pem.split("-----")
+    der = base64.b64decode(lines[2])
+    _, body = _element(der)
+    signed = body[: len(body) - len(_element(body)[0])]
+    rest = body[len(signed) :]
+    if not rest.startswith(_ECDSA_NULL):
+        return csr_pem
+    content = signed + _ECDSA + rest[len(_ECDSA_NULL) :]
+    size = len(content).to_bytes((len(content).bit_length() + 7) // 8, "big")
+    header = b"\x30" + (size if len(content) < 0x80 else bytes([0x80 | len(size)]) + size)  # noqa: PLR2004 - DER
+    name = lines[1].removeprefix("BEGIN ")
+    text = "\n".join(textwrap.wrap(base64.b64encode(header + content).decode(), 64))
+    return f"-----BEGIN {name}-----\n{text}\n-----END {name}-----\n"
+
+
+def _element(der: bytes) -> tuple[bytes, bytes]:
+    """What follows the first element of DER, and its content."""
+    size, at = der[1], 2
+    if size & 0x80:
+        at += size & 0x7F
+        size = int.from_bytes(der[2:at], "big")
+    return der[at + size :], der[at : at + size]
 
 
 def sign(path: Path, message: bytes) -> str:
@@ -149,7 +185,7 @@ def require_tpm() -> None:
 def _explained(kind: Kind, fault: EnrolError) -> EnrolError:
     if kind is not TPM or isinstance(fault, MissingProgramError):
         return fault
-    if "load provider" in fault.what or "unable to load" in fault.what:
+    if "provider" in fault.what:
         return EnrolError(
             f"openssl cannot use the TPM: {fault.what}",
             where=str(TPM_DEVICE),
