@@ -35,7 +35,7 @@ from ansible.plugins.action import ActionBase
 
 from hedgerow import paths, remote_script
 from hedgerow.errors import HedgerowError
-from hedgerow.identity.ca import FleetCA
+from hedgerow.identity.authority import opening
 from hedgerow.identity.enrolment import Outcome, enrol
 from hedgerow.identity.profiles import DEVICE_PROFILES, DeviceNames, Profile
 
@@ -61,7 +61,7 @@ class ActionModule(ActionBase):
             remote_script.require_pipelining(self._connection)
             outcome = enrol(
                 functools.partial(self._call, variables),
-                FleetCA.open(paths.fleet_dir(names.fleet)),
+                opening.for_site(paths.fleet_dir(names.fleet), names.site),
                 profile,
                 names,
                 directory=str(args["directory"]),

@@ -14,7 +14,7 @@ from cryptography import x509
 
 from hedgerow import paths
 from hedgerow.fleet.endpoint import Endpoint
-from hedgerow.identity.ca import FleetCA
+from hedgerow.identity.authority import opening
 from hedgerow.identity.profiles import Profile
 from hedgerow.identity.tls import client_context, server_name
 
@@ -31,7 +31,7 @@ def context(fleet: str, profile: Profile, *, now: datetime | None = None) -> ssl
     folder = paths.fleet_dir(fleet)
     name = f"controller-{profile.value}"
     if _left(folder / "ca" / "clients" / f"{name}.crt", now or datetime.now(UTC)) < RENEW_WITH_LEFT:
-        FleetCA.open(folder).issue_client(profile, name, now=now)
+        opening.for_clients(folder).issue_client(profile, name, now=now)
     return client_context(folder, name)
 
 

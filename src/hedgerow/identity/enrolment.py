@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives import serialization
 
 from hedgerow.errors import DeviceError
 from hedgerow.identity import certificates
-from hedgerow.identity.ca import FleetCA
+from hedgerow.identity.issuer import Issuer
 from hedgerow.identity.profiles import DeviceNames, Profile
 
 
@@ -48,7 +48,7 @@ class Outcome:
 
 def enrol(
     call: Call,
-    ca: FleetCA,
+    ca: Issuer,
     profile: Profile,
     names: DeviceNames,
     *,
@@ -96,7 +96,7 @@ def enrol(
         or ("a renewal was asked for" if force or new_key else None)
     )
 
-    ca_pem = certificates.pem(ca.certificate)
+    ca_pem = ca.anchors
     if outcome.reason is None and found["ca"] == ca_pem:
         return outcome
     if check:

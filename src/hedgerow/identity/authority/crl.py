@@ -51,7 +51,9 @@ def build_list(
         .last_update(now - certificates.BACKDATE)
         .next_update(now + life)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key()), critical=False)
-        .add_extension(x509.CRLNumber(max(int(now.timestamp()), number(last) + 1 if last else 0)), critical=False)
+        .add_extension(
+            x509.CRLNumber(max(int(now.timestamp()), 0 if last is None else number(last) + 1)), critical=False
+        )
     )
     for entry in sorted(set(entries)):
         revoked = (

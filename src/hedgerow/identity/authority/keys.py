@@ -73,6 +73,13 @@ def is_here(folder: Path) -> bool:
     return tokens.is_here(found.uri, found.pkcs11_module)
 
 
+def is_encrypted(folder: Path) -> bool:
+    """Whether the CA's key is a file under a passphrase; a next one is to be kept no worse."""
+    found = reference(folder)
+    path = None if found is None or not found.uri.startswith(_FILE) else _file(folder, found)
+    return path is not None and path.exists() and b"ENCRYPTED" in path.read_bytes()
+
+
 def load(folder: Path, name: str, passphrases: Passphrases) -> ec.EllipticCurvePrivateKey:
     """Open the key of the CA in ``folder``; ``name`` is what passphrases and errors call it.
 

@@ -69,6 +69,11 @@ def authorities(folder: Path) -> list[Authority]:
     return everyone
 
 
+def fingerprint(authority: Authority) -> str:
+    """SHA-256 (hex) of the CA's certificate."""
+    return certificates.fingerprint(authority.certificate)
+
+
 def refresh(
     folder: Path, passphrases: Passphrases, *, force: bool = False, now: dt.datetime | None = None
 ) -> list[Status]:

@@ -30,6 +30,17 @@ def for_clients(fleet_dir: Path, passphrases: Passphrases | None = None) -> Auth
     return _open(fleet_dir, (issuing.FLEET,), passphrases)
 
 
+def admission(fleet_dir: Path) -> Admission:
+    """The ledger of a fleet that has a CA; no key is opened, so it may be away.
+
+    Raises:
+        UsageError: there is no CA.
+    """
+    folder = fleet_dir / "ca"
+    generations.certificate(folder, generations.active(folder).number)
+    return Admission(folder)
+
+
 def _open(fleet_dir: Path, names: tuple[str, ...], passphrases: Passphrases | None) -> Authority:
     folder = fleet_dir / "ca"
     number = generations.active(folder).number

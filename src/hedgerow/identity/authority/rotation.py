@@ -36,6 +36,7 @@ class Row:
     tiers: int
     fingerprint: str
     not_after: dt.datetime
+    home: Path
     issuing: tuple[str, ...]
     alive: int
     last_ends: dt.datetime | None
@@ -205,6 +206,7 @@ def _row(folder: Path, each: Generation, now: dt.datetime) -> Row:
         tiers=2 if build.is_root(certificate) else 1,
         fingerprint=certificates.fingerprint(certificate),
         not_after=certificate.not_valid_after_utc,
+        home=home,
         issuing=tuple(making.in_use(home)),
         alive=len(ends),
         last_ends=max(ends, default=None),
