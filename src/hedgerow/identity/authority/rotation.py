@@ -157,9 +157,10 @@ def finish(fleet_dir: Path, *, force: bool = False, now: dt.datetime | None = No
                 where="rule: a CA is trusted while what it signed is in use",
                 next_step="ansible-playbook playbooks/rotate_identity.yml, or wait; --force cuts off who still has one",
             )
-        generations.write(folder, _with(found, old.number, "retired", now))
+        found = _with(found, old.number, "retired", now)
+        generations.write(folder, found)
         generations.sync(folder)
-        return old, True
+        return next(each for each in found if each.number == old.number), True
 
 
 def abort(fleet_dir: Path, *, now: dt.datetime | None = None) -> bool:
