@@ -99,7 +99,7 @@ def issuer(unit, name):
 
 
 @pytest.mark.parametrize(
-    ("unit", "name", "profile", "site", "known"),
+    "unit,name,profile,site,known",
     [
         ("site-ca", "orchard", "device", "orchard", True),
         ("site-ca", "orchard", "gateway", "orchard", True),

@@ -73,7 +73,7 @@ class Admission:
 
     def require_admitted(self, kind: revocations.Kind, holder: str) -> None:
         """Raise RefusedError if ``holder`` stands in the ledger of revocations."""
-        self._require_admitted(revocations.read(self.folder), kind, holder)
+        self.refuse_revoked(revocations.read(self.folder), kind, holder)
 
     def revoked_certificates(self) -> frozenset[str]:
         """Serial numbers (hex) of every certificate that was revoked."""
@@ -99,7 +99,8 @@ class Admission:
                 "-e device_identity_new_key=true",
             )
 
-    def _require_admitted(self, lines: list[revocations.Line], kind: revocations.Kind, holder: str) -> None:
+    def refuse_revoked(self, lines: list[revocations.Line], kind: revocations.Kind, holder: str) -> None:
+        """``require_admitted`` by ``lines`` of the ledger that were read already."""
         line = revocations.standing(lines, kind, holder)
         if line is not None:
             raise RefusedError(

@@ -22,7 +22,7 @@ from cryptography.x509.oid import NameOID
 
 from hedgerow import atomic
 from hedgerow.errors import HedgerowError, RefusedError
-from hedgerow.identity import certificates, csr, issued, keyfile
+from hedgerow.identity import certificates, csr, issued, keyfile, revocations
 from hedgerow.identity.authority import build
 from hedgerow.identity.authority.admission import Admission, locked, rfc3339, utc_now
 from hedgerow.identity.issuer import Request
@@ -116,9 +116,9 @@ class LeafIssuer(Admission, ABC):
         keys = [self._admissible(request) for request in requests]
         answers: list[tuple[x509.Certificate, issued.Issued] | HedgerowError] = []
         with locked(self.folder):
-            gone = self.revoked_keys()
+            lines, gone = revocations.read(self.folder), self.revoked_keys()
             for request, key in zip(requests, keys, strict=True):
-                answers.append(key if isinstance(key, HedgerowError) else self._answer(request, key, gone, now))
+                answers.append(key if isinstance(key, HedgerowError) else self._answer(request, key, lines, gone, now))
             entries = [answer[1] for answer in answers if not isinstance(answer, HedgerowError)]
             if entries:
                 issued.append(self.log, entries)
@@ -212,11 +212,16 @@ class LeafIssuer(Admission, ABC):
             return error
 
     def _answer(
-        self, request: Request, key: ec.EllipticCurvePublicKey, gone: frozenset[str], now: dt.datetime
+        self,
+        request: Request,
+        key: ec.EllipticCurvePublicKey,
+        lines: list[revocations.Line],
+        gone: frozenset[str],
+        now: dt.datetime,
     ) -> tuple[x509.Certificate, issued.Issued] | HedgerowError:
         names, profile = request.names, request.profile
         try:
-            self.require_admitted("board", names.serial)
+            self.refuse_revoked(lines, "board", names.serial)
             self.require_other_key(key, names, gone)
             return self._build(
                 key,
