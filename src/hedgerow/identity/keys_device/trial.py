@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import http.client
 import io
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,11 +26,16 @@ from hedgerow.identity.keys_device.tool import EnrolError, run
 TIMEOUT_S = 30.0
 MAX_ANSWER = 4 * 1024 * 1024
 OK = 200
-_BEGIN = "-----BEGIN CERTIFICATE-----"
+_BEGIN, _END = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
 
 
 class PeerError(EnrolError):
-    """No answer: the peer cannot be reached, is not who it should be, or hung up. Worth another try."""
+    """No answer: the peer cannot be reached, is not who it should be, or hung up. Worth another try.
+
+    ``early``: its certificate is not valid yet by the time it was verified at.
+    """
+
+    early = False
 
 
 @dataclass(frozen=True)
@@ -78,26 +84,58 @@ def exchange(
         PeerError: no answer.
         EnrolError: the pair cannot be used, or openssl is missing.
     """
-    lines = [f"{method} {path} HTTP/1.1", f"Host: {peer.name}", "Connection: close", "Accept: */*"]
-    lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
-    lines += [f"Content-Length: {len(body)}"] if body or method == "POST" else []
-    address = f"[{peer.host}]" if ":" in peer.host else peer.host
+    request = _request(peer, method, path, body, headers or {})
     with _chain(pair.certificate) as chain:
-        done = run(
-            "openssl",
-            *("s_client", *kinds.of(pair.key).options, "-quiet", "-tls1_3"),
-            *("-connect", f"{address}:{peer.port}", "-servername", peer.name),
+        done = _s_client(
+            peer,
+            pair.ca,
+            *("-quiet", *kinds.of(pair.key).options),
             *("-cert", str(pair.certificate), "-key", str(pair.key), *chain),
-            *("-CAfile", str(pair.ca), "-no-CApath", "-no-CAstore", "-x509_strict"),
-            *("-verify_return_error", "-verify_hostname", peer.name),
             *(() if at is None else ("-attime", str(at))),
-            stdin=("\r\n".join(lines) + "\r\n\r\n").encode() + body,
+            stdin=request,
             timeout_s=timeout_s,
-            package="openssl",
         )
     if not done.stdout.startswith(b"HTTP/"):
         raise _no_answer(peer, done.stderr.decode(errors="replace"))
     return _parse(peer, done.stdout, method)
+
+
+def witness(peer: Peer, ca: Path, *, timeout_s: float = TIMEOUT_S) -> str:
+    """The peer's certificate (PEM): its chain to ``ca`` and its name hold, its times are not looked at.
+
+    That it was signed proves that it is not earlier than its beginning, to whoever has no better clock.
+
+    Raises:
+        PeerError: no answer, or it is not who it should be.
+    """
+    done = _s_client(peer, ca, "-showcerts", "-no_check_time", stdin=b"", timeout_s=timeout_s)
+    text = done.stdout.decode(errors="replace")
+    shown = text.split(_BEGIN)
+    if "Verify return code: 0 (ok)" not in text or len(shown) == 1:
+        raise _no_answer(peer, done.stderr.decode(errors="replace"))
+    return _BEGIN + shown[1].partition(_END)[0] + _END + "\n"
+
+
+def _s_client(
+    peer: Peer, ca: Path, *arguments: str, stdin: bytes, timeout_s: float
+) -> subprocess.CompletedProcess[bytes]:
+    """A connection to ``peer``, which is verified to ``ca`` and by its name."""
+    address = f"[{peer.host}]" if ":" in peer.host else peer.host
+    return run(
+        *("openssl", "s_client", "-tls1_3", "-connect", f"{address}:{peer.port}", "-servername", peer.name),
+        *("-CAfile", str(ca), "-no-CApath", "-no-CAstore", "-x509_strict"),
+        *("-verify_return_error", "-verify_hostname", peer.name, *arguments),
+        stdin=stdin,
+        timeout_s=timeout_s,
+        package="openssl",
+    )
+
+
+def _request(peer: Peer, method: str, path: str, body: bytes, headers: dict[str, str]) -> bytes:
+    lines = [f"{method} {path} HTTP/1.1", f"Host: {peer.name}", "Connection: close", "Accept: */*"]
+    lines += [f"{name}: {value}" for name, value in headers.items()]
+    lines += [f"Content-Length: {len(body)}"] if body or method == "POST" else []
+    return ("\r\n".join(lines) + "\r\n\r\n").encode() + body
 
 
 def try_out(peer: Peer, pair: Pair, path: str, *, at: int | None = None) -> None:
@@ -155,11 +193,12 @@ class _Received:
         return io.BytesIO(self._data)
 
 
+_EARLY = "not yet valid"
 # What s_client says, in the words of whoever has to act on it; the first that fits.
 _SAYINGS = (
     ("connect:errno", "it cannot be reached", "look at the network and at the gateway: ping, systemctl status nginx"),
     ("Connection refused", "nobody listens there", "on the gateway: systemctl status hedgerow-renewal"),
-    ("not yet valid", "its certificate is not valid yet by this device's time", "timedatectl; wait for the time sync"),
+    (_EARLY, "its certificate is not valid yet by this device's time", "timedatectl; wait for the time sync"),
     ("certificate has expired", "a certificate has expired by this device's time", "timedatectl; then renew"),
     ("hostname mismatch", "it shows a certificate of another name", "correct identity.renewal_name in device.yml"),
     ("unable to get", "it shows a certificate of no CA that this device trusts", "compare ca.crt: hedgerow ca show"),
@@ -174,7 +213,9 @@ _SAYINGS = (
 def _no_answer(peer: Peer, said: str) -> PeerError:
     for text, meaning, next_step in _SAYINGS:
         if text in said:
-            return PeerError(f"no answer from {peer.name}: {meaning}", where=str(peer), next_step=next_step)
+            fault = PeerError(f"no answer from {peer.name}: {meaning}", where=str(peer), next_step=next_step)
+            fault.early = text == _EARLY
+            return fault
     lines = [line for line in said.splitlines() if line.strip()]
     return PeerError(
         f"no answer from {peer.name}: {lines[-1] if lines else 'it hung up'}", where=str(peer), next_step="try again"
