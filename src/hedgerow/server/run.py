@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import gc
 import logging
 import signal
@@ -44,10 +45,13 @@ from hedgerow.server.telemetry.service import Telemetry, resource
 from hedgerow.server.tls import PeerProtocol, ServerTls
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from starlette.routing import Route
     from starlette.types import ASGIApp
 
     from hedgerow.device.health import Code
+    from hedgerow.server.admission import Admission
     from hedgerow.server.fallback.service import Fallback
     from hedgerow.server.protocols.grpc.port import GrpcPort
     from hedgerow.server.residency import Rules
@@ -111,6 +115,7 @@ def serve_device(config: ServerConfig, version: str | None = None) -> None:
             models_dir=config.models_dir,
             activation_dir=config.activation_dir,
             certificate_ends=lambda: min((each.expires for each in (tls, grpc_tls) if each is not None), default=None),
+            revocation_outdated=lambda: _revocation_outdated(tls, grpc_tls),
             restarts=lambda: None if restarts is None else restarts.count,
             heartbeat_file=config.heartbeat,
             configuration=version,
@@ -239,13 +244,21 @@ def _grpc_port(
     # gRPC takes 15 MB and 0.2 s on a Pi; whoever does not serve it does not pay for it.
     from hedgerow.server.protocols.grpc.port import GrpcPort, Guard
 
-    return GrpcPort(plane, address, limits, tls, None if only is None else Guard(fleet=only[0], site=only[1]))
+    admission = None if tls is None else tls.admission
+    guard = None if only is None else Guard(fleet=only[0], site=only[1], admission=admission)
+    return GrpcPort(plane, address, limits, tls, guard)
+
+
+def _revocation_outdated(*doors: ServerTls | None) -> datetime | None:
+    """Since when a list of revoked certificates that a door goes by is out of date."""
+    files = [door.admission.file for door in doors if door is not None and door.admission is not None]
+    return min((since for file in files if (since := file.outdated()) is not None), default=None)
 
 
 def _server_tls(config: Tls | None) -> ServerTls | None:
     if config is None:
         return None
-    return ServerTls(*(credential(name) for name in (config.certificate, config.key, config.client_ca)))
+    return ServerTls(*(credential(name) for name in (config.certificate, config.key, config.client_ca)), crl=config.crl)
 
 
 def _public_routes(plane: DataPlane, observer: Observer, limits: Limits) -> list[Route]:
@@ -294,6 +307,7 @@ async def _serve(service: Service) -> None:
     log.info("listening on %s", ", ".join(map(str, (*service.listeners, *service.grpc))))
     alive = asyncio.create_task(systemd.keep_alive())
     watching = asyncio.create_task(service.plane.degradation.watch(readings))
+    admissions = [asyncio.create_task(each.watch()) for each in _admissions(service)]
     stopped = asyncio.create_task(stopping.wait())
     loading = asyncio.ensure_future(service.load())
     try:
@@ -308,7 +322,7 @@ async def _serve(service: Service) -> None:
         for server in servers:
             server.should_exit = True
         ended = await asyncio.gather(*tasks, *(port.stop() for port in service.grpc), return_exceptions=True)
-        for task in (loading, stopped, alive, watching):
+        for task in (loading, stopped, alive, watching, *admissions):
             task.cancel()
         await service.plane.close()
         await asyncio.to_thread(service.telemetry.close)
@@ -337,7 +351,7 @@ def _uvicorn_config(listener: Listener, limits: Limits) -> uvicorn.Config:
     tls = listener.tls
     return uvicorn.Config(
         listener.app,
-        http=_protocol(BoundedProtocol if tls is None else PeerProtocol),
+        http=_protocol(BoundedProtocol if tls is None else functools.partial(PeerProtocol, admission=tls.admission)),
         ws="none",
         ssl_context_factory=None if tls is None else lambda *_: tls.context,
         loop="none",
@@ -351,9 +365,14 @@ def _uvicorn_config(listener: Listener, limits: Limits) -> uvicorn.Config:
     )
 
 
-def _protocol(kind: type[BoundedProtocol]) -> type[asyncio.Protocol]:
+def _protocol(kind: Callable[..., BoundedProtocol]) -> type[asyncio.Protocol]:
     """What uvicorn makes for each connection. It only wants something to call."""
     return cast("type[asyncio.Protocol]", lambda **options: Reading(kind(**options)))
+
+
+def _admissions(service: Service) -> list[Admission]:
+    ports: list[Listener | GrpcPort] = [*service.listeners, *service.grpc]
+    return [each.tls.admission for each in ports if each.tls is not None and each.tls.admission is not None]
 
 
 def _reload(service: Service) -> None:
