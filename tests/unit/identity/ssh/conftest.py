@@ -364,6 +364,42 @@ def serve(
         server.stop()
 
 
+@pytest.fixture
+def sshd_program() -> str:
+    if (why := missing()) is not None:
+        pytest.skip(why)
+    return str(program())
+
+
+@pytest.fixture
+def free_port() -> int:
+    return _free_port()
+
+
+@pytest.fixture
+def ssh_to(
+    authority: authorities.SshAuthority, inventory: Inventory, tmp_path: Path
+) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Log in to a host of the inventory, which some other fixture runs."""
+
+    def run(login: _Login, host: str, command: str) -> subprocess.CompletedProcess[str]:
+        (tmp_path / "client").mkdir(exist_ok=True)
+        known, config = tmp_path / "client" / "known_hosts", tmp_path / "client" / "config"
+        known.write_text("".join(f"{line}\n" for line in known_hosts.lines(inventory, authority.trusted("host"))))
+        files = client_config.Files(login.key, login.certificate, login.jump, known, authority.trust / "revoked.krl")
+        config.write_text(client_config.render(inventory, login.role, files, bastion=False))
+        return subprocess.run(
+            ["ssh", "-F", str(config), "-o", "BatchMode=yes", host, command],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
+
+    return run
+
+
 @dataclass
 class _Served:
     """A host that runs, and how to come in."""

@@ -146,9 +146,10 @@ def test_what_a_viewer_may_say(say: Any, ran: list[list[str]], text: str, last: 
     "text",
     [
         "sh", "journal -f", "journal --file=/etc/shadow", "journal -n", "journal -n 0", "journal -n 999999",
-        "journal cron", "journal sudo.service", "journal hedgerow-a hedgerow-b", "journal --since 'now; id'", "kernel hedgerow-server",
-        "status --all", "status sshd", "status", "status 'hedgerow-x --output=cat'", "units x", "report x",
-        "metrics /etc", "events --follow", "journal -D/ hedgerow-x", "journal --vacuum-size=1", "restart hedgerow-server.service",
+        "journal cron", "journal sudo.service", "journal hedgerow-a hedgerow-b", "journal --since 'now; id'",
+        "kernel hedgerow-server", "status --all", "status sshd", "status", "status 'hedgerow-x --output=cat'",
+        "units x", "report x", "metrics /etc", "events --follow", "journal -D/ hedgerow-x", "journal --vacuum-size=1",
+        "restart hedgerow-server.service",
     ],
 )  # fmt: skip
 def test_what_a_viewer_may_not_say(
