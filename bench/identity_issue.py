@@ -94,7 +94,7 @@ def measure(folder: Path, count: int, wave: int, runs: int) -> list[Way]:
     root, _ = RootCA.init(folder / "double", FLEET, secrets)
     assert root is not None
     making.add(root, "fleet", secrets, by="bench")
-    double = opening.for_site(folder / "double", "orchard", secrets)
+    double = opening.for_clients(folder / "double", secrets)
     ways: list[tuple[str, Callable[[], None], Authority | None, bool]] = [
         ("bare cryptography, no log", lambda: _bare(single, requests), None, False),
         ("a wave at once, one tier", lambda: _waves(single, requests, wave), single, True),

@@ -34,8 +34,12 @@ def key_id(key: ec.EllipticCurvePublicKey) -> str:
 
 
 def authority_key(certificate: x509.Certificate) -> str:
-    """``key_id`` of the key that a CA's certificate is for."""
-    return certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest.hex()
+    """The subject key identifier (hex) of a CA; made from its key where its certificate has none."""
+    try:
+        found = certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    except x509.ExtensionNotFound:
+        found = x509.SubjectKeyIdentifier.from_public_key(certificate.public_key())  # type: ignore[arg-type] # CAs' keys
+    return found.digest.hex()
 
 
 def short(identifier: str) -> str:

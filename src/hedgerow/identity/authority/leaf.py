@@ -175,7 +175,7 @@ class LeafIssuer(Admission, ABC):
                 )
             key = certificates.new_key()
             fresh, entry = self._build(
-                key.public_key(), profile, name, sans, life=_life(profile, days), reason=reason or "", now=now
+                key.public_key(), profile, name, sans, life=life_of(profile, days), reason=reason or "", now=now
             )
             issued.append(self.log, [entry])
             atomic.write_bytes(key_file, keyfile.encode(key, None), mode=0o600)
@@ -184,30 +184,9 @@ class LeafIssuer(Admission, ABC):
 
     def _admissible(self, request: Request) -> ec.EllipticCurvePublicKey | HedgerowError:
         """The key to certify; or what is wrong, whatever the ledger says."""
-        names = request.names
         try:
-            if request.profile not in DEVICE_PROFILES:
-                raise RefusedError(
-                    f"profile {request.profile.value} is not for devices; its keys are made on the controller",
-                    where=f"request of {names.host}",
-                    next_step=f"hedgerow ca issue --profile {request.profile.value} --name NAME",
-                )
-            if names.fleet != self.fleet:
-                raise RefusedError(
-                    f"{names.host} is of fleet {names.fleet}, this CA is of fleet {self.fleet}",
-                    where=str(self.folder),
-                    next_step="name the inventory of that fleet: -i",
-                )
-            self.require_own(request.profile, names.site)
-            parsed = csr.parse_csr(request.csr_pem, where=f"request of {names.host}")
-            asked = csr.request_serial(parsed)
-            if asked != names.serial:
-                raise RefusedError(
-                    f"the request is for serial {asked!r}, the inventory says {names.serial} for {names.host}",
-                    where="rule: a certificate is issued to the serial that the inventory holds",
-                    next_step="correct pi_serial in the inventory if the board was exchanged",
-                )
-            return csr.public_key(parsed)
+            self.require_own(request.profile, request.names.site)
+            return admissible(request, self.fleet, self.folder)
         except HedgerowError as error:
             return error
 
@@ -228,7 +207,7 @@ class LeafIssuer(Admission, ABC):
                 profile,
                 names.serial,
                 certificates.device_sans(names, profile),
-                life=_life(profile, request.days),
+                life=life_of(profile, request.days),
                 reason=request.reason,
                 now=now,
             )
@@ -266,6 +245,37 @@ class LeafIssuer(Admission, ABC):
         return certificate, entry_of(
             certificate, profile.value, name, self.certificate, reason=reason, now=now, by=self.by
         )
+
+
+def admissible(request: Request, fleet: str, folder: Path) -> ec.EllipticCurvePublicKey:
+    """The key that a machine's request is for, if any CA of ``fleet`` may certify it.
+
+    Raises:
+        RefusedError: it is not for this machine, or not of this fleet.
+        UsageError: it is no request.
+    """
+    names = request.names
+    if request.profile not in DEVICE_PROFILES:
+        raise RefusedError(
+            f"profile {request.profile.value} is not for devices; its keys are made on the controller",
+            where=f"request of {names.host}",
+            next_step=f"hedgerow ca issue --profile {request.profile.value} --name NAME",
+        )
+    if names.fleet != fleet:
+        raise RefusedError(
+            f"{names.host} is of fleet {names.fleet}, this CA is of fleet {fleet}",
+            where=str(folder),
+            next_step="name the inventory of that fleet: -i",
+        )
+    parsed = csr.parse_csr(request.csr_pem, where=f"request of {names.host}")
+    asked = csr.request_serial(parsed)
+    if asked != names.serial:
+        raise RefusedError(
+            f"the request is for serial {asked!r}, the inventory says {names.serial} for {names.host}",
+            where="rule: a certificate is issued to the serial that the inventory holds",
+            next_step="correct pi_serial in the inventory if the board was exchanged",
+        )
+    return csr.public_key(parsed)
 
 
 def entry_of(
@@ -315,7 +325,8 @@ def profile_of(certificate: x509.Certificate) -> str | None:
     return str(units[0].value) if len(units) == 1 else None
 
 
-def _life(profile: Profile, days: int | None) -> dt.timedelta:
+def life_of(profile: Profile, days: int | None) -> dt.timedelta:
+    """How long a certificate of ``profile`` lives; RefusedError for more than 90 days, or none."""
     if days is None:
         days = RULES[profile].days
     if not 1 <= days <= MAXIMUM_DAYS:

@@ -5,23 +5,29 @@ from __future__ import annotations
 from pathlib import Path
 
 from hedgerow.errors import UsageError
-from hedgerow.identity.authority import build, generations, issuing, keys
+from hedgerow.identity.authority import build, est, generations, issuing, keys
 from hedgerow.identity.authority.admission import Admission
+from hedgerow.identity.authority.est import EstIssuer
 from hedgerow.identity.authority.issuing import IssuingCA
 from hedgerow.identity.authority.leaf import read_first
 from hedgerow.identity.ca import FleetCA
 from hedgerow.passphrases import Passphrases
 
 Authority = FleetCA | IssuingCA
+"""What has its key here: it signs machines, people and programs."""
 
 
-def for_site(fleet_dir: Path, site: str, passphrases: Passphrases | None = None) -> Authority:
+def for_site(fleet_dir: Path, site: str, passphrases: Passphrases | None = None) -> Authority | EstIssuer:
     """What certifies machines of ``site``: its own issuing CA if its key is here, else the fleet's, else the one tier.
+
+    Where ``ca/est.yml`` names an authority elsewhere, that one does.
 
     Raises:
         UsageError: there is none whose key is here, or the passphrase is missing or wrong.
         RefusedError: the site's CA was revoked, others can read the key, or it does not belong to the certificate.
     """
+    if (fleet_dir / "ca" / est.FILE).exists():
+        return est.EstIssuer.open(fleet_dir / "ca")
     return _open(fleet_dir, (site, issuing.FLEET), passphrases)
 
 
