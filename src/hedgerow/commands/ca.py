@@ -12,7 +12,7 @@ import msgspec
 
 from hedgerow import atomic, paths
 from hedgerow import inventory as inventories
-from hedgerow.commands import ca_root, ca_upkeep
+from hedgerow.commands import ca_holders, ca_root, ca_upkeep
 from hedgerow.commands.inventory import inventory_option
 from hedgerow.errors import RefusedError, UsageError
 from hedgerow.identity import ca as authority
@@ -36,6 +36,8 @@ def ca() -> None:
     """  # noqa: D301 - click's mark for a paragraph as it stands
 
 
+ca.add_command(ca_holders.holders)
+ca.add_command(ca_holders.settle)
 ca.add_command(ca_root.root)
 ca.add_command(ca_root.issuing_group)
 ca.add_command(ca_upkeep.crl)
