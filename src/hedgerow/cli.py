@@ -23,6 +23,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "release": ("hedgerow.commands.release:release", "Judge a version lock before a host is touched."),
     "ca": ("hedgerow.commands.ca:ca", "The fleet's certificate authority."),
     "audit": ("hedgerow.commands.audit:audit", "Who did what when, in one tamper-evident log."),
+    "backup": ("hedgerow.commands.backup:backup", "Keep a fleet's keys and journals, and get them back."),
     "ssh": ("hedgerow.commands.ssh:ssh", "SSH by short-lived certificates, and hosts that prove who they are."),
     "model": ("hedgerow.commands.model:model", "Build model bundles from checkpoints."),
     "runtime": ("hedgerow.commands.runtime:runtime", "Build the wheelhouse that devices install."),

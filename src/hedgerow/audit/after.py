@@ -16,7 +16,7 @@ def collect_all() -> None:
     from hedgerow.rollout import lease
 
     try:
-        fleets = sorted(path for path in (paths.var_dir() / "fleets").glob("*") if path.is_dir())
+        fleets = sorted(path for path in (paths.var_dir() / "fleets").glob("[!.]*") if path.is_dir())
     except HedgerowError:
         return
     for fleet in fleets:
