@@ -177,7 +177,7 @@ def reason_to_issue(
     """
     if certificate is None or public_key is None:
         return f"there is no {'key' if public_key is None else 'certificate'} yet"
-    if not _issued_by(certificate, ca):
+    if not issued_by(certificate, ca):
         return "another authority issued the certificate"
     if certificate_public_der(certificate) != public_key:
         return "the certificate belongs to another key"
@@ -205,7 +205,8 @@ def alternative_names(certificate: x509.Certificate) -> set[x509.GeneralName]:
         return set()
 
 
-def _issued_by(certificate: x509.Certificate, ca: x509.Certificate) -> bool:
+def issued_by(certificate: x509.Certificate, ca: x509.Certificate) -> bool:
+    """Whether ``ca`` itself signed the certificate."""
     try:
         certificate.verify_directly_issued_by(ca)
     except (ValueError, TypeError, InvalidSignature):

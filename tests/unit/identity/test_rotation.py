@@ -8,8 +8,9 @@ import shutil
 import pytest
 from cryptography import x509
 
-from hedgerow import atomic
+from hedgerow import atomic, paths
 from hedgerow.errors import RefusedError, UsageError
+from hedgerow.fleet import access
 from hedgerow.identity import enrol as device_side
 from hedgerow.identity.authority import generations, making, opening, rotation
 from hedgerow.identity.authority.issuing import IssuingCA
@@ -159,6 +160,30 @@ def test_enrolment_renews_what_the_old_one_signed(fleet_dir, authority, names, n
     rotation.switch(fleet_dir)
     assert run().reason == "another authority issued the certificate"
     assert run().reason is None
+
+
+@pytest.mark.parametrize("two_tier", [False, True])
+def test_the_controllers_own_certificates_follow_though_they_have_life_left(tmp_path, monkeypatch, secrets, two_tier):
+    monkeypatch.setenv("HEDGEROW_VAR", str(tmp_path))
+    fleet_dir = paths.fleet_dir("meadow")
+    FleetCA.init(fleet_dir, "meadow")
+    access.context("meadow", Profile.MONITOR)
+    file = fleet_dir / "ca" / "clients" / "controller-monitor.crt"
+    first = file.read_bytes()
+    access.context("meadow", Profile.MONITOR)
+    assert file.read_bytes() == first
+    rotation.begin(fleet_dir, secrets, two_tier=two_tier)
+    if two_tier:
+        making.add(RootCA.open(fleet_dir, secrets, number=2), "fleet", secrets, by="ada@desk")
+    access.context("meadow", Profile.MONITOR)
+    assert file.read_bytes() == first
+    rotation.switch(fleet_dir)
+    access.context("meadow", Profile.MONITOR)
+    second = file.read_bytes()
+    assert second != first
+    assert second.count(b"BEGIN CERTIFICATE") == 1 + two_tier
+    access.context("meadow", Profile.MONITOR)
+    assert file.read_bytes() == second
 
 
 class PowerCut(Exception):

@@ -38,7 +38,7 @@ def authority_key(certificate: x509.Certificate) -> str:
     try:
         found = certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
     except x509.ExtensionNotFound:
-        found = x509.SubjectKeyIdentifier.from_public_key(certificate.public_key())  # type: ignore[arg-type] # CAs' keys
+        found = x509.SubjectKeyIdentifier.from_public_key(certificate.public_key())
     return found.digest.hex()
 
 

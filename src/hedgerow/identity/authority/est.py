@@ -32,7 +32,8 @@ from hedgerow.errors import HedgerowError, NetworkError, RefusedError, UsageErro
 from hedgerow.identity import certificates, csr, issued
 from hedgerow.identity.authority import generations
 from hedgerow.identity.authority.admission import Admission, locked, utc_now
-from hedgerow.identity.authority.leaf import admissible, entry_of, life_of, read_first
+from hedgerow.identity.authority.leaf import entry_of, read_first
+from hedgerow.identity.authority.rules import admissible, life_of
 from hedgerow.identity.issuer import Request
 from hedgerow.identity.profiles import DeviceNames, Profile
 from hedgerow.passphrases import read_passphrase

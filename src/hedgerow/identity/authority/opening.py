@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from cryptography import x509
+
 from hedgerow.errors import UsageError
 from hedgerow.identity.authority import build, est, generations, issuing, keys
 from hedgerow.identity.authority.admission import Admission
@@ -34,6 +36,21 @@ def for_site(fleet_dir: Path, site: str, passphrases: Passphrases | None = None)
 def for_clients(fleet_dir: Path, passphrases: Passphrases | None = None) -> Authority:
     """What certifies people and programs: the fleet's issuing CA, or the one tier. Raises as ``for_site``."""
     return _open(fleet_dir, (issuing.FLEET,), passphrases)
+
+
+def signs_clients(fleet_dir: Path) -> x509.Certificate | None:
+    """The certificate of what ``for_clients`` opens; no key is opened. None where an authority elsewhere signs.
+
+    Raises:
+        UsageError: there is no CA.
+    """
+    folder = fleet_dir / "ca"
+    if (folder / est.FILE).exists():
+        return None
+    number = generations.active(folder).number
+    found = generations.certificate(folder, number)
+    below = read_first(generations.home(folder, number) / issuing.FOLDER / issuing.FLEET / issuing.CERTIFICATE)
+    return below if below is not None and build.is_root(found) else found
 
 
 def admission(fleet_dir: Path) -> Admission:
