@@ -184,10 +184,7 @@ def scan(address: str, port: int) -> HostKey:
 
 
 class KnownHosts:
-    """The fleet's pinned host keys, in OpenSSH's format; one key a host.
-
-    Beside them may stand ``@cert-authority`` lines: host CAs whose certificates count, whatever is pinned.
-    """
+    """The fleet's pinned host keys, in OpenSSH's format; one key a host."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -217,16 +214,6 @@ class KnownHosts:
             if kept != lines:
                 atomic.write_text(self.path, "".join(f"{line}\n" for line in kept), mode=0o644)
         return kept != lines
-
-    def trust(self, authorities: list[str]) -> bool:
-        """Have exactly these ``@cert-authority`` lines; whether anything changed. Pinned keys stay."""
-        make_private_folder(self.path.parent)
-        with _alone(self.path.parent):
-            lines = self._lines()
-            wanted = [*authorities, *(line for line in lines if not line.startswith("@cert-authority "))]
-            if wanted != lines:
-                atomic.write_text(self.path, "".join(f"{line}\n" for line in wanted), mode=0o644)
-        return wanted != lines
 
     def _lines(self) -> list[str]:
         return self.path.read_text(encoding="utf-8").splitlines() if self.path.is_file() else []

@@ -9,7 +9,7 @@ from typing import Any
 import click
 import msgspec
 
-from hedgerow import atomic, first_contact, paths
+from hedgerow import atomic, paths
 from hedgerow import inventory as inventories
 from hedgerow.commands import ssh_sign, ssh_trust
 from hedgerow.commands.inventory import inventory_option
@@ -153,10 +153,10 @@ def known_hosts_(*, path: Path, as_json: bool) -> None:
     found = inventories.load(path)
     changed = trust_hosts(_open(path), found)
     if as_json:
-        print_json({"changed": changed, "file": found.known_hosts})
+        print_json({"changed": changed, "file": found.host_authorities})
     else:
         done = "written" if changed else "as it should be"
-        out.print(f"{found.known_hosts}: {done}", highlight=False, soft_wrap=True)
+        out.print(f"{found.host_authorities}: {done}", highlight=False, soft_wrap=True)
 
 
 @ssh.command()
@@ -202,7 +202,7 @@ def config(
     )
     text = client_config.render(found, SshRole(role), named, bastion=bastion)
     lines = known_hosts.lines(found, opened.trusted("host"))
-    atomic.write_text(known, "".join(f"{line}\n" for line in lines))
+    known_hosts.write(known, lines)
     atomic.write_bytes(revoked, (opened.trust / store.KRL).read_bytes())
     atomic.write_text(folder / "config", text)
     if as_json:
@@ -212,9 +212,8 @@ def config(
 
 
 def trust_hosts(opened: SshAuthority, found: Inventory) -> bool:
-    """Keep the host CA's keys in the fleet's known_hosts; whether anything changed."""
-    lines = known_hosts.lines(found, opened.trusted("host"))
-    return first_contact.KnownHosts(found.known_hosts).trust(lines)
+    """Keep the host CA's keys beside the fleet's known_hosts; whether anything changed."""
+    return known_hosts.write(found.host_authorities, known_hosts.lines(found, opened.trusted("host")))
 
 
 def _open(path: Path) -> SshAuthority:

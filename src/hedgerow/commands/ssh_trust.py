@@ -9,8 +9,8 @@ from pathlib import Path
 import click
 import msgspec
 
-from hedgerow import first_contact, paths
 from hedgerow import inventory as inventories
+from hedgerow import paths
 from hedgerow.commands.inventory import inventory_option
 from hedgerow.errors import UsageError
 from hedgerow.identity.ssh import changing, events, keygen, known_hosts, publickey
@@ -82,7 +82,7 @@ def _step(name: changing.Step, text: str) -> click.Command:
         opened = _open(path)
         tokens = parse_tokens([f"{kind}={token}"] if token else [])
         about = changing.rotate(opened, kind, name, token=tokens.get(kind), force=force, now=_now())
-        first_contact.KnownHosts(found.known_hosts).trust(known_hosts.lines(found, opened.trusted("host")))
+        known_hosts.write(found.host_authorities, known_hosts.lines(found, opened.trusted("host")))
         if as_json:
             print_json({"changed": True, "key": about.name, "kind": kind, "step": name})
             return

@@ -20,7 +20,7 @@ from pathlib import Path
 from hedgerow.errors import MachineError, UsageError
 from hedgerow.identity.keyfile import PASSPHRASE_FILE as FLEET_CA_PASSPHRASE_FILE
 from hedgerow.identity.ssh import publickey
-from hedgerow.registry.authority.keys import read_passphrase
+from hedgerow.passphrases import read_passphrase
 
 PASSPHRASE_FILE = "HEDGEROW_SSH_CA_PASSPHRASE_FILE"  # noqa: S105 - the name of a variable that names a file
 PIN_FILE = "HEDGEROW_SSH_CA_PIN_FILE"

@@ -1,4 +1,4 @@
-"""Lines that let a client trust whatever host shows a certificate of the fleet's host CA. Pure.
+"""Lines that let a client trust whatever host shows a certificate of the fleet's host CA.
 
 A ``@cert-authority`` line names all that a host is called: its names in the fleet as one pattern, its addresses one by
 one. The certificate's own principals say which of them a host may use: a host cannot pass for another one.
@@ -7,7 +7,9 @@ one. The certificate's own principals say which of them a host may use: a host c
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
+from hedgerow import atomic
 from hedgerow.identity.ssh.generations import CaKey
 from hedgerow.inventory import Host, Inventory
 
@@ -23,6 +25,16 @@ def lines(inventory: Inventory, keys: Iterable[CaKey]) -> list[str]:
             names.append(_at_port(alias(host, inventory.fleet), host))
     patterns = ",".join(dict.fromkeys(names))
     return [f"{MARK} {patterns} {key.public} {key.name}@{inventory.fleet}" for key in keys]
+
+
+def write(path: Path, wanted: Iterable[str]) -> bool:
+    """Have exactly these lines in ``path``; whether anything changed."""
+    text = "".join(f"{line}\n" for line in wanted)
+    if path.is_file() and path.read_text(encoding="utf-8") == text:
+        return False
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    atomic.write_text(path, text)
+    return True
 
 
 def alias(host: Host, fleet: str) -> str:

@@ -7,7 +7,7 @@ signature of the fleet has. Whose certificate counts:
 - it verifies against the fleet's trust bundle, for TLS clients, at this time (``openssl verify``: Python's
   ``cryptography`` cannot verify chains with URI constraints);
 - it has the profile ``operator``, and no site's CA signed it: those may name devices alone;
-- neither it nor its holder stands in the fleet CA's ledger of revocations.
+- neither it, nor its holder, nor an issuing CA on the way stands in the fleet CA's ledger of revocations.
 """
 
 from __future__ import annotations
@@ -115,8 +115,9 @@ def verify(request: Request, *, fleet: str, ca_folder: Path, now: dt.datetime) -
     except InvalidSignature as error:
         raise _refused("it is not signed by the key of the certificate that it brings") from error
     name = _operator(leaf, fleet)
-    _verify_chain(chain, ca_folder, now)
-    _require_standing(leaf, name, ca_folder)
+    lines = revocations.read(ca_folder)
+    _verify_chain(chain, ca_folder, frozenset(revocations.certificates(lines)), now)
+    _require_standing(leaf, name, lines)
     if asked.fleet != fleet:
         raise _refused(f"it is for fleet {asked.fleet}, this authority is of fleet {fleet}")
     return Operator(name, leaf.not_valid_after_utc, certificates.fingerprint(leaf)), asked
@@ -139,15 +140,21 @@ def _operator(leaf: x509.Certificate, fleet: str) -> str:
     return names[0]
 
 
-def _verify_chain(chain: list[x509.Certificate], ca_folder: Path, now: dt.datetime) -> None:
+def _verify_chain(chain: list[x509.Certificate], ca_folder: Path, revoked: frozenset[str], now: dt.datetime) -> None:
+    """Have OpenSSL find a way to an anchor; an issuing CA that was revoked is none of its steps, whoever brought it."""
     anchors = ca_folder / "ca.crt"
     if not anchors.is_file():
         raise UsageError("the fleet has no CA yet", where=str(anchors), next_step="hedgerow ca init -i INVENTORY")
-    issuing = [path.read_text(encoding="ascii") for path in sorted(ca_folder.glob("issuing/*/ca.crt"))]
+    issuing = [
+        certificate
+        for path in sorted(ca_folder.glob("issuing/*/ca.crt"))
+        for certificate in x509.load_pem_x509_certificates(path.read_bytes())
+    ]
+    steps = [step for step in (*chain[1:], *issuing) if f"{step.serial_number:x}" not in revoked]
     with tempfile.TemporaryDirectory(prefix="hedgerow-proof-") as name:
         leaf, others = Path(name, "leaf.pem"), Path(name, "others.pem")
         leaf.write_text(certificates.pem(chain[0]), encoding="ascii")
-        others.write_text("".join([*map(certificates.pem, chain[1:]), *issuing]), encoding="ascii")
+        others.write_text("".join(map(certificates.pem, steps)), encoding="ascii")
         command = ["openssl", "verify", "-x509_strict", "-purpose", "sslclient", "-attime", str(int(now.timestamp()))]
         command += ["-no-CApath", "-no-CAstore", "-CAfile", str(anchors)]
         command += ["-untrusted", str(others)] if others.stat().st_size else []
@@ -162,8 +169,7 @@ def _verify_chain(chain: list[x509.Certificate], ca_folder: Path, now: dt.dateti
         raise _refused(f"its certificate does not verify: {' '.join(said) or done.stderr.strip()}")
 
 
-def _require_standing(leaf: x509.Certificate, name: str, ca_folder: Path) -> None:
-    lines = revocations.read(ca_folder)
+def _require_standing(leaf: x509.Certificate, name: str, lines: list[revocations.Line]) -> None:
     line = revocations.standing(lines, "client", name)
     if line is not None:
         raise _refused(f"{name} was revoked on {line.time[:10]}: {line.reason}")

@@ -53,7 +53,7 @@ def test_init_does_nothing_twice_and_trusts_the_host_ca(hedgerow: Make, inventor
     again = hedgerow("init", "--json")
     assert not again["changed"]
     assert [key["state"] for key in again["keys"]] == ["current", "current"]
-    assert inventory.known_hosts.read_text().startswith("@cert-authority *.meadow,")
+    assert inventory.host_authorities.read_text().startswith("@cert-authority *.meadow,")
     assert not hedgerow("known-hosts", "--json")["changed"]
 
 
@@ -178,7 +178,7 @@ def test_revoking_rotating_and_the_safe_are_told(founded: Make, tmp_path: Path, 
     assert {line["state"] for line in founded("list", "--all", "--json")} == {"revoked"}
     for step in ("begin", "switch", "finish"):
         assert founded("rotate", step, "--kind", "host", "--json")["step"] == step
-        count = inventory.known_hosts.read_text().count("@cert-authority ")
+        count = inventory.host_authorities.read_text().count("@cert-authority ")
         assert count == {"begin": 2, "switch": 2, "finish": 1}[step]
     safe = tmp_path / "stick" / "key"
     words = ["--passphrase-file", os.environ[keygen.PASSPHRASE_FILE], "--reason", "first"]
@@ -203,7 +203,7 @@ def test_the_controllers_own_programs_take_certificate_and_host_ca(
     pi = serve()
     pair(inventory.ssh_key)
     founded("known-hosts")
-    assert all(line.startswith("@cert-authority ") for line in inventory.known_hosts.read_text().splitlines())
+    assert all(line.startswith("@cert-authority ") for line in inventory.host_authorities.read_text().splitlines())
     with pytest.raises(HedgerowError, match="Permission denied"):
         transport.run(inventory, pi.host, "id -un", timeout_s=30)
     founded("sign", "--name", "jane", "--role", "admin", "--all-sites", "--public-key", f"{inventory.ssh_key}.pub")

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import base64
 import datetime as dt
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
 
 from hedgerow.errors import RefusedError, UsageError
+from hedgerow.identity import certificates, keyfile, revocations
+from hedgerow.identity.authority import making, opening
+from hedgerow.identity.authority.root import RootCA
 from hedgerow.identity.ca import FleetCA
 from hedgerow.identity.profiles import DeviceNames, Profile
 from hedgerow.identity.ssh import challenges, events, keygen, policy, proof, store
+from hedgerow.identity.ssh.authority import SshAuthority
+from hedgerow.passphrases import Passphrases
 
 Make = Callable[..., Any]
 
@@ -265,9 +274,96 @@ def test_names_with_wildcards_do_not_reach_a_certificate() -> None:
         DeviceNames(fleet="meadow", site="*", host="x", serial="10000000a1b2c3d4")
     with pytest.raises(UsageError, match="without principals"):
         keygen.sign(
-            keygen.Key(store.Path("/nowhere")),
+            keygen.Key(Path("/nowhere")),
             keygen.Certificate(
                 "ssh-ed25519 A", host=False, key_id="x", principals=[], serial=1, valid_after=0, valid_before=1
             ),
             secret=None,
         )
+
+
+# -- two tiers, and a CA that rotates ------------------------------------------
+
+
+@pytest.fixture
+def two_tiers(fleet_dir: Path, now: dt.datetime, monkeypatch: pytest.MonkeyPatch) -> RootCA:
+    """A root with an issuing CA of the fleet; its key is encrypted, as all of them are."""
+    path = os.environ[keygen.PASSPHRASE_FILE]
+    monkeypatch.setenv("HEDGEROW_CA_PASSPHRASE_FILE", path)
+    secrets = Passphrases({None: Path(path)})
+    root = RootCA.init(fleet_dir, "meadow", secrets)[0]
+    assert root is not None
+    making.add(root, "fleet", secrets, by="test")
+    making.add(root, "orchard", secrets, by="test")
+    return root
+
+
+def asked_with(fleet_dir: Path, authority: Any, public: str, now: dt.datetime) -> proof.Request:
+    files = opening.for_clients(fleet_dir).issue_client(Profile.OPERATOR, "jane")
+    asked = proof.Asked(
+        fleet="meadow", challenge=authority.challenge(now=now), role="admin", sites=("orchard",), public_key=public
+    )
+    return proof.ask(asked, key=files.key, certificate=files.certificate)
+
+
+def test_an_operator_of_the_fleets_issuing_ca_is_one(
+    *, two_tiers: RootCA, fleet_dir: Path, inventory: Any, pair: Make, tmp_path: Path, now: dt.datetime
+) -> None:
+    authority = SshAuthority.init(fleet_dir, "meadow", by="x", now=now)[0]
+    request = asked_with(fleet_dir, authority, pair(tmp_path / "k"), now)
+    assert sign(authority, request, inventory, now).name == "jane"
+    leaf_alone = request.certificate.split("-----END CERTIFICATE-----")[0] + "-----END CERTIFICATE-----\n"
+    again = asked_with(fleet_dir, authority, pair(tmp_path / "k2"), now)
+    bare = msgspec.structs.replace(again, certificate=leaf_alone)
+    assert sign(authority, bare, inventory, now).name == "jane"
+
+
+def test_an_issuing_ca_that_was_revoked_vouches_for_nobody(
+    *, two_tiers: RootCA, fleet_dir: Path, inventory: Any, pair: Make, tmp_path: Path, now: dt.datetime
+) -> None:
+    authority = SshAuthority.init(fleet_dir, "meadow", by="x", now=now)[0]
+    request = asked_with(fleet_dir, authority, pair(tmp_path / "k"), now)
+    issuing = x509.load_pem_x509_certificate((fleet_dir / "ca/issuing/fleet/ca.crt").read_bytes())
+    revocations.append(
+        fleet_dir / "ca",
+        revocations.Revoked(
+            time="2026-11-22T00:00:00Z", kind="authority", holder="fleet", reason="stolen", by="x",
+            certificates=[f"{issuing.serial_number:x}"],
+        ),
+    )  # fmt: skip
+    with pytest.raises(RefusedError, match="does not verify"):
+        sign(authority, request, inventory, now)
+
+
+def test_a_sites_ca_cannot_make_an_operator(
+    *, two_tiers: RootCA, fleet_dir: Path, inventory: Any, pair: Make, tmp_path: Path, now: dt.datetime
+) -> None:
+    """Whoever has a gateway has its key; the certificate says what it likes, and verifies."""
+    authority = SshAuthority.init(fleet_dir, "meadow", by="x", now=now)[0]
+    home = fleet_dir / "ca/issuing/orchard"
+    issuing = x509.load_pem_x509_certificate((home / "ca.crt").read_bytes())
+    secret = Path(os.environ[keygen.PASSPHRASE_FILE]).read_bytes().strip()
+    ca_key = serialization.load_pem_private_key((home / "ca.key").read_bytes(), secret)
+    key = certificates.new_key()
+    leaf = certificates.build_leaf(
+        ca=issuing,
+        ca_key=ca_key,
+        public_key=key.public_key(),
+        profile=Profile.OPERATOR,
+        name=certificates.subject("meadow", Profile.OPERATOR, "jane"),
+        sans=certificates.client_sans("meadow", Profile.OPERATOR),
+        not_before=now - dt.timedelta(hours=1),
+        not_after=now + dt.timedelta(days=1),
+    )
+    (tmp_path / "forged.crt").write_text(certificates.pem(leaf) + certificates.pem(issuing))
+    (tmp_path / "forged.key").write_bytes(keyfile.encode(key, None))
+    asked = proof.Asked(
+        fleet="meadow",
+        challenge=authority.challenge(now=now),
+        role="admin",
+        sites=("orchard",),
+        public_key=pair(tmp_path / "k"),
+    )
+    request = proof.ask(asked, key=tmp_path / "forged.key", certificate=tmp_path / "forged.crt")
+    with pytest.raises(RefusedError, match="site's CA signed"):
+        sign(authority, request, inventory, now)
