@@ -17,12 +17,13 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 from cryptography.x509.oid import AttributeOID
 
 from hedgerow.errors import DeviceError, RefusedError
 from hedgerow.identity import anchor, certificates, csr
-from hedgerow.identity.holders import Anchored, Conflict, Holders, anchor_of, judge, rfc3339
+from hedgerow.identity.holders import Anchored, Holders, anchor_of, judge, rfc3339
 from hedgerow.identity.issuer import Issuer
 from hedgerow.identity.profiles import DeviceNames, Profile
 
@@ -108,11 +109,14 @@ def enrol(
     revoked = present is not None and f"{present.serial_number:x}" in ca.revoked_certificates()
     new_key = new_key or revoked  # admitted again, and others may have the old one
     public = _public_der(found["public_key"])
-    copied = None if public is None else _look(holders, names, public, now, wishes, check=check, new_key=new_key)
+    # What this CA certified for this board and key was renewed at a gateway, which nobody told the history.
+    strict = wishes.strict and not _certified(present, public, ca)
+    copied = None if public is None else _look(holders, names, public, now, strict=strict, check=check, new_key=new_key)
     if copied is not None:
         outcome.warnings.append(f"{names.host}: {copied}; it gets a key of its own, and the other should get one, too")
         new_key = True
-    other_kind = wishes.key in {"file", "tpm"} and found["key_kind"] not in {None, wishes.key}
+    kind = "file" if wishes.key == "otp" else wishes.key
+    other_kind = kind is not None and found["key_kind"] not in {None, kind}
     outcome.expires = present.not_valid_after_utc if present is not None else None
     outcome.reason = (
         ("its certificate was revoked" if revoked else None)
@@ -128,7 +132,7 @@ def enrol(
         or (f"its key moves to {wishes.key}" if other_kind else None)
         or ("a renewal was asked for" if force or new_key else None)
     )
-    new_layout = wishes.layout is not None and wishes.layout != found["layout"]
+    new_layout = wishes.layout == "generations" != found["layout"]  # and no way back
 
     ca_pem = ca.anchors
     if outcome.reason is None and found["ca"] == ca_pem and not new_layout:
@@ -137,7 +141,9 @@ def enrol(
         return outcome
     if check:
         outcome.key_created = new_key or other_kind or found["public_key"] is None
-        outcome.files = ["ca.crt"] if outcome.reason is None else ["device.crt"]
+        outcome.files = ["device.crt"] if outcome.reason is not None else ["ca.crt"]
+        if outcome.reason is None and found["ca"] == ca_pem:
+            outcome.files = ["current"]
         return outcome
 
     certificate_pem: str = found["certificate"] or ""
@@ -165,8 +171,8 @@ def _look(
     names: DeviceNames,
     public: bytes,
     now: dt.datetime,
-    wishes: Wishes,
     *,
+    strict: bool,
     check: bool,
     new_key: bool,
 ) -> str | None:
@@ -177,13 +183,11 @@ def _look(
     """
     if holders is None:
         return None
-    verdict = judge(holders.lines(), names.serial, _digest(public), now, strict=wishes.strict, new_key=new_key)
+    verdict = judge(holders.lines(), names.serial, _digest(public), now, strict=strict, new_key=new_key)
     if verdict is None:
         return None
     if not check:
-        holders.append(
-            Conflict(time=rfc3339(now), serial=names.serial, host=names.host, code=verdict.code, what=verdict.what)
-        )
+        holders.refused(names.host, names.serial, verdict, now)
     if verdict.code == "copied_card":
         return verdict.what
     raise RefusedError(
@@ -191,6 +195,17 @@ def _look(
         where=f"rule: one board, one key ({verdict.code})",
         next_step=f"find out which board is the right one; then: hedgerow ca settle {names.serial} --reason WHY",
     )
+
+
+def _certified(present: x509.Certificate | None, public: bytes | None, ca: Issuer) -> bool:
+    """Whether ``ca`` signed the certificate that was found, for the key that was found."""
+    if present is None or certificates.certificate_public_der(present) != public:
+        return False
+    try:
+        present.verify_directly_issued_by(ca.certificate)
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True
 
 
 def _require_word(csr_pem: str, word: str, names: DeviceNames) -> None:

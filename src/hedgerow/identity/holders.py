@@ -156,6 +156,12 @@ class Holders:
             Seen(time=rfc3339(now), serial=serial, host=host, key_sha256=key_sha256, not_after=rfc3339(not_after))
         )
 
+    def refused(self, host: str, serial: str, verdict: Verdict, now: dt.datetime) -> None:
+        """Write down what was refused, once: the next visit finds the same, and says it without a line."""
+        last = next((line for line in reversed(self.lines()) if line.serial == serial), None)
+        if not isinstance(last, Conflict) or (last.code, last.what) != (verdict.code, verdict.what):
+            self.append(Conflict(time=rfc3339(now), serial=serial, host=host, code=verdict.code, what=verdict.what))
+
     def settle(self, host: str, serial: str, *, reason: str, by: str, now: dt.datetime) -> None:
         """Begin the board's history anew."""
         self.append(Settled(time=rfc3339(now), serial=serial, host=host, reason=reason, by=by))

@@ -258,6 +258,16 @@ def test_strict_refuses_another_key_while_the_last_one_lives(fleet, names, tmp_p
     assert fleet(names, "second", after=31, strict=True)[0].changed
 
 
+def test_strict_lets_a_key_pass_that_a_gateway_certified(fleet, names, authority, tmp_path, now):
+    """The device renewed with another key at its gateway, and no visit saw it."""
+    fleet(names, "card", strict=True)
+    folder = str(tmp_path / "card")
+    request = enrol.request(folder, names.serial, new_key=True)["csr"]
+    fresh = authority.sign_csr(request, Profile.DEVICE, names, now=now)
+    enrol.install(folder, fresh, authority.anchors, layout="generations")
+    assert not fleet(names, "card", after=1, strict=True)[0].changed
+
+
 def test_strict_lets_a_key_pass_that_was_asked_for(fleet, names):
     fleet(names, "card", strict=True)
     assert fleet(names, "card", after=1, strict=True, new_key=True)[0].key_created
@@ -297,6 +307,8 @@ def test_another_layout_alone_is_a_change_without_a_certificate(fleet, names, au
     outcome = enrol_device(Device(), authority, Profile.DEVICE, names, **arguments)
     assert (outcome.reason, outcome.files) == (None, ["current"])
     assert not enrol_device(Device(), authority, Profile.DEVICE, names, **arguments).files
+    back = arguments | {"wishes": Wishes(layout="files")}
+    assert not enrol_device(Device(), authority, Profile.DEVICE, names, **back).files
     assert len(list(issued.read(authority.log))) == 1
 
 

@@ -108,10 +108,10 @@ class Device:
             DeviceError: this device cannot, or the new pair did not work. In all three the old pair stays.
         """
         judged = self.due
-        if self.certificate is None or judged is None:
+        if self.certificate is None or judged is None or not self.pair.ca.exists():
             raise DeviceError(
-                "this device has no certificate to renew",
-                where=str(self.pair.certificate),
+                "this device has no certificate to renew, or no CA to trust",
+                where=str(self.folder),
                 next_step="enrol it from the controller: ansible-playbook playbooks/site.yml --tags device_identity",
             )
         new_key = new_key or self.own.new_key

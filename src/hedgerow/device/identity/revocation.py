@@ -137,12 +137,23 @@ def _present(path: Path, anchors: Path, chain: bytes) -> Verified:
 
 
 def _numbers(lists: Lists) -> dict[str, int]:
-    """Issuer (by name and key) → the number of its list."""
+    """Issuer (by name and key) → the number of its list.
+
+    Raises:
+        PublisherError: a list has no number, or does not say whose key signed it.
+    """
     found: dict[str, int] = {}
     for each in lists:
-        key = each.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value.key_identifier or b""
-        name = f"{each.issuer.rfc4514_string()} {key.hex()[:16]}".strip()
-        found[name] = each.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
+        try:
+            key = each.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value.key_identifier or b""
+            number = each.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
+        except x509.ExtensionNotFound as error:
+            raise PublisherError(
+                f"the list of {each.issuer.rfc4514_string()} has no number or no key identifier: {error}",
+                where="/identity/crl.pem",
+                next_step="on the controller: hedgerow ca crl",
+            ) from error
+        found[f"{each.issuer.rfc4514_string()} {key.hex()[:16]}".strip()] = number
     return found
 
 

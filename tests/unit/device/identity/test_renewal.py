@@ -146,6 +146,13 @@ def test_a_device_without_a_certificate_is_sent_to_its_controller(device):
     assert "site.yml" in caught.value.next_step
 
 
+def test_a_device_without_a_ca_to_trust_asks_nobody(enrolled, device, gateway):
+    (enrolled(ago=25) / "ca.crt").unlink()
+    with pytest.raises(DeviceError, match="no CA to trust"):
+        device().renew(force=True, new_key=False)
+    assert gateway.asked == []
+
+
 def test_nobody_at_the_gateway_is_said(enrolled, device):
     folder = enrolled(ago=25)
     before = contents(folder)

@@ -176,6 +176,14 @@ def test_what_cannot_be_read_changes_nothing(refresh, two_tiers, text):
         refresh(b"hello")
 
 
+def test_a_list_without_a_number_is_refused(refresh, two_tiers, now):
+    bare = x509.CertificateRevocationListBuilder().issuer_name(two_tiers.root.subject).last_update(now)
+    bare = bare.next_update(now + dt.timedelta(days=1)).sign(two_tiers.root_key, hashes.SHA256())
+    with pytest.raises(PublisherError, match="has no number"):
+        refresh(bare.public_bytes(Encoding.PEM))
+    assert not refresh.path.exists()
+
+
 def test_a_damaged_file_is_replaced(refresh, two_tiers):
     refresh(two_tiers.of_root(5))
     refresh.path.write_bytes(b"-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n")
