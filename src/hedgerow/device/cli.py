@@ -22,6 +22,7 @@ from hedgerow.device.control import ControlSocket
 from hedgerow.device.identity import cli as cli_identity
 from hedgerow.device.restarting import is_whole
 from hedgerow.errors import DeviceError, ExitCode, HedgerowError, PublisherError, UsageError
+from hedgerow.gateway.cli import renewal
 from hedgerow.registry import bundle as bundles
 from hedgerow.registry.reference import Reference
 
@@ -48,6 +49,7 @@ for command in (
     cli_agent.undrain,
     cli_store.cache,
     cli_identity.identity,
+    renewal,
 ):
     cli.add_command(command)
 

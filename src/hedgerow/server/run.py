@@ -8,19 +8,16 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
-import functools
 import gc
 import logging
 import signal
 import socket
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final
 
-import uvicorn
 import uvloop
 
 from hedgerow.device.notify import notify
@@ -28,10 +25,8 @@ from hedgerow.errors import HedgerowError, MachineError, UsageError
 from hedgerow.server import memory, systemd
 from hedgerow.server.access import ByProfile
 from hedgerow.server.config import Address, Limits, ServerConfig, Tls, credential
-from hedgerow.server.connection import BoundedProtocol
 from hedgerow.server.dataplane import DataPlane
 from hedgerow.server.errors import ServingError, Unusable
-from hedgerow.server.intake import Reading
 from hedgerow.server.observe import Observer, readings
 from hedgerow.server.protocols import control, health, oip, oip_generate, oip_repository, openai
 from hedgerow.server.protocols.application import Application
@@ -42,13 +37,15 @@ from hedgerow.server.sockets import listen, listen_unix
 from hedgerow.server.telemetry.config import Telemetry as TelemetryConfig
 from hedgerow.server.telemetry.door import Door
 from hedgerow.server.telemetry.service import Telemetry, resource
-from hedgerow.server.tls import PeerProtocol, ServerTls
+from hedgerow.server.tls import ServerTls
+from hedgerow.server.web import Listener
+from hedgerow.server.web import Server as _Server
+from hedgerow.server.web import uvicorn_config as _uvicorn_config
 
 if TYPE_CHECKING:
     from datetime import datetime
 
     from starlette.routing import Route
-    from starlette.types import ASGIApp
 
     from hedgerow.device.health import Code
     from hedgerow.server.admission import Admission
@@ -59,22 +56,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("hedgerow.server")
 # How many more objects there must be before the collector looks for those that only hold each other.
 _OBJECTS: Final = 10_000
-
-
-@dataclass(frozen=True)
-class Listener:
-    """A bound socket, what answers there, TLS where it has any, and the path of a Unix socket."""
-
-    socket: socket.socket
-    app: ASGIApp
-    tls: ServerTls | None = None
-    path: Path | None = None
-
-    def __str__(self) -> str:
-        if self.path is not None:
-            return f"unix:{self.path}"
-        address, port = self.socket.getsockname()[:2]
-        return f"{'http' if self.tls is None else 'https'}://{Address(address, port)}"
 
 
 @dataclass(frozen=True)
@@ -334,40 +315,9 @@ async def _serve(service: Service) -> None:
             raise problem
 
 
-class _Server(uvicorn.Server):
-    """Several of these share a loop, so none may take the signals for itself."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
 def _told_of(listener: Listener, plane: DataPlane) -> Listener:
     """The same, with each call's caller known, and its refusals told of."""
     return dataclasses.replace(listener, app=Door(listener.app, plane.recorder.refused))
-
-
-def _uvicorn_config(listener: Listener, limits: Limits) -> uvicorn.Config:
-    tls = listener.tls
-    return uvicorn.Config(
-        listener.app,
-        http=_protocol(BoundedProtocol if tls is None else functools.partial(PeerProtocol, admission=tls.admission)),
-        ws="none",
-        ssl_context_factory=None if tls is None else lambda *_: tls.context,
-        loop="none",
-        lifespan="off",
-        access_log=False,
-        log_config=None,
-        log_level=logging.ERROR,  # it warns of each request that is not HTTP; callers must not fill the journal
-        server_header=False,
-        proxy_headers=False,  # nobody stands before it, so nobody else may say who calls
-        timeout_graceful_shutdown=int(limits.drain_s),
-    )
-
-
-def _protocol(kind: Callable[..., BoundedProtocol]) -> type[asyncio.Protocol]:
-    """What uvicorn makes for each connection. It only wants something to call."""
-    return cast("type[asyncio.Protocol]", lambda **options: Reading(kind(**options)))
 
 
 def _admissions(service: Service) -> list[Admission]:
