@@ -60,11 +60,14 @@ def restore(
         raise _unwritable(error, fleet_dir) from error
     try:
         reading.read(path, openers, lambda _: _Writer(temporary).take)
-        aside = _exchange(temporary / FLEET, fleet_dir, temporary / INVENTORY, target)
+        fresh = temporary / FLEET
+        fresh.mkdir(exist_ok=True, mode=_FOLDER_MODE)
         done = BackedUp(
             at=timestamp(), by=by, what="restored", file=path.name, sha256=sha256, files=len(manifest.items)
         )
-        audit.record(fleet_dir, done)
+        # Before the rename: a restore that cannot be written down does not happen.
+        audit.record(fresh, done)
+        aside = _exchange(fresh, fleet_dir, temporary / INVENTORY, target)
     except OSError as error:
         raise _unwritable(error, fleet_dir) from error
     finally:
@@ -95,7 +98,6 @@ class _Writer:
 
 
 def _exchange(fresh: Path, fleet_dir: Path, fresh_inventory: Path, inventory: Path) -> Path | None:
-    fresh.mkdir(parents=True, exist_ok=True)
     for folder in (path for path in fresh.rglob("*") if path.is_dir() and not path.is_symlink()):
         atomic.fsync_dir(folder)
     beside = None

@@ -60,10 +60,11 @@ def taken(fleet_dir: Path, inventory: Path, *, with_blobs: bool) -> Iterator[Sna
         for store in sorted(path for path in stores if (path / "metadata").is_dir()):
             held.enter_context(FolderStore(store).lock())
         try:
-            yield _look(fleet_dir, inventory, with_blobs=with_blobs)
+            found = _look(fleet_dir, inventory, with_blobs=with_blobs)
         except OSError as error:
             where = str(error.filename or fleet_dir)
             raise MachineError(f"the backup cannot be made: {error.strerror}", where=where) from error
+        yield found
 
 
 def _hold(held: ExitStack, folder: Path) -> None:

@@ -118,7 +118,7 @@ def test_nothing_is_overwritten(made, fleet, identity, var, tmp_path):
 def test_what_is_newer_is_not_replaced(made, fleet, identity, var):
     with (fleet / "rollouts" / "holds.jsonl").open("a") as file:
         file.write('ease"}\n')
-    with pytest.raises(RefusedError, match=r"knows of more than the backup .* holds\.jsonl is longer"):
+    with pytest.raises(RefusedError, match=r"knows of more than the backup .*holds\.jsonl is longer"):
         bring_back(made, identity, var, replace=True)
 
 
