@@ -114,6 +114,10 @@ prove-server: dev ## Every claim about the inference server in one table: bar, m
 prove-registry: dev ## Every claim about models and the signed registry in one table: bar, measured, ok or short
 	@$(BIN)/python -m bench.prove_registry
 
+.PHONY: prove-identity
+prove-identity: dev ## Every claim about identity, audit, backups and secrets in one table: bar, measured, ok or short
+	@$(BIN)/python -m bench.prove_identity
+
 .PHONY: docs
 docs: dev ## Role READMEs, gRPC's descriptors and types from their sources
 	$(BIN)/python tools/role_readmes.py

@@ -24,7 +24,7 @@ from hedgerow import paths, remote_script
 from hedgerow.errors import HedgerowError
 from hedgerow.first_contact import KnownHosts
 from hedgerow.identity import issued
-from hedgerow.identity.ca import FleetCA
+from hedgerow.identity.authority import opening
 from hedgerow.inventory import Host, Inventory, files
 from hedgerow.lifecycle import decommission, record
 from hedgerow.rollout import lease, store
@@ -66,7 +66,7 @@ class ActionModule(ActionBase):
 
     def _revoke(self, inventory: Inventory, host: Host) -> dict[str, Any]:
         folder = paths.fleet_dir(inventory.fleet)
-        authority = FleetCA.open(folder)
+        authority = opening.admission(folder)
         if self._task.check_mode:
             try:
                 authority.require_admitted("board", host.serial)
@@ -152,6 +152,6 @@ class ActionModule(ActionBase):
 
 def _until(folder: Path, serial: str) -> str | None:
     """Until when its last certificate is good; None if it had none, or it ended."""
-    ends = [entry.not_after for entry in issued.read(folder / "ca" / "issued.jsonl") if entry.name == serial]
+    ends = [entry.not_after for entry in issued.read_fleet(folder / "ca") if entry.name == serial]
     latest = max(ends, default="")
     return latest[:16].replace("T", " ") + " UTC" if latest > record.now() else None

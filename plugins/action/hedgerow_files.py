@@ -32,7 +32,8 @@ the entry were not there).
 Returns ``changed`` and ``changed_paths``; a handler or task that belongs to one
 file says ``when: "'/path' in _role_result_files.changed_paths"``. ``settled`` (path →
 time of its last change) has what this run left alone; ``hedgerow_unit`` takes it. ``--check`` and
-``--diff`` work; ``diff: false`` on the task keeps contents out of the output.
+``--diff`` work; contents of files that are their owner's alone stay out of it, ``diff: false`` on the task keeps the
+others out as well.
 The host's part, and what it promises, is ``hedgerow.device.files``.
 """
 
@@ -132,11 +133,16 @@ class ActionModule(ActionBase):
         return "" if rendered is None else str(rendered)
 
 
+def _shown(entry: Any) -> Any:
+    """An entry for an error: its content may be a secret."""
+    return {key: "…" if key == "content" else value for key, value in entry.items()} if isinstance(entry, dict) else "…"
+
+
 def wanted(entry: dict[str, Any]) -> bool:
     """Whether the entry's ``when`` holds; text like "no" is refused rather than taken for true."""
     value = entry.get("when", True)
     if not isinstance(value, bool):
-        raise AnsibleActionFail(f"hedgerow_files: when must be true or false, not {value!r}, in {entry}")
+        raise AnsibleActionFail(f"hedgerow_files: when must be true or false, not {value!r}, in {_shown(entry)}")
     return value
 
 
@@ -144,7 +150,9 @@ def check_entry(entry: dict[str, Any]) -> str:
     """Return the entry's kind; refuse what would be ignored silently."""
     kinds = [kind for kind in _KINDS if kind in entry]
     if len(kinds) != 1:
-        raise AnsibleActionFail(f"hedgerow_files: an entry has exactly one of {', '.join(_KINDS)}; this one: {entry}")
+        raise AnsibleActionFail(
+            f"hedgerow_files: an entry has exactly one of {', '.join(_KINDS)}; this one: {_shown(entry)}"
+        )
     unknown = sorted(set(entry) - _OPTIONS - {kinds[0]})
     if unknown:
         raise AnsibleActionFail(
@@ -153,7 +161,7 @@ def check_entry(entry: dict[str, Any]) -> str:
         )
     needed = {"content": "dest", "link": "to"}.get(kinds[0])
     if needed is not None and needed not in entry:
-        raise AnsibleActionFail(f"hedgerow_files: an entry with {kinds[0]} needs {needed}: {entry}")
+        raise AnsibleActionFail(f"hedgerow_files: an entry with {kinds[0]} needs {needed}: {_shown(entry)}")
     return kinds[0]
 
 

@@ -13,6 +13,10 @@
 ``days``    life of the certificate (the profile's default); at most 90
 ``force``   renew though life is left (false)
 ``new_key`` renew with another key, made on the device (false)
+``key``     where the key is: ``file``, ``tpm``, or ``otp``, a file that the board's own key vouches for (as it is)
+``layout``  ``files``, or ``generations``, where key and certificate change places in one step (as it is)
+``peer``    whom a new pair is tried with before it is switched to: ``host``, ``port``, ``name``, ``path`` (nobody)
+``strict``  refuse another key while the last one's certificate has life left (false)
 ========== ==================================================================================
 
 Changed only if something changed: modes repaired, a certificate issued, the CA's
@@ -35,8 +39,9 @@ from ansible.plugins.action import ActionBase
 
 from hedgerow import paths, remote_script
 from hedgerow.errors import HedgerowError
-from hedgerow.identity.ca import FleetCA
-from hedgerow.identity.enrolment import Outcome, enrol
+from hedgerow.identity.authority import opening
+from hedgerow.identity.enrolment import Outcome, Wishes, enrol
+from hedgerow.identity.holders import Holders
 from hedgerow.identity.profiles import DEVICE_PROFILES, DeviceNames, Profile
 
 _NEEDED = ("directory", "profile", "fleet", "site", "host", "serial")
@@ -46,7 +51,7 @@ class ActionModule(ActionBase):
     """``hedgerow_identity``."""
 
     _supports_check_mode = True
-    _VALID_ARGS = frozenset({*_NEEDED, "days", "force", "new_key"})
+    _VALID_ARGS = frozenset({*_NEEDED, "days", "force", "new_key", "key", "layout", "peer", "strict"})
 
     def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         variables = task_vars or {}
@@ -61,7 +66,7 @@ class ActionModule(ActionBase):
             remote_script.require_pipelining(self._connection)
             outcome = enrol(
                 functools.partial(self._call, variables),
-                FleetCA.open(paths.fleet_dir(names.fleet)),
+                opening.for_site(paths.fleet_dir(names.fleet), names.site),
                 profile,
                 names,
                 directory=str(args["directory"]),
@@ -70,6 +75,13 @@ class ActionModule(ActionBase):
                 force=boolean(args.get("force", False)),
                 new_key=boolean(args.get("new_key", False)),
                 days=None if args.get("days") is None else int(args["days"]),
+                wishes=Wishes(
+                    key=args.get("key") or None,
+                    layout=args.get("layout") or None,
+                    peer=args.get("peer") or None,
+                    strict=boolean(args.get("strict", False)),
+                ),
+                holders=Holders(paths.fleet_dir(names.fleet) / "ca"),
             )
         except HedgerowError as error:
             return result | {"failed": True, "msg": str(error)}

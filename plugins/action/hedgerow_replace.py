@@ -22,7 +22,7 @@ from hedgerow import paths
 from hedgerow.errors import HedgerowError, UsageError
 from hedgerow.first_contact import KnownHosts
 from hedgerow.identity import issued
-from hedgerow.identity.ca import FleetCA
+from hedgerow.identity.authority import opening
 from hedgerow.inventory import Host, Inventory
 from hedgerow.lifecycle import record, replacement
 from hedgerow.registry.reference import Reference
@@ -60,9 +60,9 @@ class ActionModule(ActionBase):
 
     def _begin(self, inventory: Inventory, host: Host) -> dict[str, Any]:
         old, new, folder = self._serial("old"), self._serial("new"), paths.fleet_dir(inventory.fleet)
-        log = list(issued.read(folder / "ca" / "issued.jsonl"))
+        log = list(issued.read_fleet(folder / "ca"))
         replacement.judge(host, fleet=inventory.fleet, old=old, new=new, issued=log)
-        authority = FleetCA.open(folder)
+        authority = opening.admission(folder)
         authority.require_admitted("board", new)
         rollouts = store.folder(inventory.fleet)
         known = replacement.served([store.read(rollouts, rollout) for rollout in store.ids(rollouts)], host.name)

@@ -25,6 +25,8 @@ from hedgerow.converge import (
 )
 from hedgerow.device.change import configuration_version
 from hedgerow.errors import HedgerowError
+from hedgerow.identity.ssh import on_host
+from hedgerow.identity.ssh.roles import SshRole
 from hedgerow.registry.authority import anchors
 from hedgerow.release import rings
 
@@ -78,6 +80,10 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "hedgerow_holds": lambda release, hat, state: pins.holds(release, hat, state["packages"], state["holds"]),
     "hedgerow_locked": pins.locked,
     "hedgerow_not_by_apt": pins.not_by_apt,
+    "hedgerow_ssh_keys": lambda lines, source=(): on_host.keys(lines, source=source),
+    "hedgerow_ssh_principals": lambda role, site, host, to=(): on_host.principals(SshRole(role), site, host, to),
+    "hedgerow_ssh_sudoers": on_host.sudoers,
+    "hedgerow_ssh_targets": on_host.targets,
     "hedgerow_storage": storage.plan,
 }
 

@@ -22,6 +22,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "inventory": ("hedgerow.commands.inventory:inventory", "Check and show an inventory."),
     "release": ("hedgerow.commands.release:release", "Judge a version lock before a host is touched."),
     "ca": ("hedgerow.commands.ca:ca", "The fleet's certificate authority."),
+    "audit": ("hedgerow.commands.audit:audit", "Who did what when, in one tamper-evident log."),
+    "backup": ("hedgerow.commands.backup:backup", "Keep a fleet's keys and journals, and get them back."),
+    "ssh": ("hedgerow.commands.ssh:ssh", "SSH by short-lived certificates, and hosts that prove who they are."),
     "model": ("hedgerow.commands.model:model", "Build model bundles from checkpoints."),
     "runtime": ("hedgerow.commands.runtime:runtime", "Build the wheelhouse that devices install."),
     "registry": ("hedgerow.commands.registry:registry", "Sign, publish and verify bundles."),
@@ -88,8 +91,17 @@ def run(command: click.Command, prog_name: str) -> int:
     return result if isinstance(result, int) else int(ExitCode.OK)
 
 
+# Groups whose commands are written down elsewhere; the audit log takes it from there when they end.
+_AUDITED = frozenset({"ca", "registry", "rollout", "ssh"})
+
+
 def main() -> None:
-    sys.exit(run(cli, "hedgerow"))
+    code = run(cli, "hedgerow")
+    if len(sys.argv) > 1 and sys.argv[1] in _AUDITED and not {"-h", "--help"} & set(sys.argv):
+        from hedgerow.audit.after import collect_all
+
+        collect_all()
+    sys.exit(code)
 
 
 if __name__ == "__main__":

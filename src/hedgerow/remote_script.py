@@ -6,14 +6,16 @@ back. One SSH round trip, no file left behind, arguments never in a process
 list. Ansible action plugins and pyinfra facts share this, so that hardware and
 state are parsed in one place for both.
 
-The module must import the standard library alone; ``tests/policy`` holds the
-modules that are sent this way to it. It reports a fault that a person should
-read by raising any exception that carries ``what``, ``where`` and
-``next_step``; ``parse`` raises it again here as ``DeviceError``.
+The module must import the standard library alone, or modules of ours that do;
+these are sent along. ``tests/policy`` holds the modules that are sent this way
+to it. It reports a fault that a person should read by raising any exception
+that carries ``what``, ``where`` and ``next_step``; ``parse`` raises it again
+here as ``DeviceError``.
 """
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import json
 from collections.abc import Mapping, Sequence
@@ -23,12 +25,21 @@ from typing import Any, Protocol
 from hedgerow.errors import DeviceError, UsageError
 
 _FAULT = "hedgerow_fault"
+_PACKAGE = "hedgerow"
 
 _TRAILER = """
 import json, sys, types
-module = types.ModuleType({name!r})
-sys.modules[{name!r}] = module
-exec(compile({source!r}, {name!r}, "exec"), module.__dict__)
+for name, source in {sources!r}:
+    above = ""
+    for part in name.split(".")[:-1]:
+        package = sys.modules.setdefault(above + part, types.ModuleType(above + part))
+        package.__path__ = []
+        above += part + "."
+    module = types.ModuleType(name)
+    sys.modules[name] = module
+    exec(compile(source, name, "exec"), module.__dict__)
+    if above:
+        setattr(sys.modules[above[:-1]], name.rpartition(".")[2], module)
 try:
     result = getattr(module, {function!r})(**json.loads({arguments!r}))
 except Exception as error:
@@ -44,11 +55,41 @@ def build(module: str, function: str, **arguments: Any) -> str:
 
     ``arguments`` and the result must be JSON values.
     """
+    sources: dict[str, str] = {}
+    _collect(module, sources)
+    return _TRAILER.format(
+        sources=list(sources.items()), function=function, arguments=json.dumps(arguments), fault=_FAULT
+    )
+
+
+def _collect(module: str, sources: dict[str, str]) -> None:
+    """Add ``module``, behind what it imports of this package when it is loaded."""
     spec = importlib.util.find_spec(module)
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError(module)
     source = Path(spec.origin).read_text(encoding="utf-8")
-    return _TRAILER.format(name=module, source=source, function=function, arguments=json.dumps(arguments), fault=_FAULT)
+    for needed in companions(source):
+        if needed not in sources:
+            _collect(needed, sources)
+    sources[module] = source
+
+
+def companions(source: str) -> list[str]:
+    """Modules of this package that ``source`` imports, by its ``from hedgerow… import …`` at the top level."""
+    found = []
+    for node in ast.parse(source).body:
+        if not isinstance(node, ast.ImportFrom) or node.level or (node.module or "").partition(".")[0] != _PACKAGE:
+            continue
+        base = node.module or ""
+        found += [name if _is_module(name := f"{base}.{alias.name}") else base for alias in node.names]
+    return list(dict.fromkeys(found))
+
+
+def _is_module(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:  # what stands before the last dot is a module, and has none
+        return False
 
 
 def parse(stdout: str, *, host: str) -> Any:

@@ -34,7 +34,7 @@ def command(inventory: Inventory, host: Host, login: Login | None = None) -> lis
         "GlobalKnownHostsFile": "/dev/null",
         "IdentitiesOnly": "no" if login.key is None else "yes",
         "StrictHostKeyChecking": "yes",
-        "UserKnownHostsFile": str(inventory.known_hosts),
+        "UserKnownHostsFile": " ".join(str(file) for file in _believed(inventory)),
     }
     flags = [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
     identity = [] if login.key is None else ["-i", str(login.key)]
@@ -59,7 +59,7 @@ def run(
         UsageError: the fleet had no first contact yet.
     """
     place = f"{host.name} ({host.address})"
-    if login is None and not (inventory.ssh_key.is_file() and inventory.known_hosts.is_file()):
+    if login is None and not (inventory.ssh_key.is_file() and any(file.is_file() for file in _believed(inventory))):
         raise UsageError(
             f"fleet {inventory.fleet} has no first contact yet",
             where=str(inventory.ssh_key.parent),
@@ -81,3 +81,9 @@ def run(
     if done.returncode == _SSH_FAILED:
         raise NetworkError(" ".join(stderr.split()) or "ssh failed", where=place)
     return subprocess.CompletedProcess(done.args, done.returncode, stdout, stderr)
+
+
+def _believed(inventory: Inventory) -> list[Path]:
+    """Where host keys are believed from: what first contact pinned, and the fleet's host CA if it has one."""
+    authorities = inventory.host_authorities
+    return [inventory.known_hosts, *([authorities] if authorities.is_file() else [])]

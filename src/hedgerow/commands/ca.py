@@ -1,4 +1,4 @@
-"""``hedgerow ca``: init, issue, sign, revoke, readmit, list, show."""
+"""``hedgerow ca``: init, issue, sign, revoke, readmit, list, show; tiers, lists and rotation are modules beside it."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ import msgspec
 
 from hedgerow import atomic, paths
 from hedgerow import inventory as inventories
+from hedgerow.commands import ca_holders, ca_root, ca_upkeep
 from hedgerow.commands.inventory import inventory_option
 from hedgerow.errors import RefusedError, UsageError
 from hedgerow.identity import ca as authority
 from hedgerow.identity import certificates, issued, revocations
+from hedgerow.identity.authority import generations, keys, opening
+from hedgerow.identity.authority.admission import Admission
 from hedgerow.identity.profiles import CLIENT_PROFILES, DeviceNames, Profile
 from hedgerow.output import json_option, out, print_json, print_table
 from hedgerow.rollout import lease
@@ -31,6 +34,15 @@ def ca() -> None:
     Set HEDGEROW_CA_PASSPHRASE_FILE to keep its key encrypted at rest;
     name the same file whenever the CA is used.
     """  # noqa: D301 - click's mark for a paragraph as it stands
+
+
+ca.add_command(ca_holders.holders)
+ca.add_command(ca_holders.settle)
+ca.add_command(ca_root.root)
+ca.add_command(ca_root.issuing_group)
+ca.add_command(ca_upkeep.crl)
+ca.add_command(ca_upkeep.log)
+ca.add_command(ca_upkeep.rotate)
 
 
 @ca.command()
@@ -75,7 +87,8 @@ def show(*, path: Path, as_json: bool) -> None:
 @json_option
 def issue(*, path: Path, profile: str, name: str, days: int | None, force: bool, as_json: bool) -> None:
     """Make key and certificate of a client, here; renewed when less than a third of its life is left."""
-    opened = _open(path)
+    opened = opening.for_clients(_fleet_dir(path))
+    opened.by = lease.whoami()
     files = opened.issue_client(Profile(profile), name, days=days, force=force)
     if as_json:
         print_json(
@@ -122,7 +135,9 @@ def sign(*, csr: Path, path: Path, days: int | None, target: Path | None, as_jso
     host = hosts[0]
     names = DeviceNames(fleet=found.fleet, site=host.site, host=host.name, serial=host.serial)
     profile = Profile.GATEWAY if host.is_gateway else Profile.DEVICE
-    certificate = _open(path).sign_csr(text, profile, names, days=days, reason="hedgerow ca sign")
+    opened = opening.for_site(_fleet_dir(path), host.site)
+    opened.by = lease.whoami()
+    certificate = opened.sign_csr(text, profile, names, days=days, reason="hedgerow ca sign")
     if target is not None:
         atomic.write_text(target, certificate)
     if as_json:
@@ -146,10 +161,10 @@ reason_option = click.option("--reason", required=True, help="Why; it stays in t
 def revoke(*, holder: str, path: Path, reason: str, as_json: bool) -> None:
     """Give HOLDER no certificate any more: a host of the inventory, a board's serial, or a client's name.
 
-    What it has is revoked; it is refused at enrolment until: hedgerow ca readmit HOLDER. There is no revocation list
-    yet: peers take a revoked certificate until it ends.
+    What it has is revoked; it is refused at enrolment until: hedgerow ca readmit HOLDER. Needs no key. Peers learn of
+    it by the revocation list: hedgerow ca crl.
     """
-    opened = _open(path)
+    opened = opening.admission(_fleet_dir(path))
     kind, name = _holder(holder, path, opened)
     line, changed = opened.revoke(kind, name, reason=reason, by=lease.whoami())
     if as_json:
@@ -166,7 +181,7 @@ def revoke(*, holder: str, path: Path, reason: str, as_json: bool) -> None:
 @json_option
 def readmit(*, holder: str, path: Path, reason: str, as_json: bool) -> None:
     """Let HOLDER have a certificate again, for another key. What was revoked stays revoked."""
-    opened = _open(path)
+    opened = opening.admission(_fleet_dir(path))
     kind, name = _holder(holder, path, opened)
     changed = opened.readmit(kind, name, reason=reason, by=lease.whoami())
     if as_json:
@@ -175,19 +190,19 @@ def readmit(*, holder: str, path: Path, reason: str, as_json: bool) -> None:
         out.print(f"{name} ({kind}): {'admitted again' if changed else 'nothing stood against it'}", highlight=False)
 
 
-def _holder(holder: str, path: Path, opened: authority.FleetCA) -> tuple[revocations.Kind, str]:
+def _holder(holder: str, path: Path, opened: Admission) -> tuple[revocations.Kind, str]:
     """Kind and name of whom the operator means; a host's name stands for the board that the inventory gives it."""
     host = inventories.load(path).hosts.get(holder)
     if host is not None:
         return "board", host.serial
-    entries = {(entry.name, entry.profile) for entry in issued.read(opened.log)}
+    entries = {(entry.name, entry.profile) for entry in issued.read_fleet(opened.folder)}
     if re.fullmatch(r"[0-9a-f]{16}", holder):
         return "board", holder
     if any(name == holder and profile in {one.value for one in CLIENT_PROFILES} for name, profile in entries):
         return "client", holder
     raise UsageError(
         f"nobody of this fleet is called {holder}",
-        where=str(opened.log),
+        where=str(opened.folder / issued.FILE),
         next_step="name a host, a board's serial (16 hex digits) or a client: hedgerow ca list",
     )
 
@@ -201,7 +216,7 @@ def list_(*, path: Path, everything: bool, as_json: bool) -> None:
     fleet = inventories.load(path).fleet
     folder = paths.fleet_dir(fleet)
     authority.read_certificate(folder)
-    entries = list(issued.read(folder / "ca" / "issued.jsonl"))
+    entries = list(issued.read_fleet(folder / "ca"))
     if not everything:
         entries = list({(entry.profile, entry.name): entry for entry in entries}.values())
     lines = revocations.read(folder / "ca")
@@ -226,25 +241,26 @@ def list_(*, path: Path, everything: bool, as_json: bool) -> None:
     )
 
 
-def _open(path: Path) -> authority.FleetCA:
-    return authority.FleetCA.open(paths.fleet_dir(inventories.load(path).fleet))
+def _fleet_dir(path: Path) -> Path:
+    return paths.fleet_dir(inventories.load(path).fleet)
 
 
 def _describe(certificate: Any, folder: Path) -> dict[str, Any]:
-    key = folder / "ca.key"
-    try:
-        encrypted = b"ENCRYPTED" in key.read_bytes()
-    except OSError as error:
+    number = generations.active(folder).number
+    home = generations.home(folder, number)
+    if keys.reference(home) is None:
         raise UsageError(
-            f"the CA's key cannot be read: {error.strerror}", where=str(key), next_step="restore it from your backup"
-        ) from error
+            "the CA's key is not here, and nothing says where it is",
+            where=str(home / keys.KEY),
+            next_step="restore it from your backup",
+        )
     return {
         "fleet": authority.fleet_of(certificate),
         "certificate": str(folder / "ca.crt"),
         "sha256": certificates.fingerprint(certificate),
         "not_after": certificate.not_valid_after_utc.isoformat(),
         "may_name": certificates.permitted(certificate),
-        "key_encrypted": encrypted,
+        "key_encrypted": keys.is_encrypted(home),
     }
 
 

@@ -91,10 +91,12 @@ def sshd_settings(
     trusted_user_ca_keys: str | None,
     host_certificate: str | None,
     revoked_keys: str | None,
+    principals_file: str | None = None,
+    authorized_keys_files: str | None = None,
 ) -> list[Setting]:
     """The keywords of our file in order.
 
-    ``exempt`` are networks whose mistakes cost no waiting time (OpenSSH 9.8 on). The last three are paths of the
+    ``exempt`` are networks whose mistakes cost no waiting time (OpenSSH 9.8 on). The last five are paths of the
     SSH certificate authority's, None where there is none.
     """
     found = [
@@ -131,6 +133,8 @@ def sshd_settings(
         ("TrustedUserCAKeys", trusted_user_ca_keys, "users whose certificate this CA signed"),
         ("RevokedKeys", revoked_keys, "keys and certificates that no longer count"),
         ("HostCertificate", host_certificate, "clients need no pinned key of this host"),
+        ("AuthorizedPrincipalsFile", principals_file, "whose certificates count for which account"),
+        ("AuthorizedKeysFile", authorized_keys_files, "root's files alone: no account can let a key in by itself"),
     ):
         if path is not None:
             found.append((keyword, path, why))

@@ -19,9 +19,11 @@ from hedgerow.device.change import RESTARTING, Change, Kind
 from hedgerow.device.cli_options import config_option, json_option, show
 from hedgerow.device.config import DeviceConfig
 from hedgerow.device.control import ControlSocket
+from hedgerow.device.identity import cli as cli_identity
 from hedgerow.device.restarting import is_whole
 from hedgerow.device.variant import is_of
 from hedgerow.errors import DeviceError, ExitCode, HedgerowError, PublisherError, UsageError
+from hedgerow.gateway.cli import renewal
 from hedgerow.registry import bundle as bundles
 
 
@@ -40,7 +42,15 @@ def cli() -> None:
     """  # noqa: D301 - click's mark for a paragraph as it stands
 
 
-for command in (cli_agent.watch, cli_agent.events, cli_agent.drain, cli_agent.undrain, cli_store.cache):
+for command in (
+    cli_agent.watch,
+    cli_agent.events,
+    cli_agent.drain,
+    cli_agent.undrain,
+    cli_store.cache,
+    cli_identity.identity,
+    renewal,
+):
     cli.add_command(command)
 
 

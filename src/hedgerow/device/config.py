@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Struct
 
 from hedgerow import configfile
+from hedgerow.device.identity.config import IdentityConfig
 from hedgerow.device.store.config import StoreConfig
 from hedgerow.device.watchdog import AgentConfig
 from hedgerow.errors import UsageError
@@ -30,7 +31,7 @@ class DeviceConfig(Struct, frozen=True, forbid_unknown_fields=True):
     URL's host). ``reserve_mb`` stays free on the disk beside models. ``confirm_within_s`` is the deadline of an
     activation that names none. ``agent`` is how the model in service is watched. ``runtime_dir`` and
     ``configuration_dir`` have the versions of what the server is started with. ``store`` is what is kept, and how it is
-    fetched in deltas.
+    fetched in deltas. ``identity`` is how the device renews its certificate.
     """
 
     fleet: str
@@ -52,6 +53,7 @@ class DeviceConfig(Struct, frozen=True, forbid_unknown_fields=True):
     confirm_within_s: int = 600
     agent: AgentConfig = AgentConfig()
     store: StoreConfig = StoreConfig()
+    identity: IdentityConfig = IdentityConfig()
 
 
 def load(path: Path) -> DeviceConfig:

@@ -22,6 +22,7 @@ UNITS: dict[str, str | None] = {
     "hedgerow-mender": None,
     "hedgerow-node-exporter": "prometheus-node-exporter.service",
     "hedgerow-nginx": "nginx.service",
+    "hedgerow-renewal": "hedgerow-renewal.service",
 }
 _TIMEOUT_S = 120
 _SYSTEM = Path("/")

@@ -2,7 +2,7 @@
 
 - A verified chain lets a client in; its profile decides (``hedgerow.identity.profiles``): who may observe may scrape.
 - The NPU is asked in the background every ``HAT_INTERVAL_S``: a chip that is busy never holds up a scrape.
-- One connection, one scrape: nothing outlives the certificate that opened it.
+- One connection, one scrape: nothing outlives the certificate that opened it, and no revoked one gets an answer.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ from hedgerow.device.notify import notify
 from hedgerow.device.store.layout import Layout
 from hedgerow.errors import MachineError
 from hedgerow.identity import profiles, tls
+from hedgerow.identity.crlfile import CrlFile
+from hedgerow.identity.revoked import Chain, certificates, verified_chain
 
 PORT = 9101
 IDENTITY = Path("/var/lib/hedgerow/identity")
@@ -55,10 +57,22 @@ class _Server(socketserver.ThreadingMixIn, http.server.HTTPServer):
     daemon_threads = True
     address_family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
 
-    def __init__(self, port: int, device: Device, context: ssl.SSLContext, registry: CollectorRegistry) -> None:
+    def __init__(
+        self,
+        port: int,
+        device: Device,
+        context: ssl.SSLContext,
+        registry: CollectorRegistry,
+        *,
+        anchors: Chain,
+        revoked: CrlFile,
+    ) -> None:
         self.device = device
         self.registry = registry
         self._context = context
+        self._anchors = anchors
+        self._revoked = revoked
+        self._looking = threading.Lock()
         self._free = threading.BoundedSemaphore(_MAXIMUM_CONNECTIONS)
         super().__init__(("", port), _Handler)
 
@@ -83,7 +97,20 @@ class _Server(socketserver.ThreadingMixIn, http.server.HTTPServer):
     def finish_request(self, request: Any, client_address: Any) -> None:
         request.settimeout(_CONNECTION_TIMEOUT_S)
         with self._context.wrap_socket(request, server_side=True) as connection:
-            _Handler(connection, client_address, self)
+            if self._admits(connection):
+                _Handler(connection, client_address, self)
+            else:
+                _say(f"refused {client_address[0]}: its certificate was revoked")
+
+    def _admits(self, connection: ssl.SSLSocket) -> bool:
+        """Whether no certificate of the caller's chain was revoked, as the file of lists says now."""
+        with self._looking:
+            problem = self._revoked.problem
+            self._revoked.look()
+            if self._revoked.problem not in {None, problem}:
+                _say(f"revoked certificates: {self._revoked.problem}")
+            lists = self._revoked.lists
+        return not lists.lists or lists.revoked(verified_chain(connection), self._anchors) is None
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """One line for the journal; a traceback for what is a fault of ours."""
@@ -126,8 +153,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 
 @contextmanager
-def listen(device: Device, *, credentials: Path, board: Board, port: int = PORT) -> Iterator[_Server]:
-    """Yield a bound server; the caller runs ``serve_forever``.
+def listen(
+    device: Device, *, credentials: Path, board: Board, port: int = PORT, crl: Path = tls.CRL
+) -> Iterator[_Server]:
+    """Yield a bound server; the caller runs ``serve_forever``. ``crl``: where revoked certificates are listed, if any.
 
     Raises:
         MachineError: the port is taken.
@@ -136,8 +165,9 @@ def listen(device: Device, *, credentials: Path, board: Board, port: int = PORT)
     context = tls.server_context(credentials)
     registry = CollectorRegistry()
     registry.register(DeviceCollector(board, credentials / "device.crt", store=Layout(device.models_dir).written))
+    anchors = certificates((credentials / "ca.crt").read_bytes())
     try:
-        server = _Server(port, device, context, registry)
+        server = _Server(port, device, context, registry, anchors=anchors, revoked=CrlFile(crl))
     except OSError as error:
         if error.errno != errno.EADDRINUSE:
             raise

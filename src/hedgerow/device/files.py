@@ -32,6 +32,8 @@ from typing import Any
 
 _VALIDATE_TIMEOUT_S = 60
 _DIFF_LIMIT = 64 * 1024  # bytes of one side of a diff; beyond that a diff helps nobody
+_PRIVATE_BEFORE = "(a file of its owner alone: contents not shown)\n"
+_PRIVATE_AFTER = "(a file of its owner alone: other contents, not shown)\n"
 
 
 class PlaceError(Exception):
@@ -142,13 +144,21 @@ class _Item:
             old = b""
             if self.status is not None and stat.S_ISREG(self.status.st_mode):
                 old = Path(self.path).read_bytes()
-            before, after = _text(old), _text(self.content)
+            # Output of --diff is kept in logs that more people read than the file.
+            before, after = (_PRIVATE_BEFORE, _PRIVATE_AFTER) if self._private() else (_text(old), _text(self.content))
         elif self.kind == "link":
             is_link = self.status is not None and stat.S_ISLNK(self.status.st_mode)
             before, after = (f"-> {Path(self.path).readlink()}\n" if is_link else ""), f"-> {self.target}\n"
         elif self.kind == "absent":
             before, after = "present\n", "absent\n"
         return {"before_header": self.path, "after_header": self.path, "before": before, "after": after}
+
+    def _private(self) -> bool:
+        """Whether the file is its owner's alone, as it is or as it is wanted."""
+        modes = [] if self.mode is None else [self.mode]
+        if self.status is not None:
+            modes.append(stat.S_IMODE(self.status.st_mode))
+        return any(not mode & (stat.S_IRWXG | stat.S_IRWXO) for mode in modes)
 
     def _attribute_lines(self) -> tuple[str, str]:
         wanted = {"owner": self.owner, "group": self.group, "mode": None if self.mode is None else f"{self.mode:04o}"}

@@ -56,6 +56,7 @@ class Code(StrEnum):
     CLOCK_UNSYNCED = "clock_unsynced"
     CERTIFICATE_ENDS_SOON = "certificate_ends_soon"
     CERTIFICATE_EXPIRED = "certificate_expired"
+    REVOCATION_OUTDATED = "revocation_outdated"
     REQUESTS_FAIL = "requests_fail"
     SERVER_DOWN = "server_down"
     WATCHDOG_FAILING = "watchdog_failing"
@@ -82,6 +83,7 @@ REASONS: Final[dict[Code, tuple[Severity, str]]] = {
     Code.CLOCK_UNSYNCED: ("info", "The clock is not synchronised."),
     Code.CERTIFICATE_ENDS_SOON: ("warning", "The device's certificate ends soon and was not renewed."),
     Code.CERTIFICATE_EXPIRED: ("critical", "The device's certificate has expired."),
+    Code.REVOCATION_OUTDATED: ("warning", "The list of revoked certificates is out of date; it is still applied."),
     Code.REQUESTS_FAIL: ("warning", "A noticeable share of requests fails."),
     Code.SERVER_DOWN: ("critical", "The inference server does not answer."),
     Code.WATCHDOG_FAILING: ("critical", "The device's own watchdog gets no right answer from the model."),
@@ -233,6 +235,7 @@ class Observation(Struct, frozen=True):
     server_down: bool = False
     confirm_deadline: datetime | None = None
     certificate_ends: datetime | None = None
+    revocation_outdated: datetime | None = None
     agent: AgentState | None = None
     watchdog: str | None = None
     configuration: str | None = None
@@ -304,6 +307,8 @@ def _reasons(observed: Observation, now: datetime) -> Iterable[tuple[Code, str |
         yield Code.CERTIFICATE_EXPIRED, f"{ends:%Y-%m-%d %H:%M} UTC"
     elif ends is not None and ends - now < CERTIFICATE_ENDS_SOON:
         yield Code.CERTIFICATE_ENDS_SOON, f"{ends:%Y-%m-%d %H:%M} UTC"
+    if observed.revocation_outdated is not None:
+        yield Code.REVOCATION_OUTDATED, f"since {observed.revocation_outdated:%Y-%m-%d %H:%M} UTC"
 
 
 def _serving_reasons(observed: Observation) -> Iterable[tuple[Code, str | None]]:

@@ -1,6 +1,6 @@
 """The controller's own client certificates, one for each profile that its commands need.
 
-Short-lived by profile, so they are renewed here when less than a day is left;
+Short-lived by profile, so they are renewed here when less than a day is left, or another CA signs now;
 until then the CA's key is not opened (it may be encrypted, or on another machine).
 """
 
@@ -14,7 +14,8 @@ from cryptography import x509
 
 from hedgerow import paths
 from hedgerow.fleet.endpoint import Endpoint
-from hedgerow.identity.ca import FleetCA
+from hedgerow.identity import certificates
+from hedgerow.identity.authority import opening
 from hedgerow.identity.profiles import Profile
 from hedgerow.identity.tls import client_context, server_name
 
@@ -30,8 +31,8 @@ def context(fleet: str, profile: Profile, *, now: datetime | None = None) -> ssl
     """
     folder = paths.fleet_dir(fleet)
     name = f"controller-{profile.value}"
-    if _left(folder / "ca" / "clients" / f"{name}.crt", now or datetime.now(UTC)) < RENEW_WITH_LEFT:
-        FleetCA.open(folder).issue_client(profile, name, now=now)
+    if _due(folder, name, now or datetime.now(UTC)):
+        opening.for_clients(folder).issue_client(profile, name, now=now)
     return client_context(folder, name)
 
 
@@ -40,8 +41,13 @@ def endpoint(host: str, address: str, *, site: str, fleet: str) -> Endpoint:
     return Endpoint(host, address, server_name(host, site, fleet))
 
 
-def _left(certificate: Path, now: datetime) -> timedelta:
+def _due(folder: Path, name: str, now: datetime) -> bool:
+    """Whether it is missing, about to end, or signed by a CA that another one has taken the place of."""
     try:
-        return x509.load_pem_x509_certificate(certificate.read_bytes()).not_valid_after_utc - now
+        present = x509.load_pem_x509_certificate((folder / "ca" / "clients" / f"{name}.crt").read_bytes())
     except (FileNotFoundError, ValueError):
-        return timedelta(0)
+        return True
+    if present.not_valid_after_utc - now < RENEW_WITH_LEFT:
+        return True
+    signer = opening.signs_clients(folder)
+    return signer is not None and not certificates.issued_by(present, signer)

@@ -35,6 +35,7 @@ _NO_USAGE = dict.fromkeys(
     ),
     False,
 )
+CA_USAGE = _NO_USAGE | {"key_cert_sign": True, "crl_sign": True}
 
 
 def new_key() -> ec.EllipticCurvePrivateKey:
@@ -88,8 +89,10 @@ def subject(fleet: str, profile: Profile, common_name: str) -> x509.Name:
     )
 
 
-def build_ca(key: ec.EllipticCurvePrivateKey, fleet: str, *, now: dt.datetime) -> x509.Certificate:
-    """A self-signed CA that can name nothing outside its fleet.
+def build_ca(
+    key: ec.EllipticCurvePrivateKey, fleet: str, *, now: dt.datetime, number: int = 1, days: int = CA_DAYS
+) -> x509.Certificate:
+    """A self-signed CA that can name nothing outside its fleet; ``number`` counts those that took each other's place.
 
     Critical name constraints permit the DNS domain ``<fleet>`` and URIs whose host is ``<fleet>``. The DNS
     constraint has no leading dot: RFC 5280 (4.2.1.10) gives it that form, and strict verifiers refuse the other.
@@ -97,7 +100,7 @@ def build_ca(key: ec.EllipticCurvePrivateKey, fleet: str, *, now: dt.datetime) -
     name = x509.Name(
         [
             x509.NameAttribute(NameOID.ORGANIZATION_NAME, fleet),
-            x509.NameAttribute(NameOID.COMMON_NAME, f"{fleet} fleet CA"),
+            x509.NameAttribute(NameOID.COMMON_NAME, f"{fleet} fleet CA" + (f" {number}" if number > 1 else "")),
         ]
     )
     constraints = x509.NameConstraints(
@@ -110,9 +113,9 @@ def build_ca(key: ec.EllipticCurvePrivateKey, fleet: str, *, now: dt.datetime) -
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - BACKDATE)
-        .not_valid_after(now + dt.timedelta(days=CA_DAYS))
+        .not_valid_after(now + dt.timedelta(days=days))
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(x509.KeyUsage(**_NO_USAGE | {"key_cert_sign": True, "crl_sign": True}), critical=True)
+        .add_extension(x509.KeyUsage(**CA_USAGE), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .add_extension(constraints, critical=True)
         .sign(key, hashes.SHA256())
@@ -152,6 +155,13 @@ def build_leaf(
     )
 
 
+def request(key: ec.EllipticCurvePrivateKey, name: str) -> str:
+    """A certificate request (PEM) that proves possession of ``key``; who signs it computes the names."""
+    subject_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    made = x509.CertificateSigningRequestBuilder().subject_name(subject_name).sign(key, hashes.SHA256())
+    return made.public_bytes(serialization.Encoding.PEM).decode()
+
+
 def reason_to_issue(
     certificate: x509.Certificate | None,
     public_key: bytes | None,
@@ -167,16 +177,17 @@ def reason_to_issue(
     """
     if certificate is None or public_key is None:
         return f"there is no {'key' if public_key is None else 'certificate'} yet"
-    if not _issued_by(certificate, ca):
+    if not issued_by(certificate, ca):
         return "another authority issued the certificate"
     if certificate_public_der(certificate) != public_key:
         return "the certificate belongs to another key"
     if certificate.subject != name or alternative_names(certificate) != set(sans):
         return "the names or the profile changed"
-    return _due(certificate, now)
+    return due(certificate, now)
 
 
-def _due(certificate: x509.Certificate, now: dt.datetime) -> str | None:
+def due(certificate: x509.Certificate, now: dt.datetime) -> str | None:
+    """Why a certificate is to be renewed by its age alone; None while it has a third of its life left."""
     end = certificate.not_valid_after_utc
     if now < certificate.not_valid_before_utc:
         return "the certificate is not valid yet"
@@ -194,7 +205,8 @@ def alternative_names(certificate: x509.Certificate) -> set[x509.GeneralName]:
         return set()
 
 
-def _issued_by(certificate: x509.Certificate, ca: x509.Certificate) -> bool:
+def issued_by(certificate: x509.Certificate, ca: x509.Certificate) -> bool:
+    """Whether ``ca`` itself signed the certificate."""
     try:
         certificate.verify_directly_issued_by(ca)
     except (ValueError, TypeError, InvalidSignature):

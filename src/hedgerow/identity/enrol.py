@@ -1,151 +1,181 @@
 """A device's half of enrolment: key and request out, certificate in.
 
 The standard library and the ``openssl`` program alone: the controller sends this
-source to hosts that have no Hedgerow yet (``hedgerow.remote_script``), and openssl's
-providers (TPM, PKCS#11) can hold the key later. Invariants:
+source, and what it imports of ``keys_device``, to hosts that have no Hedgerow yet
+(``hedgerow.remote_script``). Invariants:
 
 - The private key is made here, is never printed and never leaves. Nothing here reads its bytes.
-- Nothing is replaced before everything that replaces it is verified and on disk; with a full disk,
-  or a certificate that is wrong, what was there stays.
+- Nothing is replaced before everything that replaces it is verified, tried if there is a peer to try it with, and on
+  disk; with a full disk, or a certificate that is wrong or not taken, what was there stays.
 - The folder is 0700, the key 0600; what is found looser is named (``faults``), ``repair`` mends it.
 
-Files: ``device.key``, ``device.crt``, ``ca.crt`` (docs/contracts.md).
+Files: ``device.key``, ``device.crt``, ``ca.crt`` (docs/contracts.md, ``keys_device.folder``).
 """
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import os
-import stat
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-KEY, CERTIFICATE, CA = "device.key", "device.crt", "ca.crt"
-_MODES = {KEY: 0o600, CERTIFICATE: 0o644, CA: 0o644}
-_FOLDER_MODE = 0o700
-_STAGED = ".new"  # beside the file it will replace; a crash leaves at most one of each, which the next run overwrites
-_TIMEOUT_S = 60
+from hedgerow.identity.keys_device import folder as folders
+from hedgerow.identity.keys_device import kinds, otp, trial
+from hedgerow.identity.keys_device.folder import CA, CERTIFICATE, FILES, GENERATIONS, KEY, LAYOUTS, MODES, STAGED
+from hedgerow.identity.keys_device.tool import EnrolError, MissingProgramError, openssl
+
+OTP = "otp"  # a key in a file that the Pi's own key vouches for
+
+__all__ = ["EnrolError", "MissingProgramError", "install", "repair", "request", "status"]
 
 
-class EnrolError(Exception):
-    """What is wrong on this device, where, and what to type next; ``remote_script`` carries it to the controller."""
-
-    def __init__(self, what: str, *, where: str, next_step: str) -> None:
-        super().__init__(what)
-        self.what, self.where, self.next_step = what, where, next_step
-
-
-def status(directory: str) -> dict[str, Any]:
+def status(directory: str, key: str | None = None) -> dict[str, Any]:
     """Say what is there; changes nothing.
 
-    Returns ``{"public_key", "certificate", "ca", "faults", "key_exposed"}``: PEM texts or None (``public_key``
-    also where the key is damaged), ``faults`` a list of ``{"path", "what"}`` that ``repair`` would mend, and
-    whether a user other than root could have read the key.
+    Returns ``{"public_key", "certificate", "ca", "faults", "key_exposed", "key_kind", "layout", "anchor"}``: PEM texts
+    or None (``public_key`` also where the key is damaged), ``faults`` a list of ``{"path", "what"}`` that ``repair``
+    would mend, and whether a user other than root could have read the key. ``key_kind`` is None without a key.
+    ``anchor`` is the public key of the board's own key, looked at only with ``key="otp"``.
     """
     folder = Path(directory)
-    faults = list(_faults(folder))
-    key = folder / KEY
+    faults = list(folders.faults(folder))
+    path = folder / KEY
     return {
-        "public_key": _public_key(key) if key.exists() else None,
-        "certificate": _text(folder / CERTIFICATE),
-        "ca": _text(folder / CA),
+        "public_key": kinds.public_key(path) if path.exists() else None,
+        "certificate": folders.text(folder / CERTIFICATE),
+        "ca": folders.text(folder / CA),
         "faults": faults,
-        "key_exposed": _exposed(folder),
+        "key_exposed": folders.exposed(folder),
+        "key_kind": kinds.of(path).name if path.exists() else None,
+        "layout": folders.layout(folder),
+        "anchor": otp.look().public_key if key == OTP else None,
     }
 
 
 def repair(directory: str) -> dict[str, Any]:
     """Set owner and modes right; returns what was wrong, as ``{"faults": [...]}``."""
     folder = Path(directory)
-    with _locked(folder):
-        faults = list(_faults(folder))
-        for fault in faults:
-            path = Path(fault["path"])
-            os.chown(path, os.geteuid(), os.getegid())
-            path.chmod(_FOLDER_MODE if path == folder else _MODES[path.name])
-    return {"faults": faults}
+    with folders.locked(folder):
+        return {"faults": folders.mend(folder)}
 
 
-def request(directory: str, serial: str, *, new_key: bool = False) -> dict[str, Any]:
-    """Return ``{"csr": PEM, "key_created": bool}``, making the key if there is none that works.
+def request(
+    directory: str,
+    serial: str,
+    *,
+    new_key: bool = False,
+    key: str | None = None,
+    challenge: str | None = None,
+    keep_pending: bool = False,
+) -> dict[str, Any]:
+    """Return ``{"csr": PEM, "key_created": bool, "anchor": …}``, making the key if there is none that works.
 
-    ``new_key`` makes another one beside the present one; ``install`` of its certificate replaces both.
+    ``new_key`` makes another one beside the present one; ``install`` of its certificate replaces both. So does a
+    ``key`` (``file``, ``tpm``, ``otp``; None: whatever there is) of another kind than the present one. With
+    ``keep_pending`` a new key that waits for its certificate is asked for again and not made again.
+    ``challenge`` is the word that makes a request good for once. ``anchor`` is None, or the Pi's own key's word for the
+    request: ``{"public_key": PEM, "signature": Base64}``.
     """
     folder = Path(directory)
-    with _locked(folder):
-        key = folder / KEY
-        replace = new_key and key.exists()
-        create = replace or not key.exists() or _public_key(key) is None
-        if create:
+    with folders.locked(folder):
+        path = folder / KEY
+        present = kinds.of(path) if path.exists() else None
+        kind = present or kinds.FILE if key is None else kinds.named(kinds.FILE.name if key == OTP else key)
+        works = present is not None and kinds.public_key(path) is not None
+        replace = works and (new_key or kind is not present)
+        create = replace or not works
+        pending = folder / (KEY + STAGED)
+        if replace and keep_pending and _is_good(pending, kind):
+            path, create = pending, False
+        elif create:
             # A key that does not open is of no use to anyone; it is replaced at once.
-            staged = _make_key(folder)
+            staged = _make_key(folder, kind)
             if replace:
-                key = staged
+                path = staged
             else:
-                staged.replace(key)
-                _sync(folder)
-        csr = _openssl("req", "-new", "-sha256", "-key", str(key), "-subj", f"/CN={serial}")
-    return {"csr": csr, "key_created": create}
+                _put_key(folder, staged)
+        csr = kinds.request(path, serial, challenge)
+    return {"csr": csr, "key_created": create, "anchor": otp.vouch(csr) if key == OTP else None}
 
 
-def install(directory: str, certificate: str, ca: str) -> dict[str, Any]:
-    """Put certificate and CA (PEM) in place; returns ``{"changed": [file names]}``.
+def install(
+    directory: str,
+    certificate: str,
+    ca: str,
+    *,
+    layout: str | None = None,
+    peer: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Put certificate (with its chain) and CA (PEM) in place; returns ``{"changed": [file names], "layout": …}``.
 
-    Refused, with everything left as it was, unless the certificate is for this device's key and chains to ``ca``.
+    Refused, with everything left as it was, unless the certificate is for this device's key, chains to ``ca`` and is
+    taken by ``peer`` where there is one: ``{"host", "port", "name", "path"}``, which must answer 200. ``layout`` turns
+    a folder of ``files`` into ``generations``; there is no way back, and None leaves it as it is.
     Time is not checked: the controller issued it now, and a Pi's clock may be years off before its first sync.
     """
     folder = Path(directory)
-    with _locked(folder):
+    if layout is not None and layout not in LAYOUTS:
+        raise EnrolError(
+            f"{layout!r} is no layout", where="device_identity_layout", next_step=f"one of: {', '.join(LAYOUTS)}"
+        )
+    with folders.locked(folder):
         key = _key_of(certificate, folder)
         wanted = {CERTIFICATE: certificate, CA: ca}
-        changed = [name for name, text in wanted.items() if _text(folder / name) != text]
+        changed = [name for name, text in wanted.items() if folders.text(folder / name) != text]
         if key.name != KEY:
             changed.insert(0, KEY)
-        staged = [folder / (name + _STAGED) for name in (CERTIFICATE, CA)]
-        try:
-            for path, (name, text) in zip(staged, wanted.items(), strict=True):
-                _write(path, text, _MODES[name])
-            _verify(*staged)
-            # Key and certificate change places next to each other: a power cut between the two is the one
-            # moment in which they do not match, and the next run notices and renews.
-            for name in (CA, KEY, CERTIFICATE):
-                if name in changed:
-                    (folder / (name + _STAGED)).replace(folder / name)
-        finally:
-            for path in staged:
-                path.unlink(missing_ok=True)
-        (folder / (KEY + _STAGED)).unlink(missing_ok=True)
-        _sync(folder)
-    return {"changed": changed}
+        generations = GENERATIONS in (layout, folders.layout(folder))
+        with _staged(folder, wanted) as staged:
+            contents = {KEY: key} | staged
+            _verify(contents[CERTIFICATE], contents[CA])
+            if peer is not None and changed:
+                _try(peer, contents)
+            if generations and (changed or folders.layout(folder) == FILES):
+                folders.switch_generation(folder, contents)
+            elif not generations:
+                folders.switch_files(folder, {name: contents[name] for name in changed})
+        (folder / (KEY + STAGED)).unlink(missing_ok=True)
+        folders.sync(folder)
+        return {"changed": changed, "layout": folders.layout(folder)}
 
 
 # -- key and certificate ---------------------------------------------------
 
 
-def _make_key(folder: Path) -> Path:
-    staged = folder / (KEY + _STAGED)
-    staged.unlink(missing_ok=True)
+def _make_key(folder: Path, kind: kinds.Kind) -> Path:
+    staged = folder / (KEY + STAGED)
     try:
-        # openssl writes the file itself, under our umask: the key passes through no pipe and no argument.
-        _openssl("genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", str(staged))
+        kinds.make(kind, staged)
         _check_key(staged)
-        staged.chmod(_MODES[KEY])
-        _sync(staged)
+        staged.chmod(MODES[KEY])
+        folders.sync(staged)
     except BaseException as error:
         staged.unlink(missing_ok=True)
         if isinstance(error, EnrolError) and os.statvfs(folder).f_bavail == 0:
-            raise _full(staged) from error
+            raise folders.full(staged) from error
         raise
     return staged
 
 
+def _put_key(folder: Path, staged: Path) -> None:
+    """A key where none worked: what was certified for the broken one is of no use, and the next step replaces it."""
+    if folders.layout(folder) == GENERATIONS:
+        present = {name: (folder / name).resolve() for name in (CERTIFICATE, CA) if (folder / name).exists()}
+        folders.switch_generation(folder, {KEY: staged} | present)
+        staged.unlink()
+    else:
+        staged.replace(folder / KEY)
+    folders.sync(folder)
+
+
+def _is_good(key: Path, kind: kinds.Kind) -> bool:
+    return key.exists() and kinds.of(key) is kind and kinds.public_key(key) is not None
+
+
 def _check_key(staged: Path) -> None:
     """On a full disk openssl 3.5 leaves an empty file and exits with 0."""
-    if _public_key(staged) is None:
+    if kinds.public_key(staged) is None:
         raise EnrolError(
             "openssl wrote no usable key; the old one stays",
             where=str(staged),
@@ -156,14 +186,14 @@ def _check_key(staged: Path) -> None:
 def _key_of(certificate: str, folder: Path) -> Path:
     """The key, present or staged, that ``certificate`` is for."""
     try:
-        wanted = _openssl("x509", "-pubkey", "-noout", stdin=certificate)
+        wanted = openssl("x509", "-pubkey", "-noout", stdin=certificate)
     except EnrolError as fault:
         raise EnrolError(
             "what arrived is no certificate", where=str(folder / CERTIFICATE), next_step="run the playbook again"
         ) from fault
-    for path in (folder / (KEY + _STAGED), folder / KEY):
-        if path.exists() and _public_key(path) == wanted:
-            return path
+    for path in (folder / (KEY + STAGED), folder / KEY):
+        if path.exists() and kinds.public_key(path) == wanted:
+            return path if path.name != KEY else path.resolve()
     raise EnrolError(
         "the certificate is for another key; nothing was changed",
         where=str(folder / KEY),
@@ -171,11 +201,25 @@ def _key_of(certificate: str, folder: Path) -> Path:
     )
 
 
-def _verify(certificate: Path, ca: Path) -> None:
+@contextmanager
+def _staged(folder: Path, wanted: dict[str, str]) -> Iterator[dict[str, Path]]:
+    """The texts as files beside those that they will replace, on disk; gone again at the end."""
+    staged = {name: folder / (name + STAGED) for name in wanted}
     try:
-        _openssl(
+        for name, text in wanted.items():
+            folders.write(staged[name], text, MODES[name])
+        yield staged
+    finally:
+        for path in staged.values():
+            path.unlink(missing_ok=True)
+
+
+def _verify(certificate: Path, ca: Path) -> None:
+    """What follows the leaf in ``certificate`` may be its issuing CA; trust begins at ``ca`` alone."""
+    try:
+        openssl(
             *("verify", "-x509_strict", "-no_check_time", "-no-CApath", "-no-CAstore"),
-            *("-CAfile", str(ca), str(certificate)),
+            *("-CAfile", str(ca), "-untrusted", str(certificate), str(certificate)),
         )
     except EnrolError as fault:
         raise EnrolError(
@@ -185,139 +229,10 @@ def _verify(certificate: Path, ca: Path) -> None:
         ) from fault
 
 
-def _public_key(key: Path) -> str | None:
-    """SubjectPublicKeyInfo (PEM) of a key file; None if it is damaged."""
-    try:
-        # An empty passphrase, so that an encrypted key is an error and no prompt.
-        return _openssl("pkey", "-in", str(key), "-pubout", "-passin", "pass:")
-    except MissingProgramError:
-        raise
-    except EnrolError:
-        return None
-
-
-class MissingProgramError(EnrolError):
-    """The program is not installed."""
-
-
-def _openssl(*arguments: str, stdin: str = "") -> str:
-    try:
-        done = subprocess.run(
-            ["openssl", *arguments],
-            input=stdin,
-            capture_output=True,
-            text=True,
-            timeout=_TIMEOUT_S,
-            check=False,
-            umask=0o077,
-        )
-    except FileNotFoundError:
-        raise MissingProgramError(
-            "the program openssl is not installed", where="PATH", next_step="apt-get install openssl"
-        ) from None
-    if done.returncode != 0:
-        lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
-        raise EnrolError(
-            f"openssl {arguments[0]} failed: {_gist(lines)}", where="openssl", next_step="see the message of openssl"
-        )
-    return done.stdout
-
-
-def _gist(lines: list[str]) -> str:
-    return next((line for line in lines if line.startswith("error")), lines[-1] if lines else "no message")
-
-
-# -- files -----------------------------------------------------------------
-
-
-def _faults(folder: Path) -> Iterator[dict[str, str]]:
-    for path, wanted in ((folder, _FOLDER_MODE), *((folder / name, mode) for name, mode in _MODES.items())):
-        try:
-            found = path.lstat()
-        except FileNotFoundError:
-            continue
-        regular = stat.S_ISDIR(found.st_mode) if path == folder else stat.S_ISREG(found.st_mode)
-        if not regular:
-            raise EnrolError(
-                f"{path} is neither a plain file nor the folder it should be",
-                where=str(path),
-                next_step=f"look at it: ls -ld {path}; then move it away",
-            )
-        mode = stat.S_IMODE(found.st_mode)
-        if mode != wanted:
-            yield {"path": str(path), "what": f"mode {mode:04o} instead of {wanted:04o}"}
-        elif (found.st_uid, found.st_gid) != (os.geteuid(), os.getegid()):
-            yield {"path": str(path), "what": f"owner {found.st_uid}:{found.st_gid} instead of root"}
-
-
-def _exposed(folder: Path) -> bool:
-    """Whether another user could reach and read the key: the folder let them through, and the key let them read."""
-    try:
-        outer, key = folder.lstat(), (folder / KEY).lstat()
-    except FileNotFoundError:
-        return False
-    if key.st_uid != os.geteuid() or outer.st_uid != os.geteuid():
-        return True
-    through = {"group": bool(outer.st_mode & stat.S_IXGRP), "other": bool(outer.st_mode & stat.S_IXOTH)}
-    readable = {"group": bool(key.st_mode & stat.S_IRGRP), "other": bool(key.st_mode & stat.S_IROTH)}
-    return any(through[who] and readable[who] for who in through)
-
-
-def _text(path: Path) -> str | None:
-    try:
-        return path.read_text(encoding="ascii")
-    except (FileNotFoundError, UnicodeDecodeError):
-        return None
-
-
-def _write(path: Path, text: str, mode: int) -> None:
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode)
-        with os.fdopen(descriptor, "w", encoding="ascii") as file:
-            os.fchmod(file.fileno(), mode)
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
-            raise _full(path) from error
-        raise
-
-
-def _full(path: Path) -> EnrolError:
-    return EnrolError(
-        "the disk is full; the old certificate stays",
-        where=str(path.parent),
-        next_step=f"make room: df -h {path.parent}",
+def _try(peer: dict[str, Any], contents: dict[str, Path]) -> None:
+    trial.try_out(
+        trial.Peer(str(peer["host"]), int(peer["port"]), str(peer["name"])),
+        trial.Pair(contents[KEY], contents[CERTIFICATE], contents[CA]),
+        str(peer["path"]),
+        at=peer.get("at"),
     )
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Make the folder if it is missing, and hold it for one process at a time."""
-    try:
-        if not folder.is_dir():
-            for parent in reversed(folder.parents):
-                if not parent.exists():
-                    parent.mkdir(mode=0o755)
-                    parent.chmod(0o755)
-            folder.mkdir(mode=_FOLDER_MODE)
-            folder.chmod(_FOLDER_MODE)
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise _full(folder) from error
-        raise
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 from cryptography.hazmat.primitives import serialization
@@ -31,8 +32,8 @@ def passphrase() -> bytes | None:
     return secret
 
 
-def load(path: Path) -> ec.EllipticCurvePrivateKey:
-    """Read the CA's key.
+def load(path: Path, secret: Callable[[], bytes | None] = passphrase) -> ec.EllipticCurvePrivateKey:
+    """Read the CA's key; ``secret`` is asked if it is encrypted.
 
     Raises:
         UsageError: it is missing or damaged, or the passphrase is missing or wrong.
@@ -49,9 +50,9 @@ def load(path: Path) -> ec.EllipticCurvePrivateKey:
         raise RefusedError(
             f"others can read the CA's key (mode {mode:04o})", where=str(path), next_step=f"chmod 600 {path}"
         )
-    secret = passphrase() if b"ENCRYPTED" in data else None
+    opener = secret() if b"ENCRYPTED" in data else None
     try:
-        key = serialization.load_pem_private_key(data, secret)
+        key = serialization.load_pem_private_key(data, opener)
     except TypeError as error:
         raise UsageError(
             "the CA's key is encrypted and no passphrase was given",
@@ -62,7 +63,7 @@ def load(path: Path) -> ec.EllipticCurvePrivateKey:
         raise UsageError(
             "the CA's key does not open: wrong passphrase or damaged file",
             where=str(path),
-            next_step=f"correct the file that {PASSPHRASE_FILE} names, or restore the key",
+            next_step=f"correct the passphrase file ({PASSPHRASE_FILE} names it, or an option), or restore the key",
         ) from error
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise UsageError("the CA's key is not an EC key", where=str(path), next_step="restore it from your backup")

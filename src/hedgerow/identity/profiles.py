@@ -26,6 +26,11 @@ _SERIAL = re.compile(r"[0-9a-f]{16}")
 
 MAXIMUM_DAYS = 90
 
+# The OU of an issuing CA's subject (two tiers). A site's may name machines of its own site alone: X.509's constraints
+# hold it to the site's names, and ``peer`` to machines, which constraints cannot say.
+FLEET_CA = "fleet-ca"
+SITE_CA = "site-ca"
+
 
 class Profile(StrEnum):
     """What a certificate is for."""
@@ -149,17 +154,12 @@ class Peer:
 def peer(certificate: Mapping[str, Any] | None) -> Peer | None:
     """Read ``ssl.SSLSocket.getpeercert()`` of a connection whose chain OpenSSL has verified.
 
-    Returns None for anything that is no certificate of a fleet: no or several profiles, an unknown one.
+    Returns None for anything that is no certificate of a fleet: no or several profiles, an unknown one, or one that
+    its issuer may not certify.
     """
     if not certificate:
         return None
-    subject: dict[str, list[str]] = {}
-    for relative_name in certificate.get("subject", ()):
-        for key, value in relative_name:
-            subject.setdefault(key, []).append(value)
-    fleets, units, names = (
-        subject.get(key, []) for key in ("organizationName", "organizationalUnitName", "commonName")
-    )
+    fleets, units, names = _parts(certificate.get("subject", ()))
     if not (len(fleets) == len(units) == len(names) == 1) or units[0] not in set(Profile):
         return None
     profile = Profile(units[0])
@@ -169,4 +169,20 @@ def peer(certificate: Mapping[str, Any] | None) -> Peer | None:
         if len(dns) != 1 or len(dns[0]) != 3 or dns[0][2] != fleets[0]:  # noqa: PLR2004 - host.site.fleet
             return None
         site = dns[0][1]
+    _, issuer_units, issuer_names = _parts(certificate.get("issuer", ()))
+    if SITE_CA in issuer_units and (profile not in DEVICE_PROFILES or issuer_names != [site]):
+        return None
     return Peer(fleet=fleets[0], profile=profile, name=names[0], site=site)
+
+
+def _parts(name: Any) -> tuple[list[str], list[str], list[str]]:
+    """All of O, OU and CN in a distinguished name as ``getpeercert`` has it."""
+    found: dict[str, list[str]] = {}
+    for relative_name in name:
+        for key, value in relative_name:
+            found.setdefault(key, []).append(value)
+    return (
+        found.get("organizationName", []),
+        found.get("organizationalUnitName", []),
+        found.get("commonName", []),
+    )

@@ -4,10 +4,10 @@ Invariants:
 
 - A line is never changed or removed. What counts for a holder is its last line; a certificate that was revoked stays
   revoked, whoever is admitted again.
-- A holder is a board, by its serial, or a client, by its name.
+- A holder is a board, by its serial, a client, by its name, or an issuing CA (``authority``), by its key's identifier.
 
-Devices learn of a revocation by a revocation list; until there is one, a revoked certificate ends with its life
-(30 days as a rule), and what the ledger stops at once is the next one.
+Peers learn of a revocation by a revocation list (``authority.lists``). The ledger itself stops the next certificate at
+once.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ from typing import Literal
 
 import msgspec
 
+from hedgerow.chainlog import ChainLog
 from hedgerow.identity import ledger
 
 FILE = "revocations.jsonl"
-Kind = Literal["board", "client"]
+Kind = Literal["board", "client", "authority"]
 
 
 class _Line(msgspec.Struct, frozen=True, kw_only=True, tag_field="event"):
@@ -52,8 +53,19 @@ def read(folder: Path) -> list[Line]:
     return list(ledger.read(folder / FILE, Line))
 
 
+def chain(folder: Path) -> ChainLog[Line]:
+    """The ledger of the CA in ``folder`` as a chain: to append to and to verify."""
+    return ChainLog(folder / FILE, Line, name="ledger of revocations", adopt=True)
+
+
 def append(folder: Path, line: Line) -> None:
-    ledger.append(folder / FILE, line)
+    """Write ``line`` durably.
+
+    Raises:
+        MachineError: the disk is full or fails; nobody was revoked or admitted.
+        ChainError: the ledger was cut off or changed at its end.
+    """
+    chain(folder).append(line)
 
 
 def standing(lines: Iterable[Line], kind: Kind, holder: str) -> Revoked | None:

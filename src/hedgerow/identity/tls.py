@@ -21,8 +21,12 @@ from __future__ import annotations
 
 import ssl
 from pathlib import Path
+from typing import Final
 
 from hedgerow.errors import DeviceError, UsageError
+
+CRL: Final = Path("/var/lib/hedgerow/revocation/crl.pem")
+"""Where a host has the lists of revoked certificates: every service may read it, which the folder of keys lets none."""
 
 
 def server_name(host: str, site: str, fleet: str) -> str:

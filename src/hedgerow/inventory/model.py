@@ -202,3 +202,11 @@ class Inventory(msgspec.Struct, frozen=True):
     def known_hosts(self) -> Path:
         """The pinned host keys; written by ``deploy/bootstrap.py`` alone."""
         return paths.fleet_dir(self.fleet) / "ssh" / "known_hosts"
+
+    @property
+    def host_authorities(self) -> Path:
+        """The host CAs whose certificates count, where there are any; written by ``hedgerow ssh`` alone.
+
+        A file of its own: pyinfra's SSH library stops reading a known_hosts at the first such line.
+        """
+        return paths.fleet_dir(self.fleet) / "ssh" / "known_hosts_ca"

@@ -12,6 +12,7 @@ Whoever must be sure destroys the card, or had the data partition encrypted and 
 
 from __future__ import annotations
 
+import functools
 import os
 import pwd
 import shutil
@@ -44,8 +45,10 @@ def wipe(admin_user: str, *, dry_run: bool = False) -> dict[str, Any]:
     left: list[str] = []
     for unit in _units():
         _stop(unit, done, left, dry_run=dry_run)
-    if KEY.is_file() and not KEY.is_symlink() and not dry_run:
-        _attempt(f"overwrite {KEY}", lambda: _overwrite(KEY), left)
+    # Also where the key is a link into the generation in service, and one that waits for its certificate.
+    for key in (KEY, KEY.with_name(f"{KEY.name}.new"), *KEY.parent.glob(f"generations/*/{KEY.name}")):
+        if key.is_file() and not key.is_symlink() and not dry_run:
+            _attempt(f"overwrite {key}", functools.partial(_overwrite, key), left)
     for path in (*SECRETS, *CONTENT, *_configuration()):
         _remove(path, done, left, dry_run=dry_run)
     _remove_rest_of_state(done, left, dry_run=dry_run)

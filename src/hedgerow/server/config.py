@@ -14,6 +14,7 @@ from hedgerow import configfile
 from hedgerow.device import heartbeat
 from hedgerow.device.change import configuration_version
 from hedgerow.errors import UsageError
+from hedgerow.identity.tls import CRL
 from hedgerow.server.batching import Batching
 from hedgerow.server.degradation import Policy
 from hedgerow.server.fallback.config import FallbackConfig
@@ -71,13 +72,18 @@ class Address(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Tls(Struct, frozen=True, forbid_unknown_fields=True):
-    """Mutual TLS. A relative path lies in systemd's ``$CREDENTIALS_DIRECTORY``, where ``LoadCredential=`` puts it."""
+    """Mutual TLS. A relative path lies in systemd's ``$CREDENTIALS_DIRECTORY``, where ``LoadCredential=`` puts it.
+
+    ``crl``: the lists of revoked certificates, looked at while the server runs; where there is no such file, or null,
+    no certificate is. No credential: those are copies of what there was at the start.
+    """
 
     address: str = "0.0.0.0"  # noqa: S104 - every caller must show a certificate of the fleet
     port: Port = 8443
     certificate: str = "device.crt"
     key: str = "device.key"
     client_ca: str = "ca.crt"
+    crl: Path | None = CRL
 
     def __post_init__(self) -> None:
         _check_ip(self.address)

@@ -50,6 +50,7 @@ class Observer:
         models_dir: Path,
         activation_dir: Path,
         certificate_ends: Callable[[], datetime | None] = lambda: None,
+        revocation_outdated: Callable[[], datetime | None] = lambda: None,
         restarts: Callable[[], int | None] = lambda: None,
         heartbeat_file: Path | None = None,
         configuration: str | None = None,
@@ -63,6 +64,7 @@ class Observer:
         self._models_dir = models_dir
         self._activation_dir = activation_dir
         self._certificate_ends = certificate_ends
+        self._revocation_outdated = revocation_outdated
         self.restarts = restarts
         self._heartbeat = heartbeat_file
         self._first_seen: dict[Code, datetime] = {}
@@ -88,6 +90,7 @@ class Observer:
             serving=self._plane.serving_figures(restarts=self.restarts()),
             confirm_deadline=self._confirm_deadline(),
             certificate_ends=self._certificate_ends(),
+            revocation_outdated=self._revocation_outdated(),
             agent=None if beat is None else AgentState(beat.at, beat.last_answer, beat.failures),
             watchdog=None if beat is None else beat.failing,
             processor=processor.read(),

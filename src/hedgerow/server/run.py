@@ -8,18 +8,16 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
 import gc
 import logging
 import signal
 import socket
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final
 
-import uvicorn
 import uvloop
 
 from hedgerow.device.notify import notify
@@ -27,10 +25,8 @@ from hedgerow.errors import HedgerowError, MachineError, UsageError
 from hedgerow.server import memory, systemd
 from hedgerow.server.access import ByProfile
 from hedgerow.server.config import Address, Limits, ServerConfig, Tls, credential
-from hedgerow.server.connection import BoundedProtocol
 from hedgerow.server.dataplane import DataPlane
 from hedgerow.server.errors import ServingError, Unusable
-from hedgerow.server.intake import Reading
 from hedgerow.server.observe import Observer, readings
 from hedgerow.server.protocols import control, health, oip, oip_generate, oip_repository, openai
 from hedgerow.server.protocols.application import Application
@@ -41,13 +37,18 @@ from hedgerow.server.sockets import listen, listen_unix
 from hedgerow.server.telemetry.config import Telemetry as TelemetryConfig
 from hedgerow.server.telemetry.door import Door
 from hedgerow.server.telemetry.service import Telemetry, resource
-from hedgerow.server.tls import PeerProtocol, ServerTls
+from hedgerow.server.tls import ServerTls
+from hedgerow.server.web import Listener
+from hedgerow.server.web import Server as _Server
+from hedgerow.server.web import uvicorn_config as _uvicorn_config
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from starlette.routing import Route
-    from starlette.types import ASGIApp
 
     from hedgerow.device.health import Code
+    from hedgerow.server.admission import Admission
     from hedgerow.server.fallback.service import Fallback
     from hedgerow.server.protocols.grpc.port import GrpcPort
     from hedgerow.server.residency import Rules
@@ -55,22 +56,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("hedgerow.server")
 # How many more objects there must be before the collector looks for those that only hold each other.
 _OBJECTS: Final = 10_000
-
-
-@dataclass(frozen=True)
-class Listener:
-    """A bound socket, what answers there, TLS where it has any, and the path of a Unix socket."""
-
-    socket: socket.socket
-    app: ASGIApp
-    tls: ServerTls | None = None
-    path: Path | None = None
-
-    def __str__(self) -> str:
-        if self.path is not None:
-            return f"unix:{self.path}"
-        address, port = self.socket.getsockname()[:2]
-        return f"{'http' if self.tls is None else 'https'}://{Address(address, port)}"
 
 
 @dataclass(frozen=True)
@@ -111,6 +96,7 @@ def serve_device(config: ServerConfig, version: str | None = None) -> None:
             models_dir=config.models_dir,
             activation_dir=config.activation_dir,
             certificate_ends=lambda: min((each.expires for each in (tls, grpc_tls) if each is not None), default=None),
+            revocation_outdated=lambda: _revocation_outdated(tls, grpc_tls),
             restarts=lambda: None if restarts is None else restarts.count,
             heartbeat_file=config.heartbeat,
             configuration=version,
@@ -239,13 +225,21 @@ def _grpc_port(
     # gRPC takes 15 MB and 0.2 s on a Pi; whoever does not serve it does not pay for it.
     from hedgerow.server.protocols.grpc.port import GrpcPort, Guard
 
-    return GrpcPort(plane, address, limits, tls, None if only is None else Guard(fleet=only[0], site=only[1]))
+    admission = None if tls is None else tls.admission
+    guard = None if only is None else Guard(fleet=only[0], site=only[1], admission=admission)
+    return GrpcPort(plane, address, limits, tls, guard)
+
+
+def _revocation_outdated(*doors: ServerTls | None) -> datetime | None:
+    """Since when a list of revoked certificates that a door goes by is out of date."""
+    files = [door.admission.file for door in doors if door is not None and door.admission is not None]
+    return min((since for file in files if (since := file.outdated()) is not None), default=None)
 
 
 def _server_tls(config: Tls | None) -> ServerTls | None:
     if config is None:
         return None
-    return ServerTls(*(credential(name) for name in (config.certificate, config.key, config.client_ca)))
+    return ServerTls(*(credential(name) for name in (config.certificate, config.key, config.client_ca)), crl=config.crl)
 
 
 def _public_routes(plane: DataPlane, observer: Observer, limits: Limits) -> list[Route]:
@@ -294,6 +288,7 @@ async def _serve(service: Service) -> None:
     log.info("listening on %s", ", ".join(map(str, (*service.listeners, *service.grpc))))
     alive = asyncio.create_task(systemd.keep_alive())
     watching = asyncio.create_task(service.plane.degradation.watch(readings))
+    admissions = [asyncio.create_task(each.watch()) for each in _admissions(service)]
     stopped = asyncio.create_task(stopping.wait())
     loading = asyncio.ensure_future(service.load())
     try:
@@ -308,7 +303,7 @@ async def _serve(service: Service) -> None:
         for server in servers:
             server.should_exit = True
         ended = await asyncio.gather(*tasks, *(port.stop() for port in service.grpc), return_exceptions=True)
-        for task in (loading, stopped, alive, watching):
+        for task in (loading, stopped, alive, watching, *admissions):
             task.cancel()
         await service.plane.close()
         await asyncio.to_thread(service.telemetry.close)
@@ -320,40 +315,14 @@ async def _serve(service: Service) -> None:
             raise problem
 
 
-class _Server(uvicorn.Server):
-    """Several of these share a loop, so none may take the signals for itself."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
 def _told_of(listener: Listener, plane: DataPlane) -> Listener:
     """The same, with each call's caller known, and its refusals told of."""
     return dataclasses.replace(listener, app=Door(listener.app, plane.recorder.refused))
 
 
-def _uvicorn_config(listener: Listener, limits: Limits) -> uvicorn.Config:
-    tls = listener.tls
-    return uvicorn.Config(
-        listener.app,
-        http=_protocol(BoundedProtocol if tls is None else PeerProtocol),
-        ws="none",
-        ssl_context_factory=None if tls is None else lambda *_: tls.context,
-        loop="none",
-        lifespan="off",
-        access_log=False,
-        log_config=None,
-        log_level=logging.ERROR,  # it warns of each request that is not HTTP; callers must not fill the journal
-        server_header=False,
-        proxy_headers=False,  # nobody stands before it, so nobody else may say who calls
-        timeout_graceful_shutdown=int(limits.drain_s),
-    )
-
-
-def _protocol(kind: type[BoundedProtocol]) -> type[asyncio.Protocol]:
-    """What uvicorn makes for each connection. It only wants something to call."""
-    return cast("type[asyncio.Protocol]", lambda **options: Reading(kind(**options)))
+def _admissions(service: Service) -> list[Admission]:
+    ports: list[Listener | GrpcPort] = [*service.listeners, *service.grpc]
+    return [each.tls.admission for each in ports if each.tls is not None and each.tls.admission is not None]
 
 
 def _reload(service: Service) -> None:

@@ -67,6 +67,9 @@ def test_each_keyword_stands_once_since_the_first_counts() -> None:
 
 def test_room_for_the_certificate_authority() -> None:
     assert not {"TrustedUserCAKeys", "HostCertificate", "RevokedKeys"} & settings().keys()
+    found = settings(principals_file="/d/%u", authorized_keys_files="/e/%u")
+    assert (found["AuthorizedPrincipalsFile"], found["AuthorizedKeysFile"]) == ("/d/%u", "/e/%u")
+    assert not {"AuthorizedPrincipalsFile", "AuthorizedKeysFile"} & settings().keys()
     found = settings(trusted_user_ca_keys="/a", host_certificate="/b", revoked_keys="/c", exempt=["10.0.0.0/24"])
     assert (found["TrustedUserCAKeys"], found["HostCertificate"], found["RevokedKeys"]) == ("/a", "/b", "/c")
     assert found["PerSourcePenaltyExemptList"] == "10.0.0.0/24"

@@ -12,12 +12,15 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from hedgerow.device import exporter, heartbeat, metrics
 from hedgerow.device.store.written import Counter
 from hedgerow.errors import DeviceError, MachineError
+from hedgerow.identity import keyfile
 from hedgerow.identity.ca import FleetCA
 from hedgerow.identity.profiles import CLIENT_PROFILES, DeviceNames, Profile
 from hedgerow.identity.tls import client_context
@@ -339,3 +342,44 @@ def test_it_serves_until_terminated_and_tells_systemd(fleet, tmp_path):
                 assert process.wait(timeout=20) == 0, process.stderr.read()
             finally:
                 process.kill()
+
+
+# -- who was revoked -------------------------------------------------------
+
+
+def test_a_revoked_certificate_is_not_answered_from_the_next_scrape_on(fleet, tmp_path, capsys):
+    crl = tmp_path / "crl.pem"
+    stolen, _ = (fleet.authority.issue_client(Profile.MONITOR, name) for name in ("stolen", "good"))
+    serial = x509.load_pem_x509_certificate(stolen.certificate.read_bytes()).serial_number
+    now = dt.datetime.now(dt.UTC)
+    # Out of date on purpose: such a list is applied, too.
+    lists = (
+        x509.CertificateRevocationListBuilder()
+        .issuer_name(fleet.authority.certificate.subject)
+        .last_update(now - dt.timedelta(days=9))
+        .next_update(now - dt.timedelta(days=2))
+        .add_revoked_certificate(
+            x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(now - dt.timedelta(days=9)).build()
+        )
+        .sign(keyfile.load(fleet.authority.folder / "ca.key"), hashes.SHA256())
+        .public_bytes(serialization.Encoding.PEM)
+    )
+    with exporter.listen(DEVICE, credentials=fleet.machine(), board=StubBoard(), port=0, crl=crl) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            port = server.server_address[1]
+            assert get(port, client_context(fleet.dir, "stolen"))[0] == 200
+            crl.write_bytes(lists)
+            with pytest.raises((ConnectionError, http.client.HTTPException, ssl.SSLError)):
+                get(port, client_context(fleet.dir, "stolen"))
+            assert get(port, client_context(fleet.dir, "good"))[0] == 200
+            crl.write_text("damaged")
+            with pytest.raises((ConnectionError, http.client.HTTPException, ssl.SSLError)):
+                get(port, client_context(fleet.dir, "stolen"))
+        finally:
+            server.shutdown()
+            thread.join()
+    said = capsys.readouterr().err
+    assert "its certificate was revoked" in said
+    assert said.count("cannot be used") == 1

@@ -197,3 +197,14 @@ def test_a_file_is_synced_under_its_new_name_before_its_folder(tmp_path: Path, m
     place([entry(tmp_path / "a")])
     assert synced[-2:] == [str(tmp_path / "a"), str(tmp_path)]
     assert Path(synced[0]).name.startswith(".a.")
+
+
+@pytest.mark.parametrize("before, after", [(None, 0o600), (0o600, 0o644), (0o644, 0o600)])
+def test_contents_of_a_file_of_its_owner_alone_stay_out_of_diffs(tmp_path: Path, before, after) -> None:
+    target = tmp_path / "secret"
+    if before is not None:
+        target.write_text("canary-old\n")
+        target.chmod(before)
+    (diff,) = place([entry(target, "canary-new\n", mode=after)], diff=True)["diff"]
+    assert "canary" not in str(diff)
+    assert diff["before"] != diff["after"]

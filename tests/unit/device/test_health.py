@@ -67,6 +67,7 @@ CASES = [
     Case({"hardware": {"clock": {"synced": False}}}, Code.CLOCK_UNSYNCED, "ok"),
     Case({"certificate_ends": NOW + timedelta(days=2, hours=23)}, Code.CERTIFICATE_ENDS_SOON, "degraded"),
     Case({"certificate_ends": NOW}, Code.CERTIFICATE_EXPIRED, "failing"),
+    Case({"revocation_outdated": NOW}, Code.REVOCATION_OUTDATED, "degraded", "since 2026-11-21 12:00 UTC"),
     Case({"serving": Serving(300.0, requests=100, errors=6)}, Code.REQUESTS_FAIL, "degraded", "6 of 100 in 300 s"),
     Case({"agent": AgentState(NOW), "watchdog": "it said no"}, Code.WATCHDOG_FAILING, "failing", "(it said no)"),
     Case({"agent": AgentState(NOW - timedelta(minutes=16))}, Code.AGENT_SILENT, "degraded", "since 2026-11-21 11:44"),

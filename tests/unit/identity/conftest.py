@@ -3,8 +3,10 @@ import subprocess
 
 import pytest
 
+from hedgerow.identity.authority.root import RootCA
 from hedgerow.identity.ca import FleetCA
 from hedgerow.identity.profiles import DeviceNames
+from hedgerow.passphrases import Passphrases
 
 
 @pytest.fixture
@@ -43,3 +45,41 @@ def make_csr(tmp_path):
         return openssl("req", "-new", "-key", str(key), "-subj", subject, *extra), key
 
     return make
+
+
+@pytest.fixture
+def secrets(tmp_path, monkeypatch):
+    """The passphrase of every key, in a file as an operator names it."""
+    path = tmp_path / "passphrase"
+    path.write_text("correct horse battery\n")
+    path.chmod(0o600)
+    monkeypatch.setenv("HEDGEROW_CA_PASSPHRASE_FILE", str(path))
+    return Passphrases({None: path})
+
+
+@pytest.fixture
+def root(fleet_dir, secrets, now):
+    made, changed = RootCA.init(fleet_dir, "meadow", secrets, now=now)
+    assert changed
+    return made
+
+
+@pytest.fixture
+def verify(tmp_path):
+    """What ``openssl verify`` says of a chain (PEM, leaf first); None if it accepts it."""
+
+    def check(anchors, chain, *options):
+        (tmp_path / "anchors.pem").write_text(anchors)
+        (tmp_path / "chain.pem").write_text(chain)
+        done = subprocess.run(
+            [
+                *("openssl", "verify", "-x509_strict", "-no-CApath", "-no-CAstore", *options),
+                *("-CAfile", tmp_path / "anchors.pem", "-untrusted", tmp_path / "chain.pem", tmp_path / "chain.pem"),
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return None if done.returncode == 0 else done.stderr
+
+    return check

@@ -11,8 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from hedgerow import remote_script
 from hedgerow.identity import certificates, enrol
 from hedgerow.identity.ca import FleetCA
+from hedgerow.identity.keys_device import folder as folders
+from hedgerow.identity.keys_device import kinds, otp, tool, trial
 from hedgerow.identity.profiles import Profile
 
 SERIAL = "10000000a1b2c3d4"
@@ -43,12 +46,24 @@ def mode(path):
     return stat.S_IMODE(path.stat().st_mode)
 
 
-def test_nothing_but_the_standard_library_is_imported():
-    tree = ast.parse(Path(enrol.__file__).read_text())
+@pytest.mark.parametrize("module", [enrol, tool, kinds, otp, folders, trial], ids=lambda each: each.__name__)
+def test_nothing_but_the_standard_library_is_imported(module):
+    tree = ast.parse(Path(module.__file__).read_text())
     imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)} | {
         alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names
     }
-    assert {name.partition(".")[0] for name in imported} <= sys.stdlib_module_names
+    foreign = {name for name in imported if name.partition(".")[0] not in sys.stdlib_module_names}
+    assert {name for name in foreign if not name.startswith("hedgerow.identity.keys_device")} == set()
+
+
+def test_it_runs_on_a_host_that_has_no_hedgerow(folder):
+    """As the controller sends it: source alone, in a Python without our package."""
+    script = remote_script.build("hedgerow.identity.enrol", "request", directory=str(folder), serial=SERIAL)
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-"], input=script, text=True, capture_output=True, check=True, cwd="/"
+    )
+    assert remote_script.parse(done.stdout, host="pi")["key_created"]
+    assert (folder / "device.key").exists()
 
 
 def test_a_bare_device_has_nothing_and_status_makes_nothing(folder):
@@ -58,6 +73,9 @@ def test_a_bare_device_has_nothing_and_status_makes_nothing(folder):
         "ca": None,
         "faults": [],
         "key_exposed": False,
+        "key_kind": None,
+        "layout": "files",
+        "anchor": None,
     }
     assert not folder.exists()
 
@@ -102,7 +120,7 @@ def test_status_tells_everything_and_no_secret(enrolled, ca_pem):
 def test_installing_what_is_there_changes_nothing(enrolled):
     before = snapshot(enrolled)
     found = enrol.status(str(enrolled))
-    assert enrol.install(str(enrolled), found["certificate"], found["ca"]) == {"changed": []}
+    assert enrol.install(str(enrolled), found["certificate"], found["ca"]) == {"changed": [], "layout": "files"}
     assert snapshot(enrolled) == before
 
 
@@ -136,7 +154,7 @@ def test_a_new_key_takes_over_only_with_its_certificate(enrolled, authority, nam
     assert asked["key_created"]
     assert {name: (enrolled / name).read_bytes() for name in before} == before
     changed = enrol.install(str(enrolled), authority.sign_csr(asked["csr"], Profile.DEVICE, names), ca_pem)
-    assert changed == {"changed": ["device.key", "device.crt"]}
+    assert changed["changed"] == ["device.key", "device.crt"]
     assert sorted(snapshot(enrolled)) == ["ca.crt", "device.crt", "device.key"]
     assert snapshot(enrolled)["device.key"] != before["device.key"]
     assert mode(enrolled / "device.key") == 0o600
@@ -220,4 +238,4 @@ def test_a_write_that_fails_midway_leaves_the_old_certificate(enrolled, authorit
     )
     assert done.stdout == "the disk is full; the old certificate stays\n", done.stderr
     assert snapshot(enrolled) == before
-    assert enrol.install(str(enrolled), fresh, ca_pem) == {"changed": ["device.crt"]}
+    assert enrol.install(str(enrolled), fresh, ca_pem) ["changed"] == ["device.crt"]

@@ -1,13 +1,20 @@
 """Both halves together: the controller's decisions against a device in this process."""
 
 import datetime as dt
+import os
+import socket
+import subprocess
 
 import pytest
+from tests.unit.identity.test_keys import STAND_IN
 
 from hedgerow.errors import RefusedError
 from hedgerow.identity import certificates, enrol, issued
 from hedgerow.identity.ca import FleetCA
+from hedgerow.identity.enrolment import Wishes
 from hedgerow.identity.enrolment import enrol as enrol_device
+from hedgerow.identity.holders import Holders, anchor_of
+from hedgerow.identity.keys_device import otp
 from hedgerow.identity.profiles import DeviceNames, Profile
 
 
@@ -142,3 +149,187 @@ def test_a_device_with_another_serial_gets_no_certificate(run, tmp_path):
             Impostor(), ca, Profile.DEVICE, names, directory=str(tmp_path / "identity"), now=dt.datetime.now(dt.UTC)
         )
     assert not (tmp_path / "identity" / "device.crt").exists()
+
+
+# -- one board, one key ----------------------------------------------------
+
+OTHER = DeviceNames("meadow", "orchard", "pi-orchard-2", "10000000a1b2c3d5")
+
+
+@pytest.fixture
+def fleet(tmp_path, authority, now):
+    """Visits boards in folders of their own, with one history for all; returns (outcome, visits)."""
+    holders = Holders(authority.folder)
+
+    def visit(names, card, *, after=0, strict=False, **options):
+        device = Device()
+        outcome = enrol_device(
+            device,
+            authority,
+            Profile.DEVICE,
+            names,
+            directory=str(tmp_path / card),
+            now=now + dt.timedelta(days=after),
+            holders=holders,
+            wishes=Wishes(strict=strict),
+            **options,
+        )
+        return outcome, device.visits
+
+    visit.holders = holders
+    return visit
+
+
+def test_a_visit_that_finds_what_it_left_writes_nothing(fleet, names):
+    fleet(names, "card")
+    before = fleet.holders.lines()
+    assert [type(line).__name__ for line in before] == ["Seen"]
+    outcome, visits = fleet(names, "card", after=1)
+    assert (outcome.changed, visits) == (False, ["status"])
+    assert fleet.holders.lines() == before
+
+
+def test_a_fleet_that_was_enrolled_before_is_taken_down_once(fleet, run, names, tmp_path):
+    run()
+    fleet(names, "identity")
+    fleet(names, "identity")
+    assert len(fleet.holders.lines()) == 1
+
+
+def test_a_request_of_another_visit_is_refused(tmp_path, authority, names, now):
+    class Replay(Device):
+        """Answers with the request that it made the first time."""
+
+        kept = None
+
+        def __call__(self, function, **arguments):
+            answer = super().__call__(function, **arguments)
+            if function == "request":
+                Replay.kept = Replay.kept or answer
+                return Replay.kept
+            return answer
+
+    for attempt in range(2):
+        arguments = (Replay(), authority, Profile.DEVICE, names)
+        if attempt == 0:
+            enrol_device(*arguments, directory=str(tmp_path / "identity"), now=now)
+        else:
+            with pytest.raises(RefusedError, match="was not made for this visit"):
+                enrol_device(*arguments, directory=str(tmp_path / "identity"), now=now, force=True)
+    assert len(list(issued.read(authority.log))) == 1
+
+
+def test_two_boards_with_one_serial_are_found_out_and_refused(fleet, names):
+    fleet(names, "first")
+    fleet(names, "second", after=1)
+    with pytest.raises(RefusedError, match="two boards with serial") as caught:
+        fleet(names, "first", after=2, force=True)
+    assert f"hedgerow ca settle {names.serial}" in caught.value.next_step
+    assert [type(line).__name__ for line in fleet.holders.lines()] == ["Seen", "Seen", "Conflict"]
+    # Until somebody has looked, whatever is asked for.
+    with pytest.raises(RefusedError):
+        fleet(names, "first", after=3, new_key=True)
+
+
+def test_check_mode_says_it_and_writes_nothing(fleet, names):
+    fleet(names, "first")
+    fleet(names, "second", after=1)
+    before = fleet.holders.lines()
+    with pytest.raises(RefusedError):
+        fleet(names, "first", after=2, check=True)
+    assert fleet.holders.lines() == before
+
+
+def test_what_was_settled_begins_anew(fleet, names, now):
+    fleet(names, "first")
+    fleet(names, "second", after=1)
+    fleet.holders.settle(names.host, names.serial, reason="the second is a lab board", by="jane", now=now)
+    fleet(names, "first", after=2, force=True)
+    fleet(names, "second", after=3, force=True)
+    with pytest.raises(RefusedError):
+        fleet(names, "first", after=4, force=True)
+
+
+def test_strict_refuses_another_key_while_the_last_one_lives(fleet, names, tmp_path):
+    fleet(names, "first")
+    enrol.request(str(tmp_path / "second"), names.serial)
+    with pytest.raises(RefusedError, match="another key than on"):
+        fleet(names, "second", after=1, strict=True)
+    assert fleet(names, "second", after=31, strict=True)[0].changed
+
+
+def test_strict_lets_a_key_pass_that_a_gateway_certified(fleet, names, authority, tmp_path, now):
+    """The device renewed with another key at its gateway, and no visit saw it."""
+    fleet(names, "card", strict=True)
+    folder = str(tmp_path / "card")
+    request = enrol.request(folder, names.serial, new_key=True)["csr"]
+    fresh = authority.sign_csr(request, Profile.DEVICE, names, now=now)
+    enrol.install(folder, fresh, authority.anchors, layout="generations")
+    assert not fleet(names, "card", after=1, strict=True)[0].changed
+
+
+def test_strict_lets_a_key_pass_that_was_asked_for(fleet, names):
+    fleet(names, "card", strict=True)
+    assert fleet(names, "card", after=1, strict=True, new_key=True)[0].key_created
+    assert not fleet(names, "card", after=2, strict=True)[0].changed
+
+
+def test_a_copied_card_gets_a_key_of_its_own(fleet, names, tmp_path):
+    """One image for two boards, made after the first was enrolled: both would open each other's lines."""
+    fleet(names, "card")
+    subprocess.run(["cp", "-a", tmp_path / "card", tmp_path / "copy"], check=True)
+    outcome, _ = fleet(OTHER, "copy", after=1)
+    assert outcome.key_created
+    assert "its key is the one of pi-orchard-1" in outcome.warnings[0]
+    keys = {(tmp_path / card / "device.key").read_bytes() for card in ("card", "copy")}
+    assert len(keys) == 2
+    assert not fleet(OTHER, "copy", after=2)[0].changed
+    assert not fleet(names, "card", after=2)[0].changed
+
+
+def test_a_new_pair_is_tried_with_its_peer_first(fleet, names, tmp_path, authority, now):
+    fleet(names, "card")
+    before = (tmp_path / "card" / "device.crt").read_bytes()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    peer = {"host": "127.0.0.1", "port": port, "name": "gw-orchard.orchard.meadow", "path": "/identity/time"}
+    with pytest.raises(enrol.EnrolError, match="the old one stays"):
+        enrol_device(
+            Device(), authority, Profile.DEVICE, names, directory=str(tmp_path / "card"), now=now, force=True,
+            wishes=Wishes(peer=peer),
+        )  # fmt: skip
+    assert (tmp_path / "card" / "device.crt").read_bytes() == before
+
+
+def test_another_layout_alone_is_a_change_without_a_certificate(fleet, names, authority, tmp_path, now):
+    fleet(names, "card")
+    arguments = {"directory": str(tmp_path / "card"), "now": now, "wishes": Wishes(layout="generations")}
+    outcome = enrol_device(Device(), authority, Profile.DEVICE, names, **arguments)
+    assert (outcome.reason, outcome.files) == (None, ["current"])
+    assert not enrol_device(Device(), authority, Profile.DEVICE, names, **arguments).files
+    back = arguments | {"wishes": Wishes(layout="files")}
+    assert not enrol_device(Device(), authority, Profile.DEVICE, names, **back).files
+    assert len(list(issued.read(authority.log))) == 1
+
+
+def test_a_board_that_has_once_vouched_does_so_for_ever(fleet, names, authority, tmp_path, now, monkeypatch):  # noqa: PLR0917
+    monkeypatch.setenv("PATH", f"{STAND_IN}:{os.environ['PATH']}")
+    monkeypatch.setenv("EMULATED_HARDWARE", str(tmp_path / "board-1"))
+    otp.burn(names.serial, otp.confirmation(names.serial))
+
+    def visit(key, days):
+        return enrol_device(
+            Device(), authority, Profile.DEVICE, names, directory=str(tmp_path / "card"),
+            now=now + dt.timedelta(days=days), force=True, holders=fleet.holders, wishes=Wishes(key=key),
+        )  # fmt: skip
+
+    visit("otp", 0)
+    assert anchor_of(fleet.holders.lines(), names.serial) is not None
+    visit("otp", 1)
+    with pytest.raises(RefusedError, match="does not vouch"):
+        visit("file", 2)
+    # The card in another board, which has a key of its own as well.
+    monkeypatch.setenv("EMULATED_HARDWARE", str(tmp_path / "board-2"))
+    otp.burn(names.serial, otp.confirmation(names.serial))
+    with pytest.raises(RefusedError, match="does not vouch"):
+        visit("otp", 3)

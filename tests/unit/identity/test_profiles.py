@@ -92,3 +92,32 @@ def test_names_that_no_certificate_can_carry_are_refused(change):
 def test_client_names_that_read_as_something_else_are_refused(name):
     with pytest.raises(UsageError):
         check_client_name(name)
+
+
+def issuer(unit, name):
+    return ((("organizationName", "meadow"),), (("organizationalUnitName", unit),), (("commonName", name),))
+
+
+@pytest.mark.parametrize(
+    "unit,name,profile,site,known",
+    [
+        ("site-ca", "orchard", "device", "orchard", True),
+        ("site-ca", "orchard", "gateway", "orchard", True),
+        ("site-ca", "orchard", "device", "barn", False),
+        ("site-ca", "orchard", "operator", None, False),
+        ("site-ca", "orchard", "client", None, False),
+        ("fleet-ca", "meadow", "operator", None, True),
+        ("fleet-ca", "meadow", "device", "barn", True),
+    ],
+)
+def test_a_sites_ca_is_believed_for_its_own_machines_alone(*, unit, name, profile, site, known):
+    """X.509's constraints hold it to the site's DNS names; that it names no operator, only this does."""
+    sans = () if site is None else (("DNS", f"pi-1.{site}.meadow"),)
+    found = peer(certificate(units=(profile,), sans=sans) | {"issuer": issuer(unit, name)})
+    assert (found is not None) == known
+
+
+def test_a_site_cas_second_name_does_not_help_it():
+    twice = (*issuer("site-ca", "orchard"), (("commonName", "barn"),))
+    found = certificate(units=("device",), sans=[("DNS", "pi-1.barn.meadow")]) | {"issuer": twice}
+    assert peer(found) is None

@@ -103,6 +103,22 @@ def test_the_key_is_overwritten_before_it_is_removed(device: Device, monkeypatch
     assert len(content) == len(b"secret")
 
 
+def test_every_key_is_overwritten_wherever_it_lies(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the layout of generations the name is a link; a new key may wait for its certificate beside it."""
+    folder = wipe.KEY.parent
+    (folder / "generations/3").mkdir(parents=True)
+    keys = [folder / "generations/3/device.key", folder / "device.key.new"]
+    for key in keys:
+        key.write_text("secret")
+    wipe.KEY.unlink()
+    wipe.KEY.symlink_to("generations/3/device.key")
+    seen: dict[Path, bytes] = {}
+    monkeypatch.setattr(wipe, "_delete", lambda _: seen.update({key: key.read_bytes() for key in keys if key.exists()}))
+    wipe.wipe("hedgerow-admin")
+    assert set(seen) == set(keys)
+    assert b"secret" not in seen.values()
+
+
 def test_a_second_run_changes_nothing(device: Device) -> None:
     wipe.wipe("hedgerow-admin")
     again = wipe.wipe("hedgerow-admin")

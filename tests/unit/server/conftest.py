@@ -24,6 +24,7 @@ def module(name: str, path: Path) -> ModuleType:
 
 
 module("server_support", HERE / "support.py")
+module("tls_support", HERE / "tls_support.py")
 module("server_asking", HERE / "asking.py")
 module("hailo_double", HERE / "hailo_double.py")
 module("otlp_receiver", HERE / "otlp_receiver.py")

@@ -1,18 +1,16 @@
 """Private keys: made, found by their URI, and opened when something must be signed.
 
-- A file is PKCS#8 under a passphrase, mode 0600. The passphrase comes from a file or a person, never from an argument
-  or the environment, which every process of the same user can read.
+- A file is PKCS#8 under a passphrase (``hedgerow.passphrases``), mode 0600.
 - PKCS#11 and key management services are securesystemslib's signers; a token's PIN is asked for as a passphrase is.
 - A key whose private part is not here is no error until its signature is missed: root's should be elsewhere.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import parse_qsl, urlparse
+from urllib.parse import urlparse
 
 import msgspec
 from cryptography.hazmat.primitives import serialization
@@ -22,66 +20,17 @@ from securesystemslib.signer import CryptoSigner, HSMSigner, Key, Signer, SSlibK
 from tuf.api.exceptions import UnsignedMetadataError
 from tuf.api.metadata import Metadata
 
-from hedgerow import atomic, secretfile
+from hedgerow import atomic, tokens
 from hedgerow.errors import MachineError, UsageError
+from hedgerow.passphrases import Passphrases as Passphrases  # noqa: PLC0414 - a stage's users ask for it here
+from hedgerow.passphrases import read_passphrase as read_passphrase  # noqa: PLC0414 - same
 from hedgerow.registry.authority.settings import KEYS, KeyEntry, Settings
 
 FILE_SCHEME: Final = "pem"
 OWNER_FIELD: Final = "x-hedgerow-owner"
-_HSM_SCHEME = HSMSigner.SCHEME
-_PKCS11_VARIABLE = "PYKCS11LIB"
 _KEY_MODE = 0o600
 # PKCS#8 stretches a passphrase little (PBKDF2); a short one would be found by trying.
 _MIN_PASSPHRASE = 12
-
-
-class Passphrases:
-    """Where passphrases and PINs come from: a file for one key, a file for all, a person.
-
-    ``files`` maps a key's name to a file, ``None`` meaning every other key. ``ask`` gets the text of a question.
-    """
-
-    def __init__(self, files: Mapping[str | None, Path] | None = None, ask: Callable[[str], str] | None = None) -> None:
-        self._files = dict(files or {})
-        self._ask = ask
-        self._known: dict[str, str] = {}
-
-    def of(self, name: str, entry_file: Path | None = None) -> str:
-        """The passphrase of the key ``name``.
-
-        Raises:
-            UsageError: there is neither a file nor a person, or everybody may read the file.
-        """
-        if name not in self._known:
-            self._known[name] = self._find(name, self._files.get(name) or entry_file or self._files.get(None))
-        return self._known[name]
-
-    def _find(self, name: str, path: Path | None) -> str:
-        if path is not None:
-            return read_passphrase(path)
-        if self._ask is None:
-            raise UsageError(
-                f"the key {name} needs its passphrase",
-                next_step=f"--passphrase-file {name}=FILE, or run it at a terminal",
-            )
-        return self._ask(f"passphrase or PIN of the key {name}")
-
-
-def read_passphrase(path: Path) -> str:
-    """The first line of a file that others may not read.
-
-    Raises:
-        UsageError: it is missing, public or empty.
-    """
-    try:
-        with path.open("rb") as file:
-            secretfile.refuse_public(file, path)
-            text = file.readline().decode().rstrip("\r\n")
-    except FileNotFoundError as error:
-        raise UsageError("there is no file with the passphrase", where=str(path)) from error
-    if not text:
-        raise UsageError("the file with the passphrase is empty", where=str(path))
-    return text
 
 
 class Keyring:
@@ -166,7 +115,7 @@ def open_uri(
         if signer.public_key.keyval != public.keyval:
             raise UsageError("the private key is not the one that was asked for", where=str(path))
         return CryptoSigner(signer._private_key, public if isinstance(public, SSlibKey) else None)  # noqa: SLF001 - it has no public door
-    if scheme == _HSM_SCHEME and not _token_is_here(uri, pkcs11_module):
+    if scheme == tokens.SCHEME and not tokens.is_here(uri, pkcs11_module):
         return None
     try:
         return Signer.from_priv_key_uri(uri, public, lambda _: secret())
@@ -207,7 +156,7 @@ def from_token(uri: str, owned_by: str, secret: Callable[[], str], *, pkcs11_mod
         UsageError: no such token or key.
         MachineError: the token's library is missing.
     """
-    if _name_module(pkcs11_module) is None:
+    if tokens.name_module(pkcs11_module) is None:
         raise MachineError(
             "the token's PKCS#11 library is not here",
             where=pkcs11_module or "pkcs11_module in authority.yml is not set",
@@ -215,7 +164,7 @@ def from_token(uri: str, owned_by: str, secret: Callable[[], str], *, pkcs11_mod
         )
     number = urlparse(uri).path
     try:
-        found, key = HSMSigner.import_(int(number) if number else None, _label(uri), lambda _: secret())
+        found, key = HSMSigner.import_(int(number) if number else None, tokens.label(uri), lambda _: secret())
     except ValueError as error:
         raise UsageError(f"the token does not give the key: {error}", where=uri) from error
     return _entry(found, owned_by, key)
@@ -264,25 +213,3 @@ def _load(path: Path, passphrase: str) -> CryptoSigner:
         return CryptoSigner(serialization.load_pem_private_key(path.read_bytes(), passphrase.encode()))
     except (ValueError, TypeError) as error:
         raise UsageError("the passphrase is wrong, or the key is damaged", where=str(path)) from error
-
-
-def _name_module(pkcs11_module: str | None) -> Path | None:
-    """Tell securesystemslib which library speaks to the token (it reads the environment alone); None: not here."""
-    if pkcs11_module is not None:
-        os.environ[_PKCS11_VARIABLE] = pkcs11_module
-    module = os.environ.get(_PKCS11_VARIABLE)
-    return Path(module) if module is not None and Path(module).exists() else None
-
-
-def _token_is_here(uri: str, pkcs11_module: str | None) -> bool:
-    module = _name_module(pkcs11_module)
-    if module is None:
-        return False
-    import pkcs11  # here: a library that only tokens need
-
-    label = _label(uri)
-    return any(label is None or token.label == label for token in pkcs11.lib(str(module)).get_tokens())
-
-
-def _label(uri: str) -> str | None:
-    return dict(parse_qsl(urlparse(uri).query)).get("label")

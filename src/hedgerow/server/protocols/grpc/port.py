@@ -1,11 +1,14 @@
 """A port that speaks gRPC: bound, perhaps with mutual TLS, started and stopped with the process.
 
 gRPC has its own TLS. What Python's binding of it cannot be told is made good here, call by call: TLS below 1.3 is
-turned away, and a certificate that has ended meanwhile, so that no resumed session outlives it.
+turned away, and a certificate that has ended or was revoked meanwhile, so that neither a resumed session nor one that
+stands outlives it. A call that runs for a certificate when it is revoked is cancelled; the connection, which the
+binding does not show, can then do nothing and is closed once it has been idle for ``_IDLE_MS``.
 """
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,12 +16,14 @@ import grpc
 
 from hedgerow.errors import MachineError
 from hedgerow.server.access import allowed
+from hedgerow.server.admission import chain_of
 from hedgerow.server.config import Address
 from hedgerow.server.protocols.grpc.service import Service
 from hedgerow.server.sockets import listen
 from hedgerow.server.tls import peer_of
 
 if TYPE_CHECKING:
+    from hedgerow.server.admission import Admission
     from hedgerow.server.config import Limits
     from hedgerow.server.dataplane import DataPlane
     from hedgerow.server.tls import Files, ServerTls
@@ -31,6 +36,8 @@ _HANDSHAKE_MS: Final = 20_000
 # A stream to a caller that vanished without a word ends after both.
 _KEEPALIVE_MS: Final = 30_000
 _KEEPALIVE_ANSWER_MS: Final = 10_000
+# Only where certificates can be revoked: a caller that is let in opens another connection when it has a call.
+_IDLE_MS: Final = 45_000
 _TLS: Final = b"TLSv1.3"
 
 
@@ -57,6 +64,7 @@ class GrpcPort:
                 ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
                 ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
                 ("grpc.keepalive_timeout_ms", _KEEPALIVE_ANSWER_MS),
+                *([] if tls is None or tls.admission is None else [("grpc.max_connection_idle_ms", _IDLE_MS)]),
             ],
         )
         self._service = Service(plane, limits, guard=None if guard is None else guard.check)
@@ -86,11 +94,12 @@ class GrpcPort:
 
 
 class Guard:
-    """Ends calls of those whose certificate does not allow them."""
+    """Ends calls of those whose certificate does not allow them, or was revoked."""
 
-    def __init__(self, *, fleet: str, site: str) -> None:
+    def __init__(self, *, fleet: str, site: str, admission: Admission | None = None) -> None:
         self._fleet = fleet
         self._site = site
+        self._admission = admission
 
     async def check(self, context: Context, path: str) -> None:
         """Let the call go on if its caller may call what REST has at ``path``."""
@@ -105,6 +114,12 @@ class Guard:
         if not allowed(found, path, fleet=self._fleet, site=self._site):
             who = "no certificate of this fleet" if found is None else f"profile {found.profile.value}"
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, f"{who} may not call {path}")
+        call, admission = asyncio.current_task(), self._admission
+        if admission is not None and call is not None:
+            end = call.cancel
+            if not admission.enter(chain_of((pem, *shown.get("x509_pem_cert_chain", ()))), end):
+                await context.abort(grpc.StatusCode.UNAUTHENTICATED, "the certificate was revoked")
+            call.add_done_callback(lambda _: admission.leave(end))
 
 
 def _credentials(tls: ServerTls) -> grpc.ServerCredentials:
