@@ -238,4 +238,4 @@ def test_a_write_that_fails_midway_leaves_the_old_certificate(enrolled, authorit
     )
     assert done.stdout == "the disk is full; the old certificate stays\n", done.stderr
     assert snapshot(enrolled) == before
-    assert enrol.install(str(enrolled), fresh, ca_pem) ["changed"] == ["device.crt"]
+    assert enrol.install(str(enrolled), fresh, ca_pem)["changed"] == ["device.crt"]
