@@ -105,8 +105,6 @@ def figures(proof: Proof) -> None:
         one = handshake[kind]
         cpu, median, p95 = one["server_cpu_ms"], one["median_ms"], one["p95_ms"]
         said = f"{cpu:.2f} ms CPU of the server, {median:.2f} ms (p95 {p95:.2f} ms)"
-            f"{one['server_cpu_ms']:.2f} ms CPU of the server, {one['median_ms']:.2f} ms (p95 {one['p95_ms']:.2f} ms)"
-        )
         proof.note(f"mutual-TLS handshake: {kind}", said)
 
 
