@@ -185,21 +185,19 @@ def serve(device: Device, *, port: int = PORT) -> None:
     board = Board()
     credentials = Path(os.environ.get("CREDENTIALS_DIRECTORY", IDENTITY))
 
-    def stop(*_: Any) -> None:
-        # Not an Event that the main thread waits for: its lock may be held by the very wait that is interrupted.
-        raise SystemExit(0)
-
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
+    # A pipe, which keeps what comes before somebody waits: pause() would miss it. Nor an Event: its lock may be held by
+    # the very wait that is interrupted.
+    asked_to_end, wakeup = os.pipe()
+    os.set_blocking(wakeup, False)
+    signal.set_wakeup_fd(wakeup)
+    for each in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(each, lambda *_: None)
     with listen(device, credentials=credentials, board=board, port=port) as server:
         threading.Thread(target=server.serve_forever, name="serve", daemon=True).start()
         threading.Thread(target=_keep_asking, args=(board,), name="hat", daemon=True).start()
         notify("READY=1")
-        try:
-            while True:
-                signal.pause()
-        finally:
-            server.shutdown()
+        os.read(asked_to_end, 1)
+        server.shutdown()
 
 
 def _keep_asking(board: Board) -> None:
