@@ -314,9 +314,11 @@ def test_a_unit_without_either_is_found() -> None:
 def test_units_name_the_profile_that_is_theirs(root: Path, roles: list[Any]) -> None:
     """`AppArmorProfile=` stands in the unit or its drop-in, never with the minus that lets it start unconfined."""
     named = {}
-    for path in (root / "roles").glob("*/templates/etc/systemd/system/**/*.j2"):
+    written = (root / "roles").glob("*/templates/etc/systemd/system/**/*.j2")
+    for path in (*written, *(root / "files/systemd").glob("*.service")):
         for profile in re.findall(r"(?m)^AppArmorProfile=(.+)$", path.read_text()):
-            unit = path.parent.name.removesuffix(".d") if path.parent.name.endswith(".d") else path.stem
+            own = path.parent if path.parent.name.endswith(".d") else path
+            unit = own.name.removesuffix(".d").removesuffix(".j2")
             named[profile] = unit
     assert named == {profile: unit for profile, unit in UNITS.items() if unit is not None}
 

@@ -34,7 +34,7 @@ def holders(*, path: Path, as_json: bool) -> None:
         fields = msgspec.to_builtins(line)
         said = f"key {line.key_sha256[:16]}" if isinstance(line, Seen) else fields.get("what") or fields.get("reason")
         rows.append((line.time, line.host, line.serial, fields["event"], said or ""))
-    print_table(("time", "host", "serial", "event", "what"), rows)
+    print_table("Keys that boards were seen with", ("time", "host", "serial", "event", "what"), rows)
 
 
 @click.command("settle")

@@ -165,7 +165,7 @@ def issuing_list(*, path: Path, as_json: bool) -> None:
     """List the issuing CAs of every root that peers trust: in use, replaced, and with keys elsewhere."""
     folder = fleet_of(path).ca
     gone = Admission(folder).revoked_certificates()
-    rows = []
+    rows: list[dict[str, Any]] = []
     for each in generations.trusted(folder):
         home = generations.home(folder, each.number)
         used = set(making.in_use(home).values())

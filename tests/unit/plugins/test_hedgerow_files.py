@@ -61,7 +61,7 @@ def task(tmp_path: Path, **more: Any) -> dict[str, Any]:
         "vars": {"port": 8443, "folder": str(tmp_path / "etc")},
         "hedgerow_files": {
             "files": [
-                {"template": "etc/x.conf.j2", "dest": "{{ folder }}/x.conf", "mode": "0600", **who},
+                {"template": "etc/x.conf.j2", "dest": "{{ folder }}/x.conf", "mode": "0640", **who},
                 {"file": "raw.bin", "dest": "{{ folder }}/raw", **who},
                 {"content": "never\n", "dest": "{{ folder }}/never", "when": "{{ port == 1 }}", **who},
             ]

@@ -9,6 +9,7 @@ binding does not show, can then do nothing and is closed once it has been idle f
 from __future__ import annotations
 
 import asyncio
+import weakref
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
@@ -67,7 +68,9 @@ class GrpcPort:
                 *([] if tls is None or tls.admission is None else [("grpc.max_connection_idle_ms", _IDLE_MS)]),
             ],
         )
-        self._service = Service(plane, limits, guard=None if guard is None else guard.check)
+        self._service = (
+            Service(plane, limits) if guard is None else Service(plane, limits, guard=guard.check, ended=guard.ended)
+        )
         self._server.add_generic_rpc_handlers((self._service.handler(),))
         self.port = self._bind(address, tls)
 
@@ -100,6 +103,11 @@ class Guard:
         self._fleet = fleet
         self._site = site
         self._admission = admission
+        self._ended: weakref.WeakSet[asyncio.Task[Any]] = weakref.WeakSet()
+
+    def ended(self) -> bool:
+        """Whether the call that asks was cancelled because its certificate was revoked."""
+        return asyncio.current_task() in self._ended
 
     async def check(self, context: Context, path: str) -> None:
         """Let the call go on if its caller may call what REST has at ``path``."""
@@ -116,7 +124,11 @@ class Guard:
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, f"{who} may not call {path}")
         call, admission = asyncio.current_task(), self._admission
         if admission is not None and call is not None:
-            end = call.cancel
+
+            def end() -> None:
+                self._ended.add(call)
+                call.cancel()
+
             if not admission.enter(chain_of((pem, *shown.get("x509_pem_cert_chain", ()))), end):
                 await context.abort(grpc.StatusCode.UNAUTHENTICATED, "the certificate was revoked")
             call.add_done_callback(lambda _: admission.leave(end))

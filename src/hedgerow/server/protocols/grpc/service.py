@@ -5,6 +5,7 @@ A call asks for the rights that its REST twin asks for (``access``), so there is
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -54,14 +55,23 @@ TWINS: Final = {
 
 
 class Service:
-    """The calls. ``guard`` ends a call whose caller may not call that path; None where anyone may."""
+    """The calls. ``guard`` ends a call whose caller may not call that path; None where anyone may.
+
+    ``ended``: whether it was the guard who cancelled this call, later.
+    """
 
     def __init__(
-        self, plane: DataPlane, limits: Limits, *, guard: Callable[[Context, str], Awaitable[None]] | None = None
+        self,
+        plane: DataPlane,
+        limits: Limits,
+        *,
+        guard: Callable[[Context, str], Awaitable[None]] | None = None,
+        ended: Callable[[], bool] = lambda: False,
     ) -> None:
         self._plane = plane
         self._inference = Inference(plane, limits)
         self._guard = guard
+        self._ended = ended
         self._streams: set[InferStream] = set()
         self._stopping = False
 
@@ -89,7 +99,7 @@ class Service:
         handlers = {name: self._unary(name, call) for name, call in calls.items()}
         # Messages are parsed by us: what cannot be is the caller's fault, and no unexpected exception.
         handlers["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(
-            self._stream, response_serializer=messages.ModelStreamInferResponse.SerializeToString
+            self._told(self._stream), response_serializer=messages.ModelStreamInferResponse.SerializeToString
         )
         return grpc.method_handlers_generic_handler(NAME, handlers)
 
@@ -112,7 +122,22 @@ class Service:
             return await context.abort(status.code_of(failure), status.details_of(failure), status.trailers_of(failure))
 
         written = getattr(messages, f"{name}Response").SerializeToString
-        return grpc.unary_unary_rpc_method_handler(guarded, response_serializer=written)
+        return grpc.unary_unary_rpc_method_handler(self._told(guarded), response_serializer=written)
+
+    def _told(self, call: Callable[[Any, Context], Awaitable[Any]]) -> Callable[[Any, Context], Awaitable[Any]]:
+        """``call``; one that the guard cancelled is told why. To a call cancelled by itself gRPC sends no answer."""
+
+        async def told(request: Any, context: Context) -> Any:
+            try:
+                return await call(request, context)
+            except asyncio.CancelledError:
+                task = asyncio.current_task()
+                if task is None or not self._ended():
+                    raise
+                task.uncancel()
+                await context.abort(grpc.StatusCode.UNAUTHENTICATED, "the certificate was revoked")
+
+        return told
 
     async def _check(self, context: Context, name: str, caller: Caller) -> None:
         if self._guard is not None:
