@@ -35,6 +35,7 @@ WAIVERS = {
     "hedgerow-storage-probe.service": "reads one block of the root disk, and its sandbox leaves it nothing else",
     "mender-client.service": "stays off (role mender_client); the program has hedgerow-mender by its path",
     "nftables.service": "Debian's one-shot that loads a file at boot and ends",
+    "ssh.service": "Debian's own: it starts whatever whoever logs in may run, and hedgerow-viewer's command is ours",
     "systemd-journald.service": "systemd's own, in systemd's sandbox; it reads what every process may send",
     "systemd-time-wait-sync.service": "systemd's own; waits for a flag file at boot and ends",
     "systemd-timesyncd.service": "systemd's own, in systemd's sandbox, as a user of its own",
