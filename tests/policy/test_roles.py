@@ -46,11 +46,22 @@ def specs(role: Any) -> list[str]:
         if key in role.defaults and option.get("default") != role.defaults[key]
     ]
     found += [
+        f"{role.name}: default of {key} is none of its choices, which Ansible refuses when the role runs"
+        for key, option in role.options.items()
+        if "choices" in option and "default" in option and not _is_template(option["default"])
+        for value in (option["default"] if option.get("type") == "list" else [option["default"]])
+        if value not in option["choices"]
+    ]
+    found += [
         f"{role.name}: {key} has no description"
         for key, option in role.options.items()
         if not option.get("description")
     ]
     return found
+
+
+def _is_template(value: Any) -> bool:
+    return isinstance(value, str) and "{{" in value
 
 
 def names(role: Any) -> list[str]:
@@ -162,6 +173,7 @@ def test_a_good_role_passes_all(make_role: Any) -> None:
         (specs, {"defaults": {"x_a": 1, "x_b": 2}}, "x_b is in defaults alone"),
         (specs, {"defaults": {}}, "x_a is in argument_specs alone"),
         (specs, {"defaults": {"x_a": 2}}, "x_a is 2 in defaults, 1 in argument_specs"),
+        (specs, {"options": {"x_a": {"default": None, "choices": ["a"]}}, "defaults": {"x_a": None}}, "none of its"),
         (specs, {"options": {"x_a": {"default": 1}}}, "no description"),
         (names, {"defaults": {"a": 1}}, "lacks the prefix"),
         (names, {"vars": {"x_b": 1}}, "lacks the prefix _x_"),
