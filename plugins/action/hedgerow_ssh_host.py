@@ -57,7 +57,7 @@ class ActionModule(ActionBase):
             outcome = hosts.certify(
                 functools.partial(self._call, variables),
                 SshAuthority.open(fleet_dir, by=lease.whoami()),
-                _host(variables["inventory_hostname"], args),
+                _host(str(variables["inventory_hostname"]), args),
                 known=first_contact.KnownHosts(fleet_dir / "ssh" / "known_hosts"),
                 now=dt.datetime.now(dt.UTC).replace(microsecond=0),
                 days=None if args.get("days") is None else int(args["days"]),
