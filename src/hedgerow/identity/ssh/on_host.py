@@ -67,8 +67,8 @@ def sudoers(commands: Iterable[Mapping[str, Any]]) -> str:
 
 
 def targets(hostvars: Mapping[str, Any], names: Iterable[str]) -> list[tuple[str, int]]:
-    """Address and port of sshd on each of ``names``, from Ansible's variables."""
-    return [(str(hostvars[name]["ansible_host"]), int(hostvars[name].get("ansible_port", 22))) for name in names]
+    """Address and port of sshd on each of ``names``, from Ansible's variables, in one order whatever theirs is."""
+    return sorted((str(hostvars[name]["ansible_host"]), int(hostvars[name].get("ansible_port", 22))) for name in names)
 
 
 def _target(address: str, port: int) -> str:

@@ -215,3 +215,9 @@ def test_the_guide_names_the_variables_that_the_role_asks_for() -> None:
     certificate = "/etc/ssh/hedgerow/ssh_host_ed25519_key-cert.pub"
     assert {key: block[key] for key in wanted} == wanted | {"hardening_ssh_host_certificate": certificate}
     assert block["ssh_access_enabled"] is True
+
+
+def test_where_a_gateway_may_connect_to_has_one_order() -> None:
+    hosts = {"a": {"ansible_host": "192.0.2.7"}, "b": {"ansible_host": "192.0.2.3", "ansible_port": "2222"}}
+    assert on_host.targets(hosts, ["a", "b"]) == on_host.targets(hosts, ["b", "a"])
+    assert on_host.targets(hosts, ["a", "b"])[0] == ("192.0.2.3", 2222)
