@@ -7,7 +7,8 @@
 A role's scenario is called for by its role, its scenario and its host tests. What all roles stand on (plugins, the
 pure functions, what is sent to hosts, the emulator, the shared hosts, the locks) calls for every scenario, and so does
 a clone whose history holds no other commit to compare with: running too much costs minutes, running too little hides
-a fault.
+a fault. A role that is off unless an inventory asks for it runs when it changes itself, and nightly: no host of the
+other scenarios has it.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 _OF_A_ROLE = re.compile(r"(?:roles|molecule)/(?P<folder>[a-z_]+)/|tests/host/test_(?P<test>[a-z_]+)\.py$")
+OFF_BY_DEFAULT = frozenset({"ssh_access"})
 # Besides what `_OF_A_ROLE` names, only these concern no scenario.
 _ELSEWHERE = re.compile(
     r"(?:docs|bench|deploy|inventory/example|playbooks|tests/(?:unit|policy|faults|fleet|conformance|vm))/|[^/]+\.md$"
@@ -42,7 +44,7 @@ def called_for(paths: list[str], known: list[str]) -> list[str]:
         elif match is not None and path.startswith("molecule/") and match["folder"] != "default":
             continue  # another scenario with hosts of its own
         elif not _ELSEWHERE.match(path):
-            return known
+            found.update(set(known) - OFF_BY_DEFAULT)
     return sorted(found)
 
 
@@ -68,7 +70,11 @@ def main() -> None:
     arguments = parser.parse_args()
     known = roles()
     paths = None if arguments.all else changed_since(arguments.since)
-    print("\n".join(known if paths is None else called_for(paths, known)))
+    if paths is not None:
+        known = called_for(paths, known)
+    elif not arguments.all:
+        known = [role for role in known if role not in OFF_BY_DEFAULT]
+    print("\n".join(known))
 
 
 if __name__ == "__main__":
