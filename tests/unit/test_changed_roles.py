@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,27 @@ def test_several_paths_add_up(tool: Any) -> None:
 def test_every_role_has_a_scenario(tool: Any) -> None:
     folders = {folder.name for folder in (Path(__file__).parents[2] / "roles").iterdir() if folder.is_dir()}
     assert set(tool.roles()) == folders
+
+
+@pytest.mark.parametrize("turn,taken", [(0, ["base", "hat"]), (1, ["hat", "os_pinning"]), (5, ["base", "os_pinning"])])
+def test_turns_come_round(tool: Any, turn: int, taken: list[str]) -> None:
+    assert tool.taking_turns(KNOWN, 2, turn) == taken
+
+
+def test_no_turns_are_taken_among_few(tool: Any) -> None:
+    assert tool.taking_turns(KNOWN, 3, 7) == KNOWN
+    assert tool.taking_turns([], 2, 7) == []
+
+
+def test_those_left_out_are_named(tool: Any, clone: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(tool, "roles", lambda: KNOWN)
+    monkeypatch.setattr(sys, "argv", ["changed_roles.py", "--at-most", "2"])
+    tool.main()
+    told = capsys.readouterr()
+    taken = told.out.split()
+    assert len(taken) == 2
+    (left,) = set(KNOWN) - set(taken)
+    assert told.err.rstrip().endswith(f": {left}")
 
 
 @pytest.fixture
