@@ -6,7 +6,7 @@ SHELL := /bin/bash
 
 BIN := .venv/bin
 # Emulated hosts are root's containers; everything else runs as whoever calls make.
-SUDO := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=HEDGEROW_VAR,HEDGEROW_PYTHON,CI)
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=HEDGEROW_VAR,HEDGEROW_PYTHON,HEDGEROW_SITE_TESTS,CI)
 MOLECULE := $(SUDO) tools/molecule.sh
 INVENTORY ?= inventory/emulated
 FAST := not fleet and not slow
@@ -34,7 +34,8 @@ test: lint test-unit test-roles test-site ## Everything that gates a change, wit
 .PHONY: test-nightly
 test-nightly: lint test-unit ## The same with every role's scenario, lock upgrades and the virtual machine
 	@$(MAKE) test-roles ROLES="$$($(BIN)/python tools/changed_roles.py --all | xargs)"
-	@$(MAKE) test-site test-upgrade test-rollout test-lifecycle test-vm
+	@HEDGEROW_SITE_TESTS=fleet $(MAKE) test-site
+	@$(MAKE) test-upgrade test-rollout test-lifecycle test-vm
 
 .PHONY: test-fast
 test-fast: dev ## The inner loop: linters that are quick, tests without emulated hosts

@@ -11,7 +11,7 @@ import pytest
 
 from hedgerow.errors import NetworkError
 
-pytestmark = [pytest.mark.fleet, pytest.mark.slow]
+pytestmark = [pytest.mark.fleet, pytest.mark.slow, pytest.mark.nightly]
 
 PROGRAM = "python3 -I -B /usr/local/lib/hedgerow/boot_trial.py"
 KEEP = {"boot_config_trial_within_s": 60, "boot_config_trial_stable_s": 2}

@@ -17,7 +17,7 @@ import pytest
 
 from hedgerow import paths
 
-pytestmark = [pytest.mark.fleet, pytest.mark.slow]
+pytestmark = [pytest.mark.fleet, pytest.mark.slow, pytest.mark.nightly]
 
 # Reads every process's arguments and environment 20 times a second until its standard input ends. It looks for hashes
 # of words, so that the canaries themselves are not on the host.

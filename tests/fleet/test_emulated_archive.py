@@ -17,6 +17,7 @@ from hedgerow.emulator.fleet import EmulatedFleet
 
 pytestmark = [
     pytest.mark.fleet,
+    pytest.mark.nightly,
     pytest.mark.skipif(os.geteuid() != 0, reason="emulated hosts are root's containers: run with sudo"),
 ]
 
