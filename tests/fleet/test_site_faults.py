@@ -105,8 +105,8 @@ def test_a_registry_that_somebody_else_signed_is_refused(site, pi, gateway, tmp_
 
 def test_a_truncated_file_on_the_gateway_is_refused(site, pi, gateway) -> None:
     bundle = site.publish("0.1.3")
-    # Whichever of them the device's plan asks for: chunks or patches.
-    assert site.on(gateway, f"find {MIRROR}/targets/packs -type f -exec truncate -s -7 {{}} +").returncode == 0
+    # To one byte: the device's plan may ask for a patch in the middle of any of them.
+    assert site.on(gateway, f"find {MIRROR}/targets/packs -type f -exec truncate -s 1 {{}} +").returncode == 0
     done = site.on(pi, f"{DEVICE} activate {bundle}")
     assert done.returncode == 1
     assert re.search("truncated|ends before", done.stderr), done.stderr
