@@ -28,7 +28,7 @@ demo: venv ## Four emulated hosts from nothing, converged, serving a signed mode
 	@$(SUDO) $(BIN)/hedgerow demo --inventory $(INVENTORY)
 
 .PHONY: test
-test: SOME := --at-most 2
+test: SOME := --at-most 5
 test: lint test-unit test-roles test-site ## Everything that gates a change, within an hour on two cores
 
 .PHONY: test-nightly

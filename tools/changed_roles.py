@@ -3,7 +3,7 @@
     .venv/bin/python tools/changed_roles.py                  since the branch left origin's main branch
     .venv/bin/python tools/changed_roles.py --since v1.2     since a commit, tag or branch
     .venv/bin/python tools/changed_roles.py --all            every role (nightly)
-    .venv/bin/python tools/changed_roles.py --at-most 2      two of them; those that are left out are named on stderr
+    .venv/bin/python tools/changed_roles.py --at-most 5      five of them; those that are left out are named on stderr
 
 A role's scenario is called for by its role, its scenario and its host tests. What all roles stand on (plugins, the
 pure functions, what is sent to hosts, the emulator, the shared hosts, the locks) calls for every scenario, and so does

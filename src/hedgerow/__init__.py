@@ -1,8 +1,15 @@
 """Hedgerow: fleets of Raspberry Pi 5 + AI HAT+ 2, from a blank card to signed generative-AI endpoints."""
 
-from importlib.metadata import PackageNotFoundError, version
+from __future__ import annotations
 
-try:
-    __version__ = version("hedgerow")
-except PackageNotFoundError:  # run from a source tree that was never installed
-    __version__ = "0.0.0"
+
+def __getattr__(name: str) -> str:
+    """``__version__`` when somebody asks: it takes longer to look up than most modules take to import."""
+    if name != "__version__":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("hedgerow")
+    except PackageNotFoundError:  # run from a source tree that was never installed
+        return "0.0.0"

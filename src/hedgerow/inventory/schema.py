@@ -10,15 +10,17 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jsonschema
 import yaml
 
 from hedgerow import paths
 from hedgerow.errors import UsageError
 from hedgerow.inventory.files import Document, Place, Vaulted
 from hedgerow.inventory.problem import Problem, brief, choices, did_you_mean, scalar, shown
+
+if TYPE_CHECKING:
+    import jsonschema
 
 TEMPLATE = re.compile(r"\{\{|\{%")
 
@@ -56,6 +58,9 @@ class Schema:
     """The keys of an inventory: which there are, where they may stand, and what they may be."""
 
     def __init__(self, document: dict[str, Any]) -> None:
+        # A second and more to import: what only loads an inventory, as each of Ansible's workers does, goes without.
+        import jsonschema
+
         self._document = document
         self._validators = {
             kind: jsonschema.Draft202012Validator({**document, "$ref": f"#/$defs/{kind}"}) for kind in _KINDS

@@ -22,6 +22,7 @@ from hedgerow.errors import RefusedError
 from hedgerow.identity import certificates
 from hedgerow.identity.profiles import check_label
 from hedgerow.identity.ssh import (
+    addresses,
     cakeys,
     challenges,
     events,
@@ -148,7 +149,7 @@ class SshAuthority:
             )
         gateways = [host for host in inventory.gateways if host.site in grant.sites]
         # A host sees the gateway as the source of a connection that came through it.
-        through = [*grant.source, *policy.networks(host.address for host in gateways)] if grant.source else []
+        through = [*grant.source, *addresses.networks(host.address for host in gateways)] if grant.source else []
         wanted = [(grant.role, grant.principals, through)]
         if gateways:
             wanted.append((SshRole.JUMP, grant.jump, list(grant.source)))

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from hedgerow.errors import UsageError
-from hedgerow.identity.ssh import policy, publickey, roles
+from hedgerow.identity.ssh import addresses, publickey, roles
 from hedgerow.identity.ssh.roles import RULES, SshRole
 
 HEADER = "# Written by Hedgerow (role ssh_access); changes here are overwritten.\n"
@@ -39,7 +39,7 @@ def principals(role: SshRole, site: str, host: str, forward_to: Iterable[tuple[s
 
 def keys(lines: Iterable[str], *, source: Sequence[str] = ()) -> str:
     """A list of long-lived keys (the controller's, the one in the safe); none is an empty list."""
-    options = f'from="{",".join(policy.networks(source))}" ' if source else ""
+    options = f'from="{",".join(addresses.networks(source))}" ' if source else ""
     found = [publickey.parse(line, where="a key that a host lets in") for line in lines if line.strip()]
     return HEADER + "".join(f"{options}{line}\n" for line in found)
 

@@ -12,8 +12,6 @@ The value has to be literal (no Jinja), for the whole fleet. Who is not listed g
 from __future__ import annotations
 
 import datetime as dt
-import ipaddress
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,6 +19,7 @@ import msgspec
 
 from hedgerow.errors import RefusedError, UsageError
 from hedgerow.identity.ssh import roles
+from hedgerow.identity.ssh.addresses import networks
 from hedgerow.identity.ssh.proof import Asked
 from hedgerow.identity.ssh.roles import ASKED, SshRole
 from hedgerow.inventory import Host, Inventory
@@ -99,25 +98,6 @@ def grant(name: str, asked: Asked, inventory: Inventory) -> Grant:
         tuple(networks(asked.source)),
         touched,
     )
-
-
-def networks(addresses: Iterable[str]) -> list[str]:
-    """Addresses and networks as sshd compares them.
-
-    Raises:
-        UsageError: one is none.
-    """
-    found = []
-    for address in addresses:
-        try:
-            found.append(str(ipaddress.ip_network(address, strict=True)))
-        except ValueError as error:
-            raise UsageError(
-                f"{address} is no address and no network: {error}",
-                where="--source",
-                next_step="for example 192.168.10.5 or 192.168.99.0/24",
-            ) from error
-    return found
 
 
 def _require_site(site: str, inventory: Inventory) -> None:
