@@ -10,6 +10,10 @@ pure functions, what is sent to hosts, the emulator, the shared hosts, the locks
 a clone whose history holds no other commit to compare with: running too much costs minutes, running too little hides
 a fault. A role that is off unless an inventory asks for it runs when it changes itself, and nightly: no host of the
 other scenarios has it.
+
+A scenario takes about two minutes. The site's converges and checks every role in any case; what a role's own adds is
+the role alone and its changed input. Therefore a gate with a time limit takes ``--at-most`` some of those that are
+called for: which ones follows from the commit, so that a run can be repeated and the next commit takes others.
 """
 
 from __future__ import annotations
