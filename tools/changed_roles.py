@@ -13,7 +13,7 @@ other scenarios has it.
 
 A scenario takes about two minutes. The site's converges and checks every role in any case; what a role's own adds is
 the role alone and its changed input. Therefore a gate with a time limit takes ``--at-most`` some of those that are
-called for: which ones follows from the commit, so that a run can be repeated and the next commit takes others.
+called for: which ones follows from the commit's name, so that a run can be repeated and commits differ.
 """
 
 from __future__ import annotations

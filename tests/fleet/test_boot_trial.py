@@ -11,6 +11,7 @@ import pytest
 
 from hedgerow.errors import NetworkError
 
+# Three minutes of reboots; tests/unit/device/test_boot_trial.py interrupts every write of a trial.
 pytestmark = [pytest.mark.fleet, pytest.mark.slow, pytest.mark.nightly]
 
 PROGRAM = "python3 -I -B /usr/local/lib/hedgerow/boot_trial.py"

@@ -17,6 +17,7 @@ import pytest
 
 from hedgerow import paths
 
+# Three minutes: the site is converged twice more; tests/unit/secrets/test_canaries.py looks at the controller's side.
 pytestmark = [pytest.mark.fleet, pytest.mark.slow, pytest.mark.nightly]
 
 # Reads every process's arguments and environment 20 times a second until its standard input ends. It looks for hashes

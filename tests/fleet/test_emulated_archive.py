@@ -17,7 +17,7 @@ from hedgerow.emulator.fleet import EmulatedFleet
 
 pytestmark = [
     pytest.mark.fleet,
-    pytest.mark.nightly,
+    pytest.mark.nightly,  # a stand-in is under test here; every other scenario installs from it
     pytest.mark.skipif(os.geteuid() != 0, reason="emulated hosts are root's containers: run with sudo"),
 ]
 

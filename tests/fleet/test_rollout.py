@@ -67,7 +67,6 @@ def first_of(site, bundle: str) -> str:
     return str(json.loads(site.hedgerow("rollout", "plan", bundle, "--json").stdout)["waves"][0][0])
 
 
-@pytest.mark.nightly
 def test_a_host_that_was_hot_before_its_turn_does_not_fail_the_release(site) -> None:
     bundle = site.publish(HOT)
     first = first_of(site, bundle)
@@ -81,7 +80,7 @@ def test_a_host_that_was_hot_before_its_turn_does_not_fail_the_release(site) -> 
     assert site.serves() == dict.fromkeys(site.pis, bundle)
 
 
-@pytest.mark.nightly
+@pytest.mark.nightly  # tests/unit/rollout/test_playbook.py has it with the real ansible-playbook
 def test_a_host_that_gets_hot_after_its_activation_goes_back(site, tmp_path: Path, wait) -> None:
     before = site.serves()
     bundle = site.publish("0.0.77")
@@ -123,7 +122,7 @@ def test_a_controller_that_vanishes_leaves_a_device_that_goes_back_and_a_rollout
     assert json.loads(site.hedgerow("rollout", "status", "--json").stdout)["id"] == state["id"]
 
 
-@pytest.mark.nightly
+@pytest.mark.nightly  # tests/unit/rollout/test_playbook.py has it with the real ansible-playbook
 def test_a_host_that_is_off_is_counted_apart_and_updated_when_it_is_back(site, wait) -> None:
     bundle = site.publish(LATE)
     # Of two hosts one is off: by default their site could not spare the other.

@@ -1,4 +1,4 @@
-"""What every worker of Ansible loads: the filters, anew for each task on each host, so their imports stay quick."""
+"""Filters are loaded at every start of ansible-playbook, and by ``ansible`` for each task on each host: quickly."""
 
 from __future__ import annotations
 
