@@ -76,7 +76,7 @@ class Controller:
         added = float(version.rpartition(".")[2])
         folder = self.folder / version
         folder.mkdir()
-        data = _adds(added, products)
+        data = _adds(added, products, made_for=f"{name}@{version}")
         (folder / "model.onnx").write_bytes(data)
         claimed = added if golden is None else golden
         shape = {"name": "x", "dtype": "FP32", "shape": (-1,)}
@@ -130,7 +130,8 @@ _WIDE = 512
 """A product of two such matrices is 0.27 billion operations: some 10 ms of a core."""
 
 
-def _adds(number: float, products: int = 0) -> bytes:
+def _adds(number: float, products: int, *, made_for: str) -> bytes:
+    """A model that adds ``number``. Its bytes are its release's alone: a device that has them all fetches nothing."""
     from onnx import TensorProto, helper
 
     def constant(name: str, kind: int, shape: list[int], values: list[float]) -> Any:
@@ -160,7 +161,8 @@ def _adds(number: float, products: int = 0) -> bytes:
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n"])],
         constants,
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    opsets = [helper.make_opsetid("", 17)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=8, doc_string=made_for)
     data: bytes = model.SerializeToString()
     return data
 
