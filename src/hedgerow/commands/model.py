@@ -12,10 +12,11 @@ def model() -> None:
 
 def _add_building() -> None:
     """Where a bundle comes from: a checkpoint, or something that is no model."""
+    from hedgerow.commands.model_attach import attach
     from hedgerow.commands.model_import import import_
     from hedgerow.commands.model_import_pack import pack_adapter, pack_application, pack_runtime
 
-    for command in (import_, pack_runtime, pack_adapter, pack_application):
+    for command in (import_, pack_runtime, pack_adapter, attach, pack_application):
         model.add_command(command)
 
 

@@ -102,38 +102,55 @@ def read(path: Path) -> dict[str, tuple[int, ...]]:
     return {str(name): tuple(value.shape()) for name, value in found.items()}
 
 
-def _check_base(request: AdapterRequest, parameters: dict[str, tuple[int, ...]]) -> bundle.Bundle:
-    base = bundle.load(request.base_folder)
-    manifest = base.manifest
-    where = str(request.base_folder)
-    if manifest.name != request.base.name or not within(manifest.version, request.base.version):
-        raise UsageError(
-            f"this is {manifest.reference}, and the adapter is for {request.base.name} {request.base.version}",
-            where=where,
-            next_step="name a folder of a version in that range, or another range: --base-version",
-        )
-    if request.base.sha256 not in {None, base.sha256}:
-        raise UsageError(
-            f"its identity is {base.sha256}", where=where, next_step="leave --base-sha256 away, or mend it"
-        )
-    inputs: dict[str, list[int]] = {}
-    for file in manifest.files:
+def unfit(wanted: Base, base: bundle.Bundle) -> str | None:
+    """Why ``base`` is not what an adapter names; None where it is."""
+    found = base.manifest
+    if found.name != wanted.name or not within(found.version, wanted.version):
+        return f"this is {found.reference}, and the adapter is for {wanted.name} {wanted.version}"
+    if wanted.sha256 not in {None, base.sha256}:
+        return f"the identity of {found.reference} is {base.sha256}, and the adapter is for {wanted.sha256}"
+    return None
+
+
+def check_places(parameters: dict[str, tuple[int, ...]], base: bundle.Bundle) -> None:
+    """Look whether each graph of ``base`` has an input for every tensor of the adapter.
+
+    Raises:
+        PublisherError: it has none, or one of another shape.
+    """
+    for file in base.manifest.files:
         if file.path.endswith(".onnx"):
-            graph = onnx.load(request.base_folder / file.path, load_external_data=False).graph
-            for value in graph.input:
-                inputs[value.name] = [dim.dim_value or -1 for dim in value.type.tensor_type.shape.dim]
+            _check_graph(parameters, base.directory / file.path)
+
+
+def _check_graph(parameters: dict[str, tuple[int, ...]], path: Path) -> None:
+    inputs: dict[str, list[int]] = {}
+    for value in onnx.load(path, load_external_data=False).graph.input:
+        inputs[value.name] = [dim.dim_value or -1 for dim in value.type.tensor_type.shape.dim]
     for name, shape in parameters.items():
         have = inputs.get(name)
         if have is None:
             raise PublisherError(
                 f"the base's graph has no input {name!r} for the adapter",
-                where=where,
+                where=str(path),
                 next_step="build the base with this adapter's places as inputs, or choose its own base",
             )
         if len(have) != len(shape) or any(want not in {-1, size} for want, size in zip(have, shape, strict=True)):
             raise PublisherError(
                 f"{name!r} has the shape {list(shape)} in the adapter and {have} in the base",
-                where=where,
+                where=str(path),
                 next_step="choose the base that the adapter was trained on",
             )
+
+
+def _check_base(request: AdapterRequest, parameters: dict[str, tuple[int, ...]]) -> bundle.Bundle:
+    base = bundle.load(request.base_folder)
+    wrong = unfit(request.base, base)
+    if wrong is not None:
+        raise UsageError(
+            wrong,
+            where=str(request.base_folder),
+            next_step="name a folder of a version in that range, or mend --base-version or --base-sha256",
+        )
+    check_places(parameters, base)
     return base

@@ -95,6 +95,12 @@ def _model_of(folder: Path, document: Manifest) -> Path:
             where=str(folder),
             next_step="quantize the bundle that it was made from",
         )
+    if any(getattr(each, "adapter", None) is not None for each in document.golden):
+        raise UsageError(
+            f"{document.reference} has adapters, which are for the weights as they are",
+            where=str(folder),
+            next_step="quantize the model without them, then: hedgerow model attach",
+        )
     models = [file.path for file in document.files if file.path.endswith(".onnx") and "/" not in file.path]
     if document.format not in {"onnx", "onnx-genai"} or len(models) != 1:
         raise UsageError(

@@ -71,6 +71,7 @@ from hedgerow.registry.manifest_parts import (
     Port,
     Proof,
     Variant,
+    adapter_path,
     check_folders,
 )
 
@@ -176,6 +177,9 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=Tr
         named += [("proofs", proof.path) for proof in self.proofs]
         if self.application is not None:
             named += [("application.image", self.application.image), ("application.unit", self.application.unit)]
+        questions = [*self.golden, *(golden for variant in self.variants for golden in variant.golden)]
+        asked = {each.adapter for each in questions if isinstance(each, GoldenText)} - {None}
+        named += [("golden.adapter", adapter_path(str(name))) for name in sorted(asked, key=str)]
         paths = {file.path for file in self.files}
         for field, path in named:
             if path is not None and path not in paths:
@@ -202,6 +206,8 @@ def newer_fields(manifest: Manifest) -> list[str]:
         for field in NEW_IN_2.get(type(part), ()):
             if getattr(part, field) not in {None, ()}:
                 found.append(f"{name}.{field}")  # noqa: PERF401 -- two loops deep, this reads better
+    if any(isinstance(golden, GoldenText) and golden.adapter is not None for golden in manifest.golden):
+        found.append("golden.adapter")
     return found
 
 
@@ -303,6 +309,7 @@ def json_schema() -> dict[str, Any]:
     refused["format"] = {"enum": list(OLD_FORMATS)}
     for field, part in (("requires", Requires), ("quantization", Quantization)):
         refused[field] = {"properties": dict.fromkeys(NEW_IN_2[part], False)}
+    refused["golden"] = {"items": {"properties": dict.fromkeys(NEW_IN_2[GoldenText], False)}}
     old = {"if": {"properties": {"schema": {"const": SCHEMA}}}, "then": {"properties": refused}}
     schema["$defs"]["Manifest"]["allOf"] = [*kinds, old]
     return schema

@@ -122,12 +122,15 @@ class GoldenText(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=
 
     ``match`` is the tolerance: kernels differ between processors in the last bit, so an ``exact`` answer is asked only
     where it was seen on every board that the bundle allows.
+
+    Schema 2: ``adapter``, the one of the bundle's adapters that has to answer; None asks the model as it is.
     """
 
     messages: Annotated[tuple[Message, ...], Meta(min_length=1)]
     expect: Text
     max_tokens: Annotated[int, Meta(ge=1, le=512)] = 32
     match: Literal["exact", "prefix", "contains"] = "contains"
+    adapter: Name | None = None
 
 
 class GoldenTensor(Struct, frozen=True, forbid_unknown_fields=True):
@@ -192,6 +195,7 @@ class Provenance(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=
 NEW_IN_2: Final[dict[type[Struct], tuple[str, ...]]] = {
     Quantization: ("activation_bits", "sparsity"),
     Requires: ("board", "machine", "npu_memory_mb", "disk_mb", "python"),
+    GoldenText: ("adapter",),
 }
 
 

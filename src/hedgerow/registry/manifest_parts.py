@@ -189,6 +189,11 @@ class Variant(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=Tru
             raise ValueError(f"folder {self.folder!r} of variant {self.name!r} is not directly in the bundle")
 
 
+def adapter_path(name: str) -> str:
+    """Where a model's bundle has adapter ``name``; servers load every file of that folder (``backends.genai``)."""
+    return f"adapters/{name}.onnx_adapter"
+
+
 def is_shared(path: str, folders: set[str]) -> bool:
     """Whether a file lies in no variant's folder, so that all variants have it."""
     folder, separator, _ = path.partition("/")

@@ -41,12 +41,15 @@ def _cost(golden: Probe) -> int:
 
 
 def ask(probe: Probe, model: str, tensor_types: Mapping[str, str]) -> Question:
-    """The request for ``probe``. ``tensor_types`` maps input names to their protocol data types, else FP32."""
+    """The request for ``probe``; an adapter is asked as ``model:adapter``.
+
+    ``tensor_types`` maps input names to their protocol data types, else FP32.
+    """
     if isinstance(probe, GoldenText):
         return Question(
             "/v1/chat/completions",
             {
-                "model": model,
+                "model": model if probe.adapter is None else f"{model}:{probe.adapter}",
                 "messages": [{"role": message.role, "content": message.content} for message in probe.messages],
                 "max_tokens": probe.max_tokens,
                 "temperature": 0,

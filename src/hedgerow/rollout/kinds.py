@@ -18,7 +18,7 @@ from hedgerow.rollout.plan_types import Kind, Release
 
 RESTARTING: tuple[Kind, ...] = ("runtime", "configuration")
 _LACKING = {
-    "adapter": "the server cannot load an adapter onto a model yet; release the model with it merged in",
+    "adapter": "it comes with a version of its model; make one: hedgerow model attach, then bundle=MODEL@VERSION",
     "application": "there are no application bundles yet; playbooks/site.yml brings what a device runs",
 }
 
@@ -45,6 +45,12 @@ def parse(change: str) -> tuple[Kind, str | None]:
         f"change={change} is nothing that can be released",
         next_step="change=runtime, change=configuration, or a model: bundle=NAME@VERSION",
     )
+
+
+def no_model(kind: str, where: str) -> RefusedError:
+    """What to say of a bundle of ``kind``, which is not released by its name: how it reaches devices."""
+    how = _LACKING.get(kind, f"devices get one with change={kind}")
+    return RefusedError(f"rule kind: this is a bundle of kind {kind}: {how}", where=where)
 
 
 def wanted(release: Release, host: str) -> str:

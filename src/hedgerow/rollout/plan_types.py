@@ -102,6 +102,12 @@ class Release(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         return self.probes or [self.probe]
 
     @property
+    def comparable(self) -> list[int]:
+        """Which of them hosts without the release can be asked, too: they need not have its adapters."""
+        asked = enumerate(self.questions)
+        return [number for number, each in asked if isinstance(each, GoldenTensors) or each.adapter is None]
+
+    @property
     def serves(self) -> str:
         """``name@version`` of the model that a host serves once it has the release."""
         return self.model or self.bundle

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from typing import get_args
+
 import msgspec
 
 from hedgerow import paths
-from hedgerow.errors import HedgerowError
+from hedgerow.errors import HedgerowError, RefusedError
 from hedgerow.registry import manifest as manifests
 from hedgerow.registry import variants as builds
 from hedgerow.registry import verify
@@ -13,6 +16,8 @@ from hedgerow.registry.authority.session import store_of_stage
 from hedgerow.registry.manifest import Manifest
 from hedgerow.registry.probe import Probe
 from hedgerow.registry.reference import Reference
+from hedgerow.registry.store import ObjectStore
+from hedgerow.rollout import kinds
 from hedgerow.rollout.gate import probe
 from hedgerow.rollout.plan import Release
 from hedgerow.rollout.variants import Variant
@@ -31,11 +36,16 @@ def read(fleet: str, bundle: str, *, stage: str = paths.DEFAULT_STAGE) -> Releas
 
     Raises:
         UsageError: It is not ``name@version``, or there is no such stage.
-        RefusedError: The registry has no such bundle, or its signatures do not hold.
+        RefusedError: The registry has no such bundle, its signatures do not hold, or it is no model.
         PublisherError: Something that devices would fetch is missing or cut off.
     """
     reference = Reference.parse(bundle)
-    manifest, data = verify.fetchable(store_of_stage(fleet, stage), reference)
+    store = store_of_stage(fleet, stage)
+    try:
+        manifest, data = verify.fetchable(store, reference)
+    except RefusedError as error:
+        kind = _other_kind(store, reference)
+        raise (error if kind is None else kinds.no_model(kind, str(reference))) from error
     offered = _variants(manifest, data)
     return Release(
         bundle=str(reference),
@@ -49,6 +59,15 @@ def read(fleet: str, bundle: str, *, stage: str = paths.DEFAULT_STAGE) -> Releas
         variants=offered,
         builds=[variant.sha256 for variant in offered] if manifest.variants else [],
     )
+
+
+def _other_kind(store: ObjectStore, reference: Reference) -> str | None:
+    """Of which kind ``reference`` is, where it is a bundle of another than a model."""
+    for kind in get_args(manifests.Kind):
+        with suppress(HedgerowError):
+            if kind != "model":
+                return str(verify.trusted(store, reference, kind=kind)[0].kind)
+    return None
 
 
 def memory_mb(fleet: str, bundle: str, *, stage: str = paths.DEFAULT_STAGE) -> int | None:

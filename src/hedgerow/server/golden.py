@@ -34,8 +34,11 @@ def _try(golden: GoldenText | GoldenTensors, backend: Backend) -> Iterable[str]:
 
 
 def _text(golden: GoldenText, backend: TextBackend) -> str | None:
+    if golden.adapter is not None and golden.adapter not in getattr(backend, "adapters", ()):
+        return f"the golden input is for adapter {golden.adapter!r}, which this model has not loaded"
     messages = [{"role": each.role, "content": each.content} for each in golden.messages]
-    decoding = backend.begin(TextRequest(messages=messages, max_tokens=golden.max_tokens, temperature=0))
+    asked = TextRequest(messages=messages, max_tokens=golden.max_tokens, temperature=0, adapter=golden.adapter)
+    decoding = backend.begin(asked)
     pieces: list[str] = []
     try:
         while not decoding.read():

@@ -9,7 +9,7 @@ import pytest
 from hedgerow.commands.model import model
 from hedgerow.models import application_unit, describing, oci_archive, pack_application
 from hedgerow.registry import manifest
-from hedgerow.registry.manifest import Quantization, Requires
+from hedgerow.registry.manifest import GoldenText, Quantization, Requires
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -38,7 +38,7 @@ def test_commands_can_be_typed(page):
                 if not options[word].is_flag:
                     next(rest)
         seen.add(name)
-    assert seen == {"import", "pack-runtime", "pack-adapter", "pack-application"}
+    assert seen == {"import", "pack-runtime", "pack-adapter", "attach", "pack-application"}
 
 
 def test_every_source_is_shown(page):
@@ -59,6 +59,7 @@ def test_the_manifests_new_fields_are_all_named(page):
     named = set(re.findall(r"`([a-z_.]+)`", table))
     parts = {f"quantization.{name}" for name in manifest.NEW_IN_2[Quantization]}
     assert parts <= named
+    assert {f"golden.{name}" for name in manifest.NEW_IN_2[GoldenText]} <= named
     assert {"requires.board", *manifest.NEW_IN_2[Requires][1:]} <= named
     assert set(manifest.NEW) <= named
 

@@ -107,7 +107,7 @@ def test_a_host_that_serves_another_model_is_refused(site: Site) -> None:
 @pytest.mark.parametrize(
     "arguments, says",
     [
-        (["-e", "change=adapter"], "rule kind: no adapter can be released: the server cannot load an adapter"),
+        (["-e", "change=adapter"], "rule kind: no adapter can be released: it comes with a version of its model"),
         (["-e", "change=application"], "rule kind: no application can be released: there are no application bundles"),
         (["-e", "change=kernel"], "change=kernel is nothing that can be released"),
         (["-e", "change=runtime:9.9.9"], "rule expected-version: runtime:9.9.9 was asked for"),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import msgspec
@@ -11,7 +12,7 @@ from hedgerow.errors import PublisherError, RefusedError, UsageError
 from hedgerow.registry import bundle as bundles
 from hedgerow.registry import manifest as manifests
 from hedgerow.registry import variants
-from hedgerow.registry.manifest import GoldenText, Manifest, Message, Provenance, Requires, Source
+from hedgerow.registry.manifest import Base, GoldenText, Manifest, Message, Provenance, Requires, Source
 from hedgerow.registry.manifest import Variant as BundleVariant
 from hedgerow.rollout import release, survey
 from hedgerow.rollout.plan import Release
@@ -44,6 +45,24 @@ def test_a_plan_carries_no_more_questions_than_a_journal_can(published: str) -> 
     long = msgspec.structs.replace(manifest, golden=(golden("a" * 300_000), golden("short")))
     assert release._probes(long) == [golden("short")]
     assert release._probes(msgspec.structs.replace(manifest, golden=long.golden[:1])) == []
+
+
+@pytest.mark.parametrize(
+    "of, how",
+    [
+        ({"kind": "adapter", "format": "onnx-adapter", "base": Base("assistant", ">=1.0,<2")}, "hedgerow model attach"),
+        ({"kind": "runtime", "format": "wheels", "golden": ()}, "change=runtime"),
+    ],
+)
+def test_what_is_no_model_is_refused_with_how_it_reaches_devices(published: str, tmp_path: Path, of, how: str) -> None:
+    folder = tmp_path / "tone"
+    shutil.copytree(tmp_path / "bundle", folder)
+    manifest = bundles.load(folder).manifest
+    changed = msgspec.structs.replace(manifest, schema=2, name="tone", version="1.0.0", **of)
+    (folder / "manifest.json").write_bytes(manifests.encode(changed))
+    stages.open_stage(paths.stage_dir(FLEET, paths.DEFAULT_STAGE)).publish(folder)
+    with pytest.raises(RefusedError, match=f"rule kind: this is a bundle of kind {of['kind']}: .*{how}"):
+        release.read(FLEET, "tone@1.0.0")
 
 
 def test_a_plan_of_an_older_controller_has_one_question(release: Release) -> None:

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -19,7 +20,8 @@ import pytest
 import server_support as support
 from onnx import TensorProto, helper, numpy_helper
 
-from hedgerow.server import backends, tensors
+from hedgerow.registry.manifest import GoldenText, Message
+from hedgerow.server import backends, golden, tensors
 from hedgerow.server.backends import TextRequest
 from hedgerow.server.backends.genai import GenaiBackend
 from hedgerow.server.backends.genai_decoding import EngineDecoding, GeneratorDecoding, Sampling
@@ -337,6 +339,18 @@ def test_generations_with_and_without_an_adapter_do_not_mix(adapted) -> None:
     for decoding in running.values():
         decoding.close()
     assert said == alone
+
+
+def test_golden_questions_of_an_adapter_are_put_to_it(adapted) -> None:
+    messages = tuple(Message(each["role"], each["content"]) for each in HELLO)
+    own = {each: say(adapted, adapter=each)[0].strip() for each in (None, "formal")}
+    right = [GoldenText(messages, text, max_tokens=24, match="prefix", adapter=each) for each, text in own.items()]
+    swapped = GoldenText(messages, own[None], max_tokens=24, match="prefix", adapter="formal")
+    missing = GoldenText(messages, own[None], max_tokens=24, match="prefix", adapter="gone")
+    said = [golden.failures(SimpleNamespace(golden=(each,)), adapted) for each in (*right, swapped, missing)]
+    assert said[:2] == [[], []]
+    assert "wanted (prefix)" in said[2][0]
+    assert said[3] == ["the golden input is for adapter 'gone', which this model has not loaded"]
 
 
 def test_a_file_that_is_no_adapter_is_named(tiny_text, tmp_path) -> None:

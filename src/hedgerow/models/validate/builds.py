@@ -41,7 +41,9 @@ class Build:
 
     @property
     def golden(self) -> tuple[Golden, ...]:
-        return self.document.golden if self.document is not None else ()
+        """What the model is asked as it is; its adapters are proven where they are loaded."""
+        found = self.document.golden if self.document is not None else ()
+        return tuple(each for each in found if getattr(each, "adapter", None) is None)
 
     @property
     def size(self) -> int:

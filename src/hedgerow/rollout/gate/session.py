@@ -6,6 +6,7 @@ whatever a host does.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
@@ -118,7 +119,7 @@ class GateSession:
         return window
 
     def _ask_before(self, window: Window, *, until: float) -> None:
-        for number in pace.order(len(self._release.questions)):
+        for number in itertools.cycle(self._release.comparable):
             if window.asked >= self._probes.count or self._clock.monotonic() >= until:
                 return
             answer = self._put(number)
@@ -208,7 +209,7 @@ class GateSession:
         self._next_at = self._clock.monotonic() + rest_s
         if self._probes.count == 0 and self.after.asked:
             self._next_at = NEVER
-        if self._controls is not None:
+        if self._controls is not None and answer.question in self._release.comparable:
             self._controls.ask_after(self.after.asked, answer.question)
 
     def _put(self, number: int) -> Answer:

@@ -87,7 +87,7 @@ class HttpsWatcher:
         pieces: list[ChatPiece] = []
         if isinstance(golden, GoldenText):
             pieces += self._client.stream_chat(
-                release.name, question.body["messages"], max_tokens=golden.max_tokens, timeout_s=timeout_s
+                question.body["model"], question.body["messages"], max_tokens=golden.max_tokens, timeout_s=timeout_s
             )
             text = "".join(piece.text for piece in pieces)
             document = {"choices": [{"message": {"content": text}}]}

@@ -314,6 +314,25 @@ def test_a_control_is_asked_what_it_was_asked_before(session, host: Host, releas
     assert set(other.questions) <= known
 
 
+def test_only_hosts_with_the_release_are_asked_for_its_adapter(session, host: Host, release: Release, ticking) -> None:
+    plain = with_questions(release, 4)
+    probes = [msgspec.structs.replace(each, adapter="tone") if at % 2 else each for at, each in enumerate(plain.probes)]
+    adapted = msgspec.structs.replace(plain, probes=probes)
+    assert adapted.comparable == [0, 2]
+    other = Host(ticking, 0.02, OLD)
+    host.version = OLD
+    first = session(release=adapted, controls={"b": other})
+    before = first.baseline()
+    assert set(host.questions) == {0, 2}
+    host.version = NEW
+    host.questions.clear()
+    kept = first.controls_measured
+    session(release=adapted, before=before, controls={"b": other}, controls_before=kept).run()
+    assert set(host.questions) == {0, 1, 2, 3}
+    session(release=adapted, controls={"b": other}).run()
+    assert set(other.questions) == {0, 2}
+
+
 def test_without_an_untouched_host_the_comparison_is_listed_as_skipped(session) -> None:
     gate = session({"gate": AGAINST})
     assert gate.run().verdict is Verdict.PASS

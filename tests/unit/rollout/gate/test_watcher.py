@@ -73,6 +73,14 @@ def test_a_question_of_the_releases_own(release: Release, answer: object, kind: 
     assert client.asked == [("assistant", [{"role": "user", "content": "What is the capital of France?"}], 30.0)]
 
 
+def test_an_adapter_is_asked_by_its_name(release: Release) -> None:
+    (question,) = release.questions
+    client = Client([ChatPiece("Paris", 0.2)])
+    adapted = msgspec.structs.replace(release, probes=[msgspec.structs.replace(question, adapter="tone")])
+    assert HttpsWatcher(client).probe(adapted, 0).kind is Kind.RIGHT
+    assert client.asked[0][0] == "assistant:tone"
+
+
 def test_a_stream_tells_the_first_token_and_the_speed(release: Release) -> None:
     pieces = [ChatPiece("It ", 0.25), ChatPiece("is ", 0.5), ChatPiece("Paris", 1.25), ChatPiece("", 1.3, 11)]
     answer = HttpsWatcher(Client(pieces)).probe(release, 0)
