@@ -20,8 +20,13 @@ import pytest
 import server_support as support
 from onnx import TensorProto, helper, numpy_helper
 
-from hedgerow.registry.manifest import GoldenText, Message
-from hedgerow.server import backends, golden, tensors
+from hedgerow.models import describing, pack_adapter
+from hedgerow.models.attach import attach
+from hedgerow.models.describing import Description
+from hedgerow.models.pack_adapter import AdapterRequest
+from hedgerow.registry import manifest as manifests
+from hedgerow.registry.manifest import Base, GoldenText, Message, Requires
+from hedgerow.server import backends, golden, loading, tensors
 from hedgerow.server.backends import TextRequest
 from hedgerow.server.backends.genai import GenaiBackend
 from hedgerow.server.backends.genai_decoding import EngineDecoding, GeneratorDecoding, Sampling
@@ -351,6 +356,36 @@ def test_golden_questions_of_an_adapter_are_put_to_it(adapted) -> None:
     assert said[:2] == [[], []]
     assert "wanted (prefix)" in said[2][0]
     assert said[3] == ["the golden input is for adapter 'gone', which this model has not loaded"]
+
+
+def test_a_version_with_an_adapter_is_loaded_by_the_golden_questions_of_both(adapted, tmp_path) -> None:
+    """From checkpoint and adapter to what a device loads, through the commands' own functions."""
+    folder = next(path.parent for path in tmp_path.glob("*/adapters"))
+    own = {each: say(adapted, adapter=each)[0].strip() for each in (None, "formal")}
+    names = ("formal.onnx_adapter", "terse.onnx_adapter")
+    file, other = ((folder / "adapters" / name).rename(tmp_path / name) for name in names)
+    (folder / "adapters").rmdir()
+    asked = {}
+    for adapter, text in own.items():
+        question = {"kind": "text", "messages": list(HELLO), "expect": text, "max_tokens": 24, "match": "prefix"}
+        asked[adapter] = tmp_path / f"{adapter}.json"
+        asked[adapter].write_text(json.dumps([question]))
+    said = Description("assistant", "1.0.0", "MIT", golden=asked[None])
+    made = describing.make(said, folder, files=[asked[None]], tools={}, format="onnx-genai", requires=Requires(100))
+    (folder / "manifest.json").write_bytes(manifests.encode(made))
+    said = Description("formal", "1.0.0", "MIT", golden=asked["formal"])
+    request = AdapterRequest(file, Base("assistant", ">=1.0,<2"), folder, said)
+    adapter = pack_adapter.pack(request, cache=tmp_path / "cache")
+
+    whole = attach(folder, [adapter], tmp_path / "1.1.0", version="1.1.0").directory
+    loaded = loading.load("assistant", whole, threads=1, check_golden=True)
+    assert (loaded.golden, loaded.model.backend.adapters) == (2, ("formal",))
+    loaded.model.backend.close()
+    # The other adapter under its name: the device finds out before it serves anything.
+    shutil.copyfile(other, whole / "adapters/formal.onnx_adapter")
+    with pytest.raises(Unusable, match="wanted \\(prefix\\)") as caught:
+        loading.load("assistant", whole, threads=1, check_golden=True)
+    assert caught.value.code == "golden_failed"
 
 
 def test_a_file_that_is_no_adapter_is_named(tiny_text, tmp_path) -> None:
