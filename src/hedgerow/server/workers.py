@@ -3,8 +3,8 @@
 Invariants:
 
 - A lane has its own places and its own bounded queue. What does not fit is refused at once, not collected.
-- A request whose caller left or whose time is over before it runs never runs. One that runs already cannot be stopped:
-  its caller is told at once, and its place is free when the runtime has done.
+- A request whose caller left or whose time is over before it runs never runs. Of one that runs already the caller is
+  told at once; it is stopped where its backend can be (``begin_run``), elsewhere its place is free when it has ended.
 - A request holds its model from the queue on until the thread is done with it.
 - What is wrong with one request of a batch is answered to that one alone.
 - A model whose runs have all been shorter than the way to a thread and back runs on the event loop (``pace``), unless
@@ -20,10 +20,10 @@ import math
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
-from hedgerow.server.batching import NONE, NORMAL, Batching, Ticket, decide, join, key_of, split
+from hedgerow.server.batching import NONE, NORMAL, Batching, Ticket, decide, key_of
+from hedgerow.server.calls import Call, Run, begin, rows_of
 from hedgerow.server.crew import Crew
 from hedgerow.server.errors import Busy, DeadlineExceeded, Overloaded
 from hedgerow.server.pace import size_of
@@ -40,20 +40,6 @@ _NEWEST = 0.2
 _LONGEST_WAIT_S = 60
 # After so many calls on the event loop everybody else has a turn, even if those who ask never wait for anything.
 _TURN = 16
-
-
-@dataclass(eq=False)
-class _Call:
-    ticket: Ticket
-    model: Served
-    inputs: Arrays
-    outputs: Sequence[str]
-    future: asyncio.Future[Arrays]
-    # For statistics: the loop's clock has milliseconds.
-    arrived_ns: int = field(default_factory=time.perf_counter_ns)
-    # Of its run, once there is one: when it began, and the rows of its batch.
-    began: float | None = None
-    rows: int = 0
 
 
 class Workers:
@@ -170,7 +156,7 @@ class _Job:
 
     __slots__ = ("_calls", "_lane")
 
-    def __init__(self, lane: _Lane, calls: list[_Call]) -> None:
+    def __init__(self, lane: _Lane, calls: list[Call]) -> None:
         self._lane = lane
         self._calls = calls
 
@@ -205,7 +191,7 @@ class _Lane:
         self._run_s = 0.0
         self._lock = threading.Lock()
         self.dropped = False
-        self.waiting: dict[Ticket, _Call] = {}
+        self.waiting: dict[Ticket, Call] = {}
         self.running = 0
 
     @property
@@ -213,7 +199,7 @@ class _Lane:
         """Whether nobody waits whom a call would overtake."""
         return not self.waiting and not self.dropped
 
-    def put(self, ticket: Ticket, model: Served, inputs: Arrays, outputs: Sequence[str]) -> _Call:
+    def put(self, ticket: Ticket, model: Served, inputs: Arrays, outputs: Sequence[str]) -> Call:
         with self._lock:
             room = (self._places - self.running) * max(1, ticket.batching.max_batch) + self._queue
             if len(self.waiting) >= room:
@@ -222,16 +208,18 @@ class _Lane:
                     f"{len(self.waiting)} requests wait already", retry_after_s=min(max(1, wait_s), _LONGEST_WAIT_S)
                 )
             model.take()
-            call = self.waiting[ticket] = _Call(ticket, model, inputs, outputs, self._loop.create_future())
+            call = self.waiting[ticket] = Call(ticket, model, inputs, outputs, self._loop.create_future())
         self._start()
         return call
 
-    def leave(self, call: _Call) -> None:
+    def leave(self, call: Call) -> None:
         """The caller needs it no more: if it has not begun, it never will."""
         with self._lock:
             waited = self.waiting.pop(call.ticket, None) is not None
         if waited:
             call.model.let_go()
+        elif call.run is not None and call.future.cancelled():
+            call.run.stop_unless_wanted()
 
     def drop(self) -> None:
         """End what waits; from any thread."""
@@ -259,20 +247,20 @@ class _Lane:
                 return
             self._workers.give(_Job(self, calls))
 
-    def _take(self) -> tuple[list[_Call], float | None]:
+    def _take(self) -> tuple[list[Call], float | None]:
         """What runs next, off the queue; else when to look again. Whoever calls holds the lock."""
         if not self.waiting or self.dropped:
             return [], None
         decision = decide(list(self.waiting), self._loop.time())
         return [self.waiting.pop(ticket) for ticket in decision.run], decision.again_at
 
-    def work(self, calls: list[_Call]) -> None:
+    def work(self, calls: list[Call]) -> None:
         """Run them, and then what waits by then; on a thread."""
         while calls:
-            self._on_batch(calls[0].model, _rows(calls))
-            _begin(calls)
+            self._on_batch(calls[0].model, rows_of(calls))
+            begin(calls)
             cpu_ns, started_ns = time.thread_time_ns(), time.perf_counter_ns()
-            results = _run(calls)
+            results = Run(calls).results()
             took_ns, cpu_ns = time.perf_counter_ns() - started_ns, time.thread_time_ns() - cpu_ns
             with self._lock:
                 following, _ = self._take()
@@ -280,7 +268,7 @@ class _Lane:
             self.tell(self._ran, calls, results, started_ns, took_ns, cpu_ns)
             calls = following
 
-    def dropped_before(self, calls: list[_Call]) -> None:
+    def dropped_before(self, calls: list[Call]) -> None:
         """The threads have ended before they began."""
         self.tell(self._done, calls, [Overloaded("the server is stopping")] * len(calls))
 
@@ -290,7 +278,7 @@ class _Lane:
 
     def _ran(
         self,
-        calls: Sequence[_Call],
+        calls: Sequence[Call],
         results: Sequence[Arrays | Exception],
         started_ns: int,
         took_ns: int,
@@ -300,13 +288,13 @@ class _Lane:
         took_s = took_ns / 1e9
         self._run_s = took_s if not self._run_s else (1 - _NEWEST) * self._run_s + _NEWEST * took_s
         waits_ns = [started_ns - call.arrived_ns for call in calls]
-        calls[0].model.statistics.ran(_rows(calls), waits_ns, took_ns)
+        calls[0].model.statistics.ran(rows_of(calls), waits_ns, took_ns)
         if len(calls) == 1 and (size := size_of(calls[0].inputs)) is not None:
             calls[0].model.pace.ran(size, cpu_ns)
         self._done(calls, results)
         self._start()
 
-    def _done(self, calls: Sequence[_Call], results: Sequence[Arrays | Exception]) -> None:
+    def _done(self, calls: Sequence[Call], results: Sequence[Arrays | Exception]) -> None:
         for call, result in zip(calls, results, strict=True):
             call.model.let_go()
             if call.future.done():  # the caller has left
@@ -323,35 +311,3 @@ def _size_if_quick(model: Served, inputs: Arrays) -> int | None:
         return None
     size = size_of(inputs)
     return size if size is not None and model.pace.quick(size) else None
-
-
-def _begin(calls: Sequence[_Call]) -> None:
-    now, rows = time.monotonic(), _rows(calls)
-    for call in calls:
-        call.began, call.rows = now, rows
-
-
-def _rows(calls: Sequence[_Call]) -> int:
-    return sum(call.ticket.rows for call in calls)
-
-
-def _run(calls: Sequence[_Call]) -> Sequence[Arrays | Exception]:
-    """Each call's outputs or what is wrong with it; on a thread."""
-    backend = cast("TensorBackend", calls[0].model.backend)
-    if len(calls) > 1:
-        try:
-            outputs = backend.infer(join([call.inputs for call in calls]), calls[0].outputs)
-        except Exception:  # noqa: BLE001 - whose fault it is shows when each runs alone
-            parts = None
-        else:
-            parts = split(outputs, [call.ticket.rows for call in calls])
-        if parts is not None:
-            return parts
-    return [_alone(backend, call) for call in calls]
-
-
-def _alone(backend: TensorBackend, call: _Call) -> Arrays | Exception:
-    try:
-        return backend.infer(call.inputs, call.outputs)
-    except Exception as error:  # noqa: BLE001 - handed to its caller
-        return error

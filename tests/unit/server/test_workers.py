@@ -8,12 +8,17 @@ import time
 import types
 
 import numpy as np
+import onnx
 import pytest
 import server_support as support
+from onnx import TensorProto, helper
 from server_support import served
 
+from hedgerow.registry.manifest import GoldenTensor, GoldenTensors
+from hedgerow.server import golden
 from hedgerow.server import workers as workers_module
 from hedgerow.server.backends import TensorSpec
+from hedgerow.server.backends.onnx import OnnxBackend
 from hedgerow.server.batching import Batching
 from hedgerow.server.errors import BadRequest, Busy, DeadlineExceeded, Overloaded
 from hedgerow.server.pace import PROOF
@@ -68,6 +73,12 @@ def run(work, **options):
             await asyncio.to_thread(workers.close)
 
     return asyncio.run(main())
+
+
+async def eventually(condition) -> None:
+    async with asyncio.timeout(support.PATIENCE_S):
+        while not condition():  # noqa: ASYNC110 - what a thread counts
+            await asyncio.sleep(0.005)
 
 
 def ask(workers: Workers, model, value: float, count: int = 1, **options) -> asyncio.Task:
@@ -392,6 +403,60 @@ def test_nobody_who_waits_is_overtaken_on_the_event_loop() -> None:
 
     run(work)
     assert backend.order == [0, 1, 2]
+
+
+@pytest.fixture
+def endless(tmp_path):
+    """A real graph that computes for ever where ``go`` is true."""
+    name = {"i": TensorProto.INT64, "c": TensorProto.BOOL, "v": TensorProto.FLOAT}
+
+    def value(text, *, of, shape=()):
+        return helper.make_tensor_value_info(text, name[of], shape)
+
+    nodes = [helper.make_node("Identity", ["c"], ["c2"]), helper.make_node("Add", ["v", "v"], ["v2"])]
+    inputs = [value("i", of="i"), value("c", of="c"), value("v", of="v", shape=[1])]
+    body = helper.make_graph(nodes, "body", inputs, [value("c2", of="c"), value("v2", of="v", shape=[1])])
+    loop = [
+        helper.make_node("Squeeze", ["go"], ["first"]),
+        helper.make_node("Loop", ["", "first", "x"], ["y"], body=body),
+    ]
+    inputs = [value("go", of="c", shape=[1]), value("x", of="v", shape=[1])]
+    graph = helper.make_graph(loop, "endless", inputs, [value("y", of="v", shape=[1])])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, tmp_path / "model.onnx")
+    backend = OnnxBackend(tmp_path / "model.onnx", threads=1)
+    yield backend
+    backend.close()
+
+
+def go(*, on: bool):
+    return {"go": np.array([on]), "x": np.ones(1, np.float32)}
+
+
+def test_past_its_deadline_what_runs_is_stopped_and_its_place_is_free(endless) -> None:
+    model = served(endless)
+
+    async def work(workers: Workers):
+        with pytest.raises(DeadlineExceeded):
+            await workers.infer(model, go(on=True), [], timeout_s=0.2)
+        left = asyncio.create_task(workers.infer(model, go(on=True), []))
+        await eventually(lambda: workers.running == 1)
+        left.cancel()
+        # One thread: it answers only once both have ended.
+        answer = await workers.infer(model, go(on=False), [])
+        await eventually(lambda: workers.running == 0)
+        return answer
+
+    assert run(work)["y"].tolist() == [1.0]
+
+
+def test_a_golden_input_that_is_never_answered_is_a_wrong_one(endless, monkeypatch) -> None:
+    monkeypatch.setattr(golden, "WITHIN_S", 0.2)
+    x, y = GoldenTensor("x", (1,), (1.0,)), GoldenTensor("y", (1,), (1.0,))
+    asked = {on: GoldenTensors((GoldenTensor("go", (1,), (on,)), x), (y,), atol=0.0, rtol=0.0) for on in (False, True)}
+    assert golden.failures(types.SimpleNamespace(golden=(asked[False],)), endless) == []
+    with pytest.raises(BadRequest, match="terminate flag"):
+        golden.failures(types.SimpleNamespace(golden=(asked[True],)), endless)
 
 
 def test_past_its_deadline_an_answer_of_the_event_loop_is_none_either(monkeypatch) -> None:

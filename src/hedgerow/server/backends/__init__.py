@@ -78,6 +78,22 @@ class TensorBackend(Protocol):
         """Give the memory back."""
 
 
+class RunHandle(Protocol):
+    """A run that can be stopped from another thread: it ends with an error soon after ``terminate`` was set."""
+
+    terminate: bool
+
+
+class StoppableBackend(TensorBackend, Protocol):
+    """One whose runs can be stopped."""
+
+    def begin_run(self) -> RunHandle:
+        """The handle for one call of ``infer``."""
+
+    def infer(self, inputs: Arrays, outputs: Sequence[str], run: RunHandle | None = None) -> Arrays:
+        """As ``TensorBackend.infer``."""
+
+
 class Decoding(Protocol):
     """One running generation; made, used and closed on one thread.
 

@@ -17,7 +17,7 @@ from hedgerow.server.tensors import BF16
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from hedgerow.server.backends import Arrays
+    from hedgerow.server.backends import Arrays, RunHandle
 
 _BF16 = "tensor(bfloat16)"
 _ONNX_BF16 = 16  # onnx.TensorProto.BFLOAT16
@@ -62,20 +62,24 @@ class OnnxBackend:
         self._run = self._session._sess.run  # noqa: SLF001 - see above
         self._bf16 = any(each.datatype == "BF16" for each in (*self.inputs, *self.outputs))
 
-    def infer(self, inputs: Arrays, outputs: Sequence[str]) -> Arrays:
+    def begin_run(self) -> ort.RunOptions:
+        """What one run can be stopped by: the runtime looks at it between two nodes, and in loops."""
+        return ort.RunOptions()
+
+    def infer(self, inputs: Arrays, outputs: Sequence[str], run: RunHandle | None = None) -> Arrays:
         names = list(outputs) or [each.name for each in self.outputs]
         try:
             if self._bf16:
-                return self._infer_values(inputs, names)
+                return self._infer_values(inputs, names, run)
             feeds = {name: _as_runtime_wants(array) for name, array in inputs.items()}
-            return dict(zip(names, self._run(names, feeds, None), strict=True))
+            return dict(zip(names, self._run(names, feeds, run), strict=True))
         except Exception as error:  # a value that the graph cannot take is the caller's fault; there is no class for it
             raise BadRequest(f"the model refuses these inputs: {error}") from error
 
-    def _infer_values(self, inputs: Arrays, names: list[str]) -> Arrays:
+    def _infer_values(self, inputs: Arrays, names: list[str], run: RunHandle | None) -> Arrays:
         """The same through ``OrtValue``: NumPy has no bfloat16."""
         feeds = {name: _value(array) for name, array in inputs.items()}
-        values = self._session.run_with_ort_values(names, feeds)
+        values = self._session.run_with_ort_values(names, feeds, run)
         return {
             name: _bits(value) if value.data_type() == _BF16 else value.numpy()
             for name, value in zip(names, values, strict=True)
