@@ -300,8 +300,12 @@ def test_while_nothing_is_in_service(site) -> None:
     assert text(client.post(CHAT, json=asked())) == "from the cloud"
     generated = client.post("/v2/models/assistant/generate", json={"text_input": "x"}).json()
     assert generated == {"model_name": "assistant", "model_version": "", "text_output": "from the cloud"}
+    assert over_grpc(client) == streamed_over_grpc(client) == "from the cloud"
     site.cloud.status = 500
     assert client.post(CHAT, json=asked()).status_code in {404, 503}
+    for ask in (over_grpc, streamed_over_grpc):
+        with pytest.raises(InferenceServerException, match=r"no model is in service here yet|is not served here"):
+            ask(client)
 
 
 def test_while_the_device_is_unwell(site) -> None:

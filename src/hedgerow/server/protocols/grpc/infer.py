@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import TYPE_CHECKING, Final
 
-from hedgerow.server.errors import NotFound
+from hedgerow.server.errors import NotFound, Starting
 from hedgerow.server.protocols.grpc import answers, contents, requests, texts
 
 if TYPE_CHECKING:
@@ -29,10 +29,20 @@ class Inference:
         self._limits = limits
 
     def takes_text(self, name: str, version: str | None) -> bool:
-        """Whether it is a text model that is served here."""
+        """Whether it is a text model, served here or, while nothing is in service, where its requests may go instead.
+
+        Raises:
+            Starting: nothing is in service yet.
+        """
         try:
             return hasattr(self._plane.served(name, version).backend, "begin")
-        except NotFound:
+        except (NotFound, Starting) as error:
+            # Policies for other machines are of text models alone.
+            fallback = self._plane.fallback if self._plane.serving(name) is None else None
+            if fallback is not None and fallback.route(name) is not None:
+                return True
+            if isinstance(error, Starting):
+                raise
             return False
 
     async def one(self, request: wire.Request, remaining_s: float | None) -> messages.ModelInferResponse:
@@ -75,7 +85,8 @@ class Inference:
         self, request: wire.Request, remaining_s: float | None, *, whole: bool
     ) -> AsyncGenerator[messages.ModelInferResponse, None]:
         asked = texts.read(request, self._limits, remaining_s=remaining_s)
-        version = self._plane.served(request.model_name, request.model_version or None).version
+        served = self._plane.serving(request.model_name)
+        version = request.model_version or ("" if served is None else served.version)
         generation = self._plane.generate(
             request.model_name, asked.request, protocol=PROTOCOL, version=request.model_version or None
         )
