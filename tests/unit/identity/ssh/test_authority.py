@@ -7,7 +7,6 @@ import os
 import shutil
 import stat
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -222,42 +221,6 @@ def test_a_host_certificate_lives_ninety_days_at_most(
 
 
 # -- tokens --------------------------------------------------------------------
-
-SOFTHSM = "/usr/lib/softhsm/libsofthsm2.so"
-
-
-@pytest.fixture
-def token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A SoftHSM2 token with two EC keys; returns its library."""
-    pkcs11 = pytest.importorskip("pkcs11")
-    if not Path(SOFTHSM).exists():
-        pytest.skip("softhsm2 is not installed")
-    (tmp_path / "tokens").mkdir()
-    (tmp_path / "softhsm2.conf").write_text(f"directories.tokendir = {tmp_path}/tokens\nobjectstore.backend = file\n")
-    monkeypatch.setenv("SOFTHSM2_CONF", str(tmp_path / "softhsm2.conf"))
-    subprocess.run(
-        ["softhsm2-util", "--init-token", "--free", "--label", "ssh", "--pin", "123456", "--so-pin", "654321"],
-        check=True,
-        capture_output=True,
-    )
-    # The library reads its configuration when it is loaded: keys are made by another process than this one.
-    program = (
-        "import pkcs11, sys\n"
-        f"session = pkcs11.lib({SOFTHSM!r}).get_token(token_label='ssh').open(rw=True, user_pin='123456')\n"
-        "from pkcs11.util.ec import encode_named_curve_parameters\n"
-        "curve = encode_named_curve_parameters('secp256r1')\n"
-        "for number, label in enumerate(('user-a', 'host-a', 'user-b')):\n"
-        "    known = {pkcs11.Attribute.EC_PARAMS: curve}\n"
-        "    parameters = session.create_domain_parameters(pkcs11.KeyType.EC, known, local=True)\n"
-        "    parameters.generate_keypair(store=True, label=label, id=bytes([number + 1]))\n"
-    )
-    assert pkcs11
-    subprocess.run([sys.executable, "-c", program], check=True)
-    pin = tmp_path / "pin"
-    pin.write_text("123456\n")
-    pin.chmod(0o600)
-    monkeypatch.setenv(keygen.PIN_FILE, str(pin))
-    return SOFTHSM
 
 
 @pytest.mark.slow
