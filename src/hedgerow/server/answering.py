@@ -8,7 +8,8 @@ from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING
 
 from hedgerow.server.errors import BadRequest, NotFound
-from hedgerow.server.scheduler import Piece, Scheduler
+from hedgerow.server.pieces import Piece
+from hedgerow.server.scheduler import Scheduler
 
 if TYPE_CHECKING:
     from hedgerow.server.backends import TextRequest
@@ -53,6 +54,8 @@ class Texts:
                 raise BadRequest(f"model '{name}' takes tensors: POST /v2/models/{name}/infer", field="model")
             if request.adapter is not None and request.adapter not in getattr(model.backend, "adapters", ()):
                 raise NotFound(f"model '{name}' has no adapter '{request.adapter}'", field="model")
+            if request.logprobs and not getattr(model.backend, "logprobs", False):
+                raise BadRequest(f"the backend of model '{name}' tells no probabilities of tokens", field="logprobs")
             degradation = self._plane.degradation
             canned = degradation.canned(model)
             if canned is not None:

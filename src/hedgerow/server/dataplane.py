@@ -29,10 +29,11 @@ from hedgerow.server.inference import InferRequest, InferResponse, ModelMetadata
 from hedgerow.server.library import Indexed, Library
 from hedgerow.server.metrics import Metrics
 from hedgerow.server.models import Held, Served, Slot
+from hedgerow.server.pieces import Piece
 from hedgerow.server.recording import Counted, Recorder
 from hedgerow.server.repository import Repository
 from hedgerow.server.residents import Residents
-from hedgerow.server.scheduler import Piece, Scheduler
+from hedgerow.server.scheduler import Scheduler
 from hedgerow.server.statistics import Window
 from hedgerow.server.swapping import Prepared, Swaps
 from hedgerow.server.systemd import Patience

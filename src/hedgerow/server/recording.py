@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from hedgerow.server.metrics import Metrics
     from hedgerow.server.models import Served
     from hedgerow.server.modelstatistics import ModelStatistics
-    from hedgerow.server.scheduler import Piece
+    from hedgerow.server.pieces import Piece
 
 # From here on the fault is the server's (RFC 9110, section 15.6).
 _SERVER_FAULT = 500

@@ -28,25 +28,16 @@ from typing import TYPE_CHECKING, cast
 
 from hedgerow.server.batching import NORMAL
 from hedgerow.server.errors import Busy, DeadlineExceeded, Overloaded, ServingError
+from hedgerow.server.pieces import Piece, Said
 from hedgerow.server.progress import Progress
 from hedgerow.server.stop import StopFilter
 
 if TYPE_CHECKING:
-    from hedgerow.server.backends import Decoding, TextBackend, TextRequest
+    from hedgerow.server.backends import Decoding, TextBackend, TextRequest, WeighingDecoding
     from hedgerow.server.models import Served
 
 _NEWEST = 0.2
 _LONGEST_WAIT_S = 60
-
-
-@dataclass(frozen=True)
-class Piece:
-    """Some text of an answer. The last piece has ``finish`` set: ``stop`` or ``length``."""
-
-    text: str
-    tokens: int
-    prompt_tokens: int
-    finish: str | None = None
 
 
 @dataclass(eq=False)
@@ -253,13 +244,14 @@ class _Lane:
         if text is None:
             return self._end(job, _piece(job, job.stop.rest(), "length" if decoding.truncated else "stop"))
         job.tokens += 1
+        said = (Said(text, cast("WeighingDecoding", decoding).logprob),) if job.request.logprobs else ()
         clear = job.stop.feed(text)
         if job.stop.met:
             return self._end(job, _piece(job, clear, "stop"))
         if job.tokens >= job.request.max_tokens:
-            return self._end(job, _piece(job, clear + job.stop.rest(), "length"))
+            return self._end(job, _piece(job, clear + job.stop.rest(), "length", said))
         # A token without text (half a character) still counts as progress for the stream's statistics.
-        self._put(job, _piece(job, clear, None))
+        self._put(job, _piece(job, clear, None, said))
         return True
 
     def _end(self, job: _Job, last: Piece | BaseException | None) -> bool:
@@ -310,5 +302,5 @@ def _take(ready: collections.deque[Piece | BaseException]) -> tuple[list[Piece],
     return batch, None
 
 
-def _piece(job: _Job, text: str, finish: str | None) -> Piece:
-    return Piece(text, job.tokens, 0 if job.decoding is None else job.decoding.prompt_tokens, finish)
+def _piece(job: _Job, text: str, finish: str | None, said: tuple[Said, ...] = ()) -> Piece:
+    return Piece(text, job.tokens, 0 if job.decoding is None else job.decoding.prompt_tokens, finish, said)

@@ -159,6 +159,7 @@ class Script:
     open: int = 0
     log: list[str] = field(default_factory=list)
     closed: threading.Event = field(default_factory=threading.Event)
+    logprobs: bool = False
 
     def begin(self, request: Any) -> _Scripted:
         self.begun.append(request)
@@ -179,6 +180,7 @@ class _Scripted:
         self._left = list(script.pieces)
         self._parts = script.prompt_parts
         self.truncated = False
+        self.logprob = 0.0
 
     def read(self) -> bool:
         self._parts -= 1
@@ -196,6 +198,7 @@ class _Scripted:
         if not self._left:
             self.truncated = script.truncated
             return None
+        self.logprob -= 0.5
         return self._left.pop(0)
 
     def close(self) -> None:

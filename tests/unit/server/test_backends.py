@@ -24,6 +24,7 @@ from hedgerow.models import describing, pack_adapter
 from hedgerow.models.attach import attach
 from hedgerow.models.describing import Description
 from hedgerow.models.pack_adapter import AdapterRequest
+from hedgerow.models.validate.builds import Build, Session
 from hedgerow.registry import manifest as manifests
 from hedgerow.registry.manifest import Base, GoldenText, Message, Requires
 from hedgerow.server import backends, golden, loading, tensors
@@ -273,6 +274,33 @@ def test_the_engine_computes_without_pythons_lock_and_the_generator_does_not(eng
     backend = backends.load(tiny_text["last"], threads=1)
     assert not counts_while_it_computes(backend, "_generator", "generate_next_token")
     backend.close()
+
+
+def test_probabilities_are_those_of_the_graph(tiny_text) -> None:
+    """Held to onnxruntime alone, which reads prompt and answer in one run."""
+    folder = tiny_text["all"]
+    backend = backends.load(folder, threads=1)
+    said, _, plain = say(backend, prompt="hello there", messages=None, max_tokens=6)
+    weighed = backend.begin(TextRequest(prompt="hello there", max_tokens=6, temperature=0.0, logprobs=True))
+    while not weighed.read():
+        pass
+    pieces, found = [], []
+    while (piece := weighed.step()) is not None:
+        pieces.append(piece)
+        found.append(weighed.logprob)
+    weighed.close()
+    prompt = backend._prompt(TextRequest(prompt="hello there"))
+    backend.close()
+    assert "".join(pieces) == said
+    assert isinstance(plain, EngineDecoding)
+    build = Build("tiny", folder / "model.onnx", folder, None)
+    tokens = list(prompt)
+    for logprob in found:
+        row = Session(build.model).logits(tokens)[-1].astype(np.float64)
+        token = int(row.argmax())
+        assert logprob == pytest.approx(float(row[token] - np.log(np.exp(row).sum())), abs=1e-4)
+        tokens.append(token)
+    assert len(found) == 6
 
 
 # ── adapters ────────────────────────────────────────────────────────────────

@@ -44,7 +44,8 @@ class TextRequest:
     ``temperature`` 0 is greedy. ``stop``: texts that end the answer and are not part of it. ``adapter`` is one of the
     backend's ``adapters``, None the model as it is. ``priority`` 1 is the most urgent, 0 the usual one; ``timeout_s``
     is when the answer must have ended, waiting included. Both are the scheduler's; a backend need not look at them.
-    ``device_only``: no other machine may answer (``hedgerow.server.fallback``).
+    ``device_only``: no other machine may answer (``hedgerow.server.fallback``). ``logprobs``: the probabilities of the
+    tokens are wanted, of a backend that can tell them.
     """
 
     messages: Sequence[Mapping[str, str]] | None = None
@@ -58,6 +59,7 @@ class TextRequest:
     priority: int = 0
     timeout_s: float | None = None
     device_only: bool = False
+    logprobs: bool = False
 
 
 class TensorBackend(Protocol):
@@ -113,11 +115,21 @@ class Decoding(Protocol):
         """Give its memory back."""
 
 
+class WeighingDecoding(Decoding, Protocol):
+    """One of a request with ``logprobs``.
+
+    ``logprob`` is of the token that ``step`` made last: the natural logarithm of its probability by the model, before
+    any temperature.
+    """
+
+    logprob: float
+
+
 class TextBackend(Protocol):
     """A conversation in, tokens out.
 
     One that can have no more than so many at once says so in ``generations``; one that has adapters names them in
-    ``adapters``.
+    ``adapters``; one that can tell how probable its tokens are says so by ``logprobs = True``.
     """
 
     platform: str

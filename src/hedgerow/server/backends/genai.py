@@ -3,9 +3,11 @@
 The package has two ways to generate, and each request takes the better one that can serve it:
 
 - ``Engine`` computes without Python's lock, so that health probes and other connections are answered meanwhile. It
-  wants logits of every position, and holds them all while it reads the prompt; it takes no seed on a processor.
-- ``Generator`` holds the lock, so it reads the prompt in parts. It takes every graph, any prompt, a seed, and a LoRA
-  adapter: each file ``adapters/NAME.onnx_adapter`` beside the model is one. All of them share the model's weights.
+  wants logits of every position, and holds them all while it reads the prompt; it takes no seed on a processor, and
+  shows no logits.
+- ``Generator`` holds the lock, so it reads the prompt in parts. It takes every graph, any prompt, a seed, shows the
+  logits of each token, and takes a LoRA adapter: each file ``adapters/NAME.onnx_adapter`` beside the model is one. All
+  of them share the model's weights.
 
 Figures: docs/decisions/0005-server-stack.md.
 """
@@ -39,6 +41,7 @@ class GenaiBackend:
     """
 
     platform = "onnxruntime_genai"
+    logprobs = True
 
     def __init__(self, folder: Path, *, threads: int) -> None:
         og.disable_telemetry_events()
@@ -65,10 +68,13 @@ class GenaiBackend:
         sampling = Sampling.of(request, self._vocabulary)
         length = min(request.max_tokens, room)
         stream = self._tokenizer.create_stream()
-        if self.engine and request.adapter is None and self._suits_engine(len(prompt), sampling):
+        plain = request.adapter is None and not request.logprobs
+        if self.engine and plain and self._suits_engine(len(prompt), sampling):
             return EngineDecoding(self._model, stream, prompt, length, sampling)
         adapter = None if request.adapter is None else (self._adapters, request.adapter)
-        return GeneratorDecoding(self._model, stream, prompt, length, sampling, ends=self._ends, adapter=adapter)
+        decoding = GeneratorDecoding(self._model, stream, prompt, length, sampling, ends=self._ends, adapter=adapter)
+        decoding.weighs = request.logprobs
+        return decoding
 
     def close(self) -> None:
         # The model last: all others point into it.

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import onnxruntime_genai as og
+from numpy.typing import NDArray
 
 from hedgerow.server.backends import TextRequest
 from hedgerow.server.errors import ServingError
@@ -109,7 +111,9 @@ class EngineDecoding:
 
 
 class GeneratorDecoding:
-    """A generator, whose calls hold Python's lock while they compute."""
+    """A generator, whose calls hold Python's lock while they compute. ``weighs``: to tell each token's ``logprob``."""
+
+    weighs = False
 
     def __init__(
         self,
@@ -124,6 +128,7 @@ class GeneratorDecoding:
     ) -> None:
         self.prompt_tokens = len(prompt)
         self.truncated = False
+        self.logprob = 0.0
         self._stream = stream
         self._unread = prompt
         self._ends = ends
@@ -150,11 +155,22 @@ class GeneratorDecoding:
         if self._generator.is_done():  # an end token has returned below already: what is left is the length
             self.truncated = True
             return None
+        # Before the token is made: what it will be made of. Afterwards they are the next one's.
+        logits = self._generator.get_logits() if self.weighs else None
         self._generator.generate_next_token()
         token = int(self._generator.get_next_tokens()[0])
+        if logits is not None:
+            self.logprob = _log_probability(np.asarray(logits), token)
         if token in self._ends:
             return None
         return str(self._stream.decode(token))
 
     def close(self) -> None:
         del self._generator, self._stream
+
+
+def _log_probability(logits: NDArray[np.floating], token: int) -> float:
+    """Of ``token`` by the softmax of the last position's ``logits`` (…, vocabulary)."""
+    row = logits.reshape(-1, logits.shape[-1])[-1].astype(np.float64)
+    row -= row.max()
+    return float(row[token] - np.log(np.exp(row).sum()))

@@ -43,11 +43,11 @@ class Situation:
 def may_leave(policy: Policy, request: TextRequest, *, version: str | None) -> bool:
     """Whether anything could make this request leave.
 
-    An adapter and a named version are the device's own: no endpoint has them.
+    An adapter, a named version and the probabilities of tokens are the device's own: no endpoint has them.
     """
     if policy.privacy is Privacy.NEVER or request.device_only:
         return False
-    return request.adapter is None and version is None
+    return request.adapter is None and version is None and not request.logprobs
 
 
 def before(when: When, found: Situation) -> Reason | None:

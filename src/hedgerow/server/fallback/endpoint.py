@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from hedgerow.server.fallback.config import EndpointConfig
     from hedgerow.server.fallback.wire import Outgoing
-    from hedgerow.server.scheduler import Piece
+    from hedgerow.server.pieces import Piece
 
 # They log every request, at a level that an operator may turn on for other reasons.
 for _noisy in ("httpx", "httpcore"):

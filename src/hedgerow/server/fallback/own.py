@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from hedgerow.server.scheduler import Piece
+    from hedgerow.server.pieces import Piece
 
 
 class OwnAnswer:

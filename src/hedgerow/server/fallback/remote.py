@@ -26,7 +26,7 @@ from hedgerow.server.fallback.scrub import Scrubbed, scrub
 from hedgerow.server.fallback.settlement import Settlement, Trip
 from hedgerow.server.fallback.tasks import Tasks
 from hedgerow.server.fallback.wire import Outgoing, outgoing
-from hedgerow.server.scheduler import Piece
+from hedgerow.server.pieces import Piece
 
 if TYPE_CHECKING:
     from hedgerow.server.backends import TextRequest

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from hedgerow.server.fallback.config import Policy
     from hedgerow.server.fallback.decision import Reason
     from hedgerow.server.fallback.remote import Remote
-    from hedgerow.server.scheduler import Piece
+    from hedgerow.server.pieces import Piece
 
     Pieces = AsyncGenerator[list[Piece], None]
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from hedgerow.server.fallback.endpoint import EndpointFailed
     from hedgerow.server.fallback.ledger import Ledger
     from hedgerow.server.metrics import Metrics
-    from hedgerow.server.scheduler import Piece
+    from hedgerow.server.pieces import Piece
 
 log = logging.getLogger("hedgerow.server.fallback")
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 from msgspec import Meta, Struct
 
-from hedgerow.server.scheduler import Piece
+from hedgerow.server.pieces import Piece
 
 if TYPE_CHECKING:
     from hedgerow.server.backends import TextRequest

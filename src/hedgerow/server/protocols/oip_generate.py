@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from hedgerow.server.config import Limits
     from hedgerow.server.dataplane import DataPlane
-    from hedgerow.server.scheduler import Piece
+    from hedgerow.server.pieces import Piece
 
 _DEFAULT_TOKENS = 256
 

@@ -14,7 +14,9 @@ import msgspec
 from hedgerow.server.errors import NotFound, ServingError
 
 if TYPE_CHECKING:
-    from hedgerow.server.scheduler import Piece
+    from collections.abc import Sequence
+
+    from hedgerow.server.pieces import Piece, Said
 
 _DONE = b"data: [DONE]\n\n"
 _RATE_LIMITED = 429
@@ -67,7 +69,8 @@ async def whole(kind: Kind, model: str, batches: AsyncGenerator[list[Piece], Non
     """The answer when all of it is said."""
     async with contextlib.aclosing(batches):
         pieces = [piece async for batch in batches for piece in batch]
-    choice = _choice(kind.answer("".join(piece.text for piece in pieces)), pieces[-1].finish)
+    said = [token for piece in pieces for token in piece.said]
+    choice = _choice(kind.answer("".join(piece.text for piece in pieces)), pieces[-1].finish, said)
     return {**_head(kind, model, kind.whole), "choices": [choice], "usage": _usage(pieces[-1])}
 
 
@@ -78,11 +81,11 @@ async def events(
     head = _head(kind, model, kind.chunk)
     more = {"usage": None} if usage else {}
 
-    def chunk(said: dict[str, Any], finish: str | None = None) -> bytes:
-        return _event({**head, "choices": [_choice(said, finish)], **more})
+    def chunk(text: dict[str, Any], finish: str | None = None, said: Sequence[Said] = ()) -> bytes:
+        return _event({**head, "choices": [_choice(text, finish, said)], **more})
 
     def texts(batch: list[Piece]) -> bytes:
-        return b"".join(chunk(kind.piece(piece.text)) for piece in batch if piece.text)
+        return b"".join(chunk(kind.piece(each.text), said=each.said) for each in batch if each.text or each.said)
 
     def end(last: Piece) -> bytes:
         total = _event({**head, "choices": [], "usage": _usage(last)}) if usage else b""
@@ -113,8 +116,18 @@ def _head(kind: Kind, model: str, named: str) -> dict[str, Any]:
     return {"id": f"{kind.prefix}-{uuid.uuid4().hex}", "object": named, "created": int(time.time()), "model": model}
 
 
-def _choice(said: dict[str, Any], finish: str | None) -> dict[str, Any]:
-    return {"index": 0, **said, "finish_reason": finish, "logprobs": None}
+def _choice(text: dict[str, Any], finish: str | None, said: Sequence[Said]) -> dict[str, Any]:
+    logprobs = {"content": [_weighed(token) for token in said], "refusal": None} if said else None
+    return {"index": 0, **text, "finish_reason": finish, "logprobs": logprobs}
+
+
+def _weighed(token: Said) -> dict[str, Any]:
+    return {
+        "token": token.text,
+        "logprob": token.logprob,
+        "bytes": list(token.text.encode()),
+        "top_logprobs": [],
+    }
 
 
 def _usage(piece: Piece) -> dict[str, int]:

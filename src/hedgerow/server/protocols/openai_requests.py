@@ -6,6 +6,7 @@ never silently ignored; one that is given its neutral value (``n: 1``, ``tools: 
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
@@ -126,15 +127,16 @@ class ChatRequest(_Asked, frozen=True, forbid_unknown_fields=True, kw_only=True)
         Raises:
             BadRequest: a value that is not supported, by its field.
         """
-        if self.logprobs:
-            raise BadRequest("logprobs is not supported", field="logprobs")
+        if self.logprobs and self.stop:
+            raise BadRequest("logprobs is not supported together with stop", field="logprobs")
         if self.max_tokens is not None and self.max_completion_tokens is not None:
             raise BadRequest("max_tokens and max_completion_tokens say the same; give one", field="max_tokens")
         messages = [{"role": _ROLES.get(each.role, each.role), "content": each.text} for each in self.messages]
         tokens = self.max_tokens or self.max_completion_tokens or min(_CHAT_TOKENS, limits.max_tokens)
-        return self._text_request(
+        wanted = self._text_request(
             limits, tokens, messages=messages, priority=_TIERS[self.service_tier], timeout_s=timeout_s
         )
+        return dataclasses.replace(wanted, logprobs=bool(self.logprobs))
 
 
 class CompletionRequest(_Asked, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -186,13 +186,29 @@ class AnswerMessage(Struct, frozen=True, forbid_unknown_fields=True):
     content: str
 
 
+class TokenLogprob(Struct, frozen=True, forbid_unknown_fields=True):
+    """A token and the natural logarithm of its probability; ``bytes`` of its text in UTF-8."""
+
+    token: str
+    logprob: float
+    bytes: list[int]
+    top_logprobs: list[Any]
+
+
+class ChatLogprobs(Struct, frozen=True, forbid_unknown_fields=True):
+    """Of every token of the answer."""
+
+    content: list[TokenLogprob]
+    refusal: None
+
+
 class ChatChoice(Struct, frozen=True, forbid_unknown_fields=True):
     """The one answer."""
 
     index: int
     message: AnswerMessage
     finish_reason: Literal["stop", "length"]
-    logprobs: None
+    logprobs: ChatLogprobs | None
 
 
 class ChatCompletion(Struct, frozen=True, forbid_unknown_fields=True):

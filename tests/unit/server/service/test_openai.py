@@ -191,6 +191,27 @@ def test_models_are_listed(client) -> None:
     assert client.get("/v1/models/nobody").json()["error"]["code"] == "model_not_found"
 
 
+def test_probabilities_of_tokens_where_they_are_asked_for(serve) -> None:
+    script = Script(["Hé", "", "!"], logprobs=True)
+    client = serve(script)
+    asked = {"model": "assistant", "messages": HELLO, "logprobs": True}
+    (choice,) = client.post(CHAT, json=asked).json()["choices"]
+    tokens = [
+        {"token": "Hé", "logprob": -0.5, "bytes": [72, 195, 169], "top_logprobs": []},
+        {"token": "", "logprob": -1.0, "bytes": [], "top_logprobs": []},
+        {"token": "!", "logprob": -1.5, "bytes": [33], "top_logprobs": []},
+    ]
+    assert choice["logprobs"] == {"content": tokens, "refusal": None}
+    said = events(client.post(CHAT, json=asked | {"stream": True}))
+    assert [
+        token for each in said[:-1] for token in (each["choices"][0]["logprobs"] or {}).get("content", [])
+    ] == tokens
+    (plain,) = client.post(CHAT, json=asked | {"logprobs": False}).json()["choices"]
+    assert plain["logprobs"] is None
+    refused = client.post(CHAT, json=asked | {"stop": "!"}).json()["error"]
+    assert (refused["param"], refused["message"]) == ("logprobs", "logprobs is not supported together with stop")
+
+
 def test_an_adapter_is_a_model_of_its_own(serve) -> None:
     script = Script(["x"])
     script.adapters = ("formal",)

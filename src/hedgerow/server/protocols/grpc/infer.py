@@ -12,8 +12,8 @@ from hedgerow.server.protocols.grpc import answers, contents, requests, texts
 if TYPE_CHECKING:
     from hedgerow.server.config import Limits
     from hedgerow.server.dataplane import DataPlane
+    from hedgerow.server.pieces import Piece
     from hedgerow.server.protocols.grpc import messages, wire
-    from hedgerow.server.scheduler import Piece
 
 PROTOCOL: Final = "grpc"
 # The parameters by which Triton's streams say that a request has no more answers, and why an answer ended.

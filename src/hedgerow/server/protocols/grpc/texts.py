@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from hedgerow.server.config import Limits
+    from hedgerow.server.pieces import Piece
     from hedgerow.server.protocols.grpc import wire
-    from hedgerow.server.scheduler import Piece
 
 OUTPUT: Final = "text_output"
 _INPUTS: Final = {
