@@ -83,7 +83,7 @@ class Board:
     def look(self) -> Look:
         return Look(at=0, reached=True, status="ok", version=self._serves, sha256=self._sha256)
 
-    def probe(self, release: Release, number: int, *, timeout_s: float = 30) -> Answer:  # noqa: ARG002 - Watcher's
+    def probe(self, release: Release, number: int, *, timeout_s: float = 30, weigh: bool = False) -> Answer:  # noqa: ARG002
         return Answer(at=0, question=number, kind=Kind.RIGHT, latency_ms=20.0)
 
 

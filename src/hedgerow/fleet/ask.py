@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from hedgerow.errors import HedgerowError
-from hedgerow.fleet.endpoint import ChatPiece, DeviceClient, Endpoint
+from hedgerow.fleet.chat_stream import ChatPiece
+from hedgerow.fleet.endpoint import DeviceClient, Endpoint
 
 TIMEOUT_S = 60.0
 """Longest wait for the next piece. A queue of other users' questions may stand before the first one."""

@@ -18,6 +18,7 @@ import httpx
 import msgspec
 
 from hedgerow.errors import DeviceError, NetworkError
+from hedgerow.fleet.chat_stream import ChatPiece, read_event, refused_field
 from hedgerow.registry.probe import FROM_THE_DEVICE
 
 SERVER_PORT = 8443
@@ -211,13 +212,20 @@ class DeviceClient:
             raise DeviceError(f"POST {path} was answered with no JSON", where=self.endpoint.host) from error
 
     def stream_chat(
-        self, model: str, messages: Sequence[dict[str, str]], *, max_tokens: int, timeout_s: float | None = None
+        self,
+        model: str,
+        messages: Sequence[dict[str, str]],
+        *,
+        max_tokens: int,
+        timeout_s: float | None = None,
+        logprobs: bool = False,
     ) -> Iterator[ChatPiece]:
         """Ask and yield the answer's pieces as they come (OpenAI chat completions, server-sent events).
 
-        ``timeout_s``, another than the client's, bounds the wait for each piece.
+        ``timeout_s``, another than the client's, bounds the wait for each piece. ``logprobs``: with the probabilities
+        of the tokens, where the model's backend tells them.
         """
-        body = {
+        body: dict[str, Any] = {
             "model": model,
             "messages": list(messages),
             "max_tokens": max_tokens,
@@ -225,6 +233,8 @@ class DeviceClient:
             "stream": True,
             "stream_options": {"include_usage": True},
         }
+        if logprobs:
+            body["logprobs"] = True
         started = time.monotonic()
         try:
             with self._http.stream(
@@ -237,9 +247,12 @@ class DeviceClient:
                 self._note_certificate(response)
                 if response.is_error:
                     response.read()
+                    if logprobs and refused_field(response) == "logprobs":
+                        yield from self.stream_chat(model, messages, max_tokens=max_tokens, timeout_s=timeout_s)
+                        return
                     raise self._refusal("POST", "/v1/chat/completions", response)
                 for line in response.iter_lines():
-                    piece = _chat_piece(line, started, where=self.endpoint.host)
+                    piece = read_event(line, started, where=self.endpoint.host)
                     if piece is not None:
                         yield piece
         except httpx.TransportError as error:
@@ -279,33 +292,3 @@ class DeviceClient:
             where=f"{self.endpoint.host}: {response.text[:300]}",
             next_step=f"on {self.endpoint.host}: journalctl -u hedgerow-server",
         )
-
-
-@dataclass(frozen=True)
-class ChatPiece:
-    """A piece of an answer, ``at_s`` seconds after the question was sent; ``tokens`` once the server counted them."""
-
-    text: str
-    at_s: float
-    tokens: int | None = None
-
-
-def _chat_piece(line: str, started: float, *, where: str) -> ChatPiece | None:
-    """One line of the event stream; None for blank lines, comments, the role and the end mark."""
-    if not line.startswith("data:"):
-        return None
-    data = line.removeprefix("data:").strip()
-    if data == "[DONE]":
-        return None
-    try:
-        document = msgspec.json.decode(data)
-        if "error" in document:
-            raise DeviceError(f"it broke off its answer: {document['error']}", where=where)
-        choices = document.get("choices") or [{}]
-        text = (choices[0].get("delta") or {}).get("content") or ""
-        tokens = (document.get("usage") or {}).get("completion_tokens")
-    except (msgspec.DecodeError, AttributeError, KeyError, TypeError) as error:
-        raise DeviceError(f"an event of the stream cannot be read: {data[:200]!r}", where=where) from error
-    if not text and tokens is None:
-        return None
-    return ChatPiece(text, time.monotonic() - started, tokens)

@@ -4,7 +4,7 @@ import pytest
 
 from hedgerow.fleet import access
 from hedgerow.fleet.ask import ask, summarize
-from hedgerow.fleet.endpoint import ChatPiece
+from hedgerow.fleet.chat_stream import ChatPiece
 from hedgerow.identity.profiles import Profile
 
 

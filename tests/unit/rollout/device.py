@@ -97,7 +97,7 @@ class FakeDevice:
             throttled=self.throttled,
         )
 
-    def probe(self, release: Release, number: int, *, timeout_s: float = 30) -> Answer:
+    def probe(self, release: Release, number: int, *, timeout_s: float = 30, weigh: bool = False) -> Answer:
         self.questions.append(number)
         wrong = self.wrong if self.serves == release.bundle else None
         kind = Kind.RIGHT if wrong is None else Kind.WRONG

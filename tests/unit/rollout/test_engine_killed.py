@@ -158,7 +158,7 @@ class Board:
             reasons=frozenset({"requests_fail"} if failing else ()),
         )
 
-    def probe(self, release: Release, number: int, *, timeout_s: float = 30) -> Answer:
+    def probe(self, release: Release, number: int, *, timeout_s: float = 30, weigh: bool = False) -> Answer:
         return Answer(at=self.world.now, question=number, kind=Kind.RIGHT, latency_ms=20.0)
 
 

@@ -193,7 +193,7 @@ class Board:
             configuration=report.get("configuration"),
         )
 
-    def probe(self, release: Release, number: int, *, timeout_s: float = 30) -> Answer:
+    def probe(self, release: Release, number: int, *, timeout_s: float = 30, weigh: bool = False) -> Answer:
         assert release.name == "assistant", "asked a model that nobody has"
         kind = Kind.RIGHT if self.drained_until is None else Kind.ERROR
         return Answer(at=self.world.now, question=number, kind=kind, latency_ms=20.0)

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 import server_support as support
 
-from hedgerow.fleet.endpoint import ChatPiece, DeviceClient, Endpoint
+from hedgerow.fleet.chat_stream import ChatPiece
+from hedgerow.fleet.endpoint import DeviceClient, Endpoint
 from hedgerow.identity.profiles import Profile
 from hedgerow.models.importer import import_recipe
 from hedgerow.models.recipes import find_recipe
@@ -117,6 +118,16 @@ def test_the_gates_probe_measures_the_first_token_and_the_speed_after_it(
     assert reported.ttft_p95_ms is not None
     assert SLOWEST_TOKENS_PER_S < reported.tokens_per_s < FASTEST_TOKENS_PER_S
     assert reported.ttft_p95_ms >= min(each.ttft_ms or 0 for each in answers) / 2
+
+
+def test_the_gates_probe_measures_how_sure_the_model_is(client: DeviceClient, release: Release) -> None:
+    first, second = (HttpsWatcher(client).probe(release, 0, timeout_s=60, weigh=True) for _ in range(2))
+    assert (first.kind, second.kind) == (Kind.RIGHT, Kind.RIGHT)
+    assert first.perplexity is not None
+    # It knows the capital of France; an answer drawn at random from 49,152 tokens would have that perplexity.
+    assert 1 < first.perplexity < 3
+    assert second.perplexity == pytest.approx(first.perplexity, rel=1e-3)
+    assert HttpsWatcher(client).probe(release, 0, timeout_s=60).perplexity is None
 
 
 def test_an_slo_that_the_model_keeps_passes(client: DeviceClient, release: Release) -> None:

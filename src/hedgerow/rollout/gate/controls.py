@@ -40,11 +40,19 @@ class Controls:
     """Untouched hosts by name, in turn. One that does not answer, or gets the release meanwhile, is left out from then.
 
     ``before`` is what ``measured`` gave before the activation of the host under test; {}: nobody was asked then.
+    ``weigh``: their answers' perplexity is compared, too.
     """
 
     def __init__(
-        self, watchers: Mapping[str, Watcher], release: Release, run: Run, before: Mapping[str, Window] | None = None
+        self,
+        watchers: Mapping[str, Watcher],
+        release: Release,
+        run: Run,
+        before: Mapping[str, Window] | None = None,
+        *,
+        weigh: bool = False,
     ) -> None:
+        self._weigh = weigh
         self._left = dict(watchers)
         self._lost = dict.fromkeys(watchers, 0)
         self._release = release
@@ -113,7 +121,7 @@ class Controls:
 
     def _put(self, name: str, question: int) -> None:
         watcher = self._left[name]
-        answer = self._run(lambda: watcher.probe(self._release, question, timeout_s=ANSWER_WITHIN_S))
+        answer = self._run(lambda: watcher.probe(self._release, question, timeout_s=ANSWER_WITHIN_S, weigh=self._weigh))
         if answer.kind in {Kind.RIGHT, Kind.WRONG}:
             # They serve another version: its answer may be another, and that is nobody's fault.
             answer = msgspec.structs.replace(answer, kind=Kind.RIGHT)

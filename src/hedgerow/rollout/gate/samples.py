@@ -94,15 +94,17 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     ttft_ms: float | None = None
     """Until the first token, where the answer came as a stream of them."""
     tokens_per_s: float | None = None
+    perplexity: float | None = None
+    """Of the answer by the model itself, where it was measured."""
     note: str = ""
 
 
 class Window(msgspec.Struct, kw_only=True):
     """What was seen of one host (or several alike) in one stretch of time; columns, so that a test need not copy.
 
-    ``at``, ``questions``, ``latency_ms`` have one entry an answered question, right or wrong; ``ttft_ms`` and
-    ``tokens_per_s`` one where it was measured. ``row``, ``judged`` and ``tested`` are the judge's notes of what it has
-    seen before: passing looks in a row, looks judged, and the stage of each interim test (see ``judge``).
+    ``at``, ``questions``, ``latency_ms`` have one entry an answered question, right or wrong; ``ttft_ms``,
+    ``tokens_per_s`` and ``perplexity`` one where it was measured. ``row``, ``judged`` and ``tested`` are the judge's
+    notes of what it has seen before: passing looks in a row, looks judged, each interim test's stage (see ``judge``).
     """
 
     looks: list[Look] = []
@@ -112,6 +114,7 @@ class Window(msgspec.Struct, kw_only=True):
     latency_ms: list[float] = []
     ttft_ms: list[float] = []
     tokens_per_s: list[float] = []
+    perplexity: list[float] = []
     asked: int = 0
     """Questions that reached the server."""
     errors: int = 0
@@ -165,16 +168,23 @@ class Window(msgspec.Struct, kw_only=True):
             self.ttft_ms.append(answer.ttft_ms)
         if answer.tokens_per_s is not None:
             self.tokens_per_s.append(answer.tokens_per_s)
+        if answer.perplexity is not None:
+            self.perplexity.append(answer.perplexity)
 
     def column(self, metric: Metric) -> Sequence[float]:
         """The samples behind a metric of ``policy.gate.SAMPLED``."""
-        if metric is Metric.TTFT_MS:
-            return self.ttft_ms
-        return self.tokens_per_s if metric is Metric.TOKENS_PER_S else self.latency_ms
+        match metric:
+            case Metric.TTFT_MS:
+                return self.ttft_ms
+            case Metric.TOKENS_PER_S:
+                return self.tokens_per_s
+            case Metric.PERPLEXITY:
+                return self.perplexity
+        return self.latency_ms
 
 
 PERCENTILES = {Metric.P50_MS: 0.50, Metric.P95_MS: 0.95, Metric.P99_MS: 0.99, Metric.TTFT_MS: 0.95}
-"""``ttft_ms`` is the 95th percentile, as in the bundle's ``slo``; tokens a second are a median."""
+"""``ttft_ms`` is the 95th percentile, as in the bundle's ``slo``; tokens a second and perplexity are medians."""
 
 
 def value_of(metric: Metric, samples: Sequence[float]) -> float | None:
@@ -185,7 +195,7 @@ def value_of(metric: Metric, samples: Sequence[float]) -> float | None:
 def summary(window: Window) -> dict[str, float]:
     """Figures of a window by metric, for the journal: medians and percentiles, the last look's gauges, counts."""
     found: dict[str, float] = {}
-    for metric in (Metric.P50_MS, Metric.P95_MS, Metric.P99_MS, Metric.TTFT_MS, Metric.TOKENS_PER_S):
+    for metric in (Metric.P50_MS, Metric.P95_MS, Metric.P99_MS, Metric.TTFT_MS, Metric.TOKENS_PER_S, Metric.PERPLEXITY):
         value = value_of(metric, window.column(metric))
         if value is not None:
             found[str(metric)] = round(value, 3)

@@ -86,7 +86,10 @@ class GateSession:
         self._probes = policy.gate.probes
         self._rules = Rules.of(policy, release.slo)
         compared = bool(controls) and policy.gate.needs_controls
-        self._controls = Controls(controls or {}, release, self._run, controls_before) if compared else None
+        self._weigh = policy.gate.weighs
+        self._controls = (
+            Controls(controls or {}, release, self._run, controls_before, weigh=self._weigh) if compared else None
+        )
         self.before = before
         self.after = Window(start_s=start_s)
         self._order = pace.order(len(release.questions), () if before is None else before.questions)
@@ -214,7 +217,7 @@ class GateSession:
 
     def _put(self, number: int) -> Answer:
         within_s = self._probes.timeout_s
-        return self._run(lambda: self._watcher.probe(self._release, number, timeout_s=within_s))
+        return self._run(lambda: self._watcher.probe(self._release, number, timeout_s=within_s, weigh=self._weigh))
 
     def _look(self) -> Look:
         look = self._run(self._watcher.look)

@@ -5,13 +5,15 @@ A ``Watcher`` is what a gate needs of a host; tests implement it in memory.
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Protocol
 
 from hedgerow.errors import DeviceError, NetworkError
-from hedgerow.fleet.endpoint import ChatPiece, DeviceClient, Report
+from hedgerow.fleet.chat_stream import ChatPiece
+from hedgerow.fleet.endpoint import DeviceClient, Report
 from hedgerow.registry import probe as questions
 from hedgerow.registry.manifest import GoldenText
 from hedgerow.registry.probe import Probe
@@ -29,8 +31,13 @@ class Watcher(Protocol):
     def look(self) -> Look:
         """One health report, or why there is none. Never raises for what a host or network does."""
 
-    def probe(self, release: Release, number: int, *, timeout_s: float = ANSWER_WITHIN_S) -> Answer:
-        """Put question ``number`` of ``release.questions``; never raises for what a host or network does."""
+    def probe(
+        self, release: Release, number: int, *, timeout_s: float = ANSWER_WITHIN_S, weigh: bool = False
+    ) -> Answer:
+        """Put question ``number`` of ``release.questions``; never raises for what a host or network does.
+
+        ``weigh``: measure the answer's perplexity, where the host can tell it.
+        """
 
 
 def _utc() -> datetime:
@@ -72,22 +79,28 @@ class HttpsWatcher:
             throttled=self._throttled(report),
         )
 
-    def probe(self, release: Release, number: int, *, timeout_s: float = ANSWER_WITHIN_S) -> Answer:
+    def probe(
+        self, release: Release, number: int, *, timeout_s: float = ANSWER_WITHIN_S, weigh: bool = False
+    ) -> Answer:
         at = time.monotonic()
         try:
-            return self._answer(release, number, at, timeout_s)
+            return self._answer(release, number, at, timeout_s, weigh=weigh)
         except NetworkError as error:
             return Answer(at=at, question=number, kind=Kind.LOST, note=error.what)
         except DeviceError as error:
             return Answer(at=at, question=number, kind=Kind.ERROR, note=f"{error.what}: {error.where}")
 
-    def _answer(self, release: Release, number: int, at: float, timeout_s: float) -> Answer:
+    def _answer(self, release: Release, number: int, at: float, timeout_s: float, *, weigh: bool) -> Answer:
         golden = release.questions[number]
         question = questions.ask(golden, release.name, release.tensor_types)
         pieces: list[ChatPiece] = []
         if isinstance(golden, GoldenText):
             pieces += self._client.stream_chat(
-                question.body["model"], question.body["messages"], max_tokens=golden.max_tokens, timeout_s=timeout_s
+                question.body["model"],
+                question.body["messages"],
+                max_tokens=golden.max_tokens,
+                timeout_s=timeout_s,
+                logprobs=weigh,
             )
             text = "".join(piece.text for piece in pieces)
             document = {"choices": [{"message": {"content": text}}]}
@@ -123,8 +136,13 @@ def answered(
         latency_ms=latency_ms,
         ttft_ms=times[0] * 1000 if times else None,
         tokens_per_s=speed,
+        perplexity=_perplexity([logprob for piece in pieces for logprob in piece.logprobs]),
         note=wrong or "",
     )
+
+
+def _perplexity(logprobs: Sequence[float]) -> float | None:
+    return math.exp(-sum(logprobs) / len(logprobs)) if logprobs else None
 
 
 def metrics(report: Report, now: datetime) -> dict[Metric, float]:

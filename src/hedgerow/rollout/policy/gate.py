@@ -19,7 +19,11 @@ Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9_]*$", max_length=63)]
 
 
 class Metric(StrEnum):
-    """What can be held against a limit. ``_ms`` is milliseconds, ``_s`` seconds, ``_c`` degrees Celsius."""
+    """What can be held against a limit. ``_ms`` is milliseconds, ``_s`` seconds, ``_c`` degrees Celsius.
+
+    ``perplexity`` is of the model's own answers to the gate's questions, of which figures are medians: e to the mean of
+    the negative logarithms of its tokens' probabilities. 1 is certain; weights that are damaged or too coarse raise it.
+    """
 
     P50_MS = "p50_ms"
     P95_MS = "p95_ms"
@@ -44,7 +48,9 @@ class Metric(StrEnum):
     PERPLEXITY = "perplexity"
 
 
-SAMPLED: Final = frozenset({Metric.P50_MS, Metric.P95_MS, Metric.P99_MS, Metric.TTFT_MS, Metric.TOKENS_PER_S})
+SAMPLED: Final = frozenset({
+    Metric.P50_MS, Metric.P95_MS, Metric.P99_MS, Metric.TTFT_MS, Metric.TOKENS_PER_S, Metric.PERPLEXITY,
+})  # fmt: skip
 """Measured by probes, one value an answer: these can be compared by a test."""
 COUNTED: Final = frozenset({Metric.ERROR_RATIO, Metric.GOLDEN_FAILURES, Metric.RESTARTS, Metric.START_S})
 """Counted, or measured once, since the activation: waiting does not mend them."""
@@ -88,10 +94,6 @@ class Condition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
             raise ValueError(f"{self.subject}: give exactly one of above, below and worse_by")
         if self.and_by is not None and self.worse_by is None:
             raise ValueError(f"{self.subject}: and_by goes with worse_by")
-        if self.metric is Metric.PERPLEXITY:
-            raise ValueError(
-                "perplexity is reserved: it needs the probabilities of tokens, and the server's protocols give none yet"
-            )
         if self.worse_by is not None and self.metric in NOT_COMPARED:
             raise ValueError(f"{self.subject} is counted since the activation: give it a limit (above)")
 
@@ -211,6 +213,11 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
                     )
                 if condition.query is not None and condition.worse_by is not None and condition.against == "untouched":
                     raise ValueError(f"gate.criteria: {criterion.name}: a query is compared with before alone")
+
+    @property
+    def weighs(self) -> bool:
+        """Whether any criterion asks how probable the model's answers are by itself."""
+        return any(each.metric is Metric.PERPLEXITY for criterion in self.criteria for each in criterion.all_of)
 
     @property
     def needs_controls(self) -> bool:

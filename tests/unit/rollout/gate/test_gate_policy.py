@@ -70,7 +70,6 @@ def criteria(*conditions: object, **more: object) -> dict[str, object]:
         (criteria({"metric": "p95_ms", "worse_by": 0.5}), ">= 1"),
         (criteria({"metric": "p95_ms", "above": 1, "and_by": 1}), "and_by goes with worse_by"),
         (criteria({"metric": "restarts", "worse_by": 2}), "restarts is counted since the activation"),
-        (criteria({"metric": "perplexity", "above": 20}), "perplexity is reserved"),
         (criteria({"query": "x", "above": 1}), "asks for query 'x'"),
         (
             {"gate": {"criteria": [{"name": "slower", "all_of": [{"metric": "queue", "above": 1}]}]}},

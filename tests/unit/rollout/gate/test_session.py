@@ -39,6 +39,7 @@ class Host:
         self.looked_at: list[float] = []
         self.throttled = False
         self.reasons: frozenset[str] = frozenset()
+        self.perplexity: float | None = None
 
     def look(self) -> Look:
         self.looked_at.append(self.ticking.now)
@@ -55,13 +56,14 @@ class Host:
             throttled=self.throttled,
         )
 
-    def probe(self, release: Release, number: int, *, timeout_s: float = 30) -> Answer:
+    def probe(self, release: Release, number: int, *, timeout_s: float = 30, weigh: bool = False) -> Answer:
         at = self.ticking.now
         self.questions.append(number)
         self.asked_at.append(at)
         self.ticking.sleep(self.answer_s)
         note = {Kind.WRONG: "it said 'Lyon'", Kind.LOST: "timed out"}.get(self.kind, "")
-        return Answer(at=at, question=number, kind=self.kind, latency_ms=self.answer_s * 1000, note=note)
+        answer = Answer(at=at, question=number, kind=self.kind, latency_ms=self.answer_s * 1000, note=note)
+        return msgspec.structs.replace(answer, perplexity=self.perplexity) if weigh else answer
 
 
 @pytest.fixture
@@ -126,6 +128,37 @@ def test_a_slower_release_stops_by_comparison(session, host: Host) -> None:
     assert found.verdict is Verdict.FAIL
     assert found.reason.startswith("slower: p50_ms is 50, 2.50 times worse than 20 before")
     assert len(host.looked_at) == 3
+
+
+LESS_SURE = {"name": "less_sure", "all_of": [{"metric": "perplexity", "worse_by": 1.2}]}
+
+
+@pytest.mark.parametrize("after, verdict", [(3.0, Verdict.PASS), (9.0, Verdict.FAIL)])
+def test_a_model_that_is_less_sure_of_its_answers_stops_by_comparison(
+    session, host: Host, after: float, verdict: Verdict
+) -> None:
+    policy = {"gate": {"criteria": [LESS_SURE]}}
+    host.perplexity = 3.0
+    before = measured(session, host, policy=policy)
+    assert len(before.perplexity) == before.asked
+    host.perplexity = after
+    gate = session(policy, before=before)
+    assert gate.run().verdict is verdict
+    assert (gate.evidence().before["perplexity"], gate.evidence().after["perplexity"]) == (3, after)
+
+
+@pytest.mark.parametrize("unknown, verdict", [("no_data", Verdict.NO_DATA), ("skip", Verdict.PASS)])
+def test_a_model_that_cannot_tell_how_sure_it_is(session, host: Host, unknown: str, verdict: Verdict) -> None:
+    sure = {"name": "sure", "all_of": [{"metric": "perplexity", "above": 20}], "unknown": unknown}
+    gate = session({"gate": {"criteria": [LESS_SURE, sure]}}, before=measured(session, host))
+    assert gate.run().verdict is verdict
+    assert {each.name: each.verdict for each in gate.evidence().criteria}["less_sure"] is Standing.SKIPPED
+    assert "perplexity" not in gate.evidence().after
+
+
+def test_nobody_is_weighed_without_a_criterion(session, host: Host) -> None:
+    host.perplexity = 3.0
+    assert measured(session, host).perplexity == []
 
 
 def test_a_throttled_host_is_set_aside(session, host: Host) -> None:

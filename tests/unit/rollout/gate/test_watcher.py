@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
@@ -7,7 +8,8 @@ import msgspec
 import pytest
 
 from hedgerow.errors import DeviceError, NetworkError
-from hedgerow.fleet.endpoint import ChatPiece, Report, ReportedModel, ReportedReason
+from hedgerow.fleet.chat_stream import ChatPiece
+from hedgerow.fleet.endpoint import Report, ReportedModel, ReportedReason
 from hedgerow.registry.manifest import GoldenTensor, GoldenTensors
 from hedgerow.rollout.gate.samples import Kind, Look
 from hedgerow.rollout.gate.watcher import HttpsWatcher
@@ -31,8 +33,10 @@ class Client:
         self.asked.append((path, body, timeout_s))
         return self.report()
 
-    def stream_chat(self, model: str, messages: object, *, max_tokens: int, timeout_s: float) -> Iterator[ChatPiece]:
-        self.asked.append((model, messages, timeout_s))
+    def stream_chat(
+        self, model: str, messages: object, *, max_tokens: int, timeout_s: float, logprobs: bool
+    ) -> Iterator[ChatPiece]:
+        self.asked.append((model, messages, timeout_s, *(["weighed"] if logprobs else [])))
         yield from self.report()
 
 
@@ -79,6 +83,14 @@ def test_an_adapter_is_asked_by_its_name(release: Release) -> None:
     adapted = msgspec.structs.replace(release, probes=[msgspec.structs.replace(question, adapter="tone")])
     assert HttpsWatcher(client).probe(adapted, 0).kind is Kind.RIGHT
     assert client.asked[0][0] == "assistant:tone"
+
+
+def test_an_answer_is_weighed_where_that_is_wanted_and_known(release: Release) -> None:
+    pieces = [ChatPiece("Pa", 0.2, logprobs=(-0.5, -1.0)), ChatPiece("ris", 0.3, 4, logprobs=(-1.5,))]
+    client = Client(pieces)
+    assert HttpsWatcher(client).probe(release, 0, weigh=True).perplexity == pytest.approx(math.e)
+    assert client.asked[0][-1] == "weighed"
+    assert HttpsWatcher(Client([ChatPiece("Paris", 0.2)])).probe(release, 0, weigh=True).perplexity is None
 
 
 def test_a_stream_tells_the_first_token_and_the_speed(release: Release) -> None:
