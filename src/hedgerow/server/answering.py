@@ -45,17 +45,20 @@ class Texts:
         )
 
     async def own_answer(
-        self, name: str, request: TextRequest, record: Record, version: str | None
+        self, name: str, request: TextRequest, record: Record, version: str | None, *, weigh: bool = False
     ) -> AsyncGenerator[list[Piece], None]:
-        """The same, by the device's own model."""
+        """The same, by the device's own model; ``weigh``: with probabilities, if whoever answers can tell them."""
         with await self._plane.hold(name, version, request.adapter) as model:
             record.served_by(model)
             if not hasattr(model.backend, "begin"):
                 raise BadRequest(f"model '{name}' takes tensors: POST /v2/models/{name}/infer", field="model")
             if request.adapter is not None and request.adapter not in getattr(model.backend, "adapters", ()):
                 raise NotFound(f"model '{name}' has no adapter '{request.adapter}'", field="model")
-            if request.logprobs and not getattr(model.backend, "logprobs", False):
+            tells = getattr(model.backend, "logprobs", False)
+            if request.logprobs and not tells:
                 raise BadRequest(f"the backend of model '{name}' tells no probabilities of tokens", field="logprobs")
+            if weigh and tells:
+                request = dataclasses.replace(request, logprobs=True)
             degradation = self._plane.degradation
             canned = degradation.canned(model)
             if canned is not None:
@@ -100,9 +103,9 @@ class _Device:
     def waits(self) -> bool:
         return self._record.waits()
 
-    def generate(self, timeout_s: float) -> AsyncGenerator[list[Piece], None]:
+    def generate(self, timeout_s: float, *, weigh: bool) -> AsyncGenerator[list[Piece], None]:
         request = dataclasses.replace(self._request, timeout_s=timeout_s)
-        return self._texts.own_answer(self._name, request, self._record, None)
+        return self._texts.own_answer(self._name, request, self._record, None, weigh=weigh)
 
     def answered_elsewhere(self, *, failed: bool) -> None:
         self._record.answered_elsewhere(failed=failed)

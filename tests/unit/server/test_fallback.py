@@ -32,6 +32,7 @@ from hedgerow.server.fallback.audit import Departure
 from hedgerow.server.fallback.config import (
     BreakerConfig,
     CacheConfig,
+    Confidence,
     EndpointConfig,
     FallbackConfig,
     Policy,
@@ -314,6 +315,44 @@ def test_while_the_device_is_unwell(site) -> None:
     site.health = frozenset({Code.HOT})
     assert text(client.post(CHAT, json=asked())) == "from the cloud"
     assert site.written()[0]["reason"] == "unhealthy"
+
+
+SURE = Confidence(below=0.5, tokens=3)
+
+
+def test_who_gets_an_unsure_answer_leaves(site) -> None:
+    """The script's tokens have probabilities of e^-0.5, e^-1, e^-1.5: 0.37 on average, and 0.47 of the first two."""
+    client = site.serve(Script(list("device"), logprobs=True), when=When(confidence=SURE))
+    assert text(client.post(CHAT, json=asked())) == "from the cloud"
+    assert site.written()[0]["reason"] == "low_confidence"
+    assert outcomes(client) == {("low_confidence", "answered"): 1}
+    site.cloud.status = 500
+    answer = client.post(CHAT, json=asked()).json()["choices"][0]
+    assert (answer["message"]["content"], answer["logprobs"]) == ("device", None), "its own, which goes on"
+
+
+@pytest.mark.parametrize(
+    "script, when",
+    [
+        (Script(list("device"), logprobs=True), Confidence(below=0.3, tokens=3)),
+        (Script(list("device"), logprobs=True), Confidence(below=0.6, tokens=1)),
+        (Script(list("device")), SURE),
+        (Script(["device"], logprobs=True), Confidence(below=0.6, tokens=16)),
+    ],
+    ids=["sure", "begins surely", "nobody tells", "ends before"],
+)
+def test_who_gets_a_sure_answer_stays(site, script: Script, when: Confidence) -> None:
+    client = site.serve(script, when=When(confidence=when))
+    answer = client.post(CHAT, json=asked()).json()["choices"][0]
+    assert (answer["message"]["content"], answer["logprobs"]) == ("device", None)
+    assert outcomes(client) == {}
+    assert script.begun[-1].logprobs is script.logprobs
+
+
+def test_who_asks_for_probabilities_gets_the_devices(site) -> None:
+    client = site.serve(Script(list("device"), logprobs=True), when=When(confidence=SURE))
+    (choice,) = client.post(CHAT, json=asked() | {"logprobs": True}).json()["choices"]
+    assert len(choice["logprobs"]["content"]) == len("device")
 
 
 def test_when_the_device_fails_its_release_is_still_to_blame(site) -> None:

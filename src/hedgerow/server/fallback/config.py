@@ -68,13 +68,24 @@ class Price(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     completion_per_1k: _Money
 
 
+class Confidence(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """When the device is not sure: the probabilities of its answer's first ``tokens`` are ``below`` this on average.
+
+    The average is the geometric one, 1 over the answer's perplexity. Until so many tokens are made nobody gets any.
+    """
+
+    below: Annotated[float, Meta(gt=0, lt=1)]
+    tokens: Annotated[int, Meta(ge=1, le=512)] = 16
+
+
 class When(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """When a request should leave; None, False and an empty list are never.
 
     ``prompt_characters``: the prompt is longer. It then also leaves where the model's context does not hold it.
     ``queue_s``: it would wait longer for its turn, or has. ``health``: the health report has one of these reasons.
     ``not_in_service``: no version of the model is in service. ``device_error``: the device fails, or refuses
-    for want of anything but a place in the queue, before the first token.
+    for want of anything but a place in the queue, before the first token. ``confidence``: its own answer begins
+    unsurely; where its backend tells no probabilities this never is so.
     """
 
     prompt_characters: _Count | None = None
@@ -82,6 +93,7 @@ class When(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     health: list[Code] = []
     not_in_service: bool = False
     device_error: bool = False
+    confidence: Confidence | None = None
 
     def __post_init__(self) -> None:
         for code in self.health:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ from hedgerow.server.errors import Busy, ContextExceeded, DeadlineExceeded, Serv
 from hedgerow.server.fallback.config import Privacy
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Sequence
 
     from hedgerow.device.health import Code
     from hedgerow.server.backends import TextRequest
@@ -28,6 +29,7 @@ class Reason(StrEnum):
     NOT_IN_SERVICE = "not_in_service"
     UNHEALTHY = "unhealthy"
     DEVICE_ERROR = "device_error"
+    LOW_CONFIDENCE = "low_confidence"
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,14 @@ def before(when: When, found: Situation) -> Reason | None:
     if when.queue_s is not None and found.expected_wait_s > when.queue_s:
         return Reason.QUEUE_TIME
     return None
+
+
+def unsure(when: When, logprobs: Sequence[float]) -> Reason | None:
+    """Why a request should leave whose answer by the device has begun with tokens of these probabilities."""
+    if when.confidence is None or not logprobs:
+        return None
+    average = math.exp(math.fsum(logprobs) / len(logprobs))
+    return Reason.LOW_CONFIDENCE if average < when.confidence.below else None
 
 
 def after(when: When, error: ServingError) -> Reason | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import AsyncGenerator, Callable
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ class OwnAnswer:
     def __init__(self, pieces: AsyncGenerator[list[Piece], None]) -> None:
         self._pieces = pieces
         self._first = asyncio.ensure_future(anext(pieces))
+        self._held: list[list[Piece]] = []
 
     async def begins(self, within_s: float | None, waits: Callable[[], bool]) -> bool:
         """Wait for the first pieces; False where it still ``waits`` for its turn after ``within_s`` seconds.
@@ -30,12 +32,28 @@ class OwnAnswer:
         self._first.result()
         return True
 
-    async def all(self) -> AsyncGenerator[list[Piece], None]:
-        """Its pieces from the first on."""
+    async def weigh(self, tokens: int) -> list[float]:
+        """The logarithms of the probabilities of its first ``tokens`` tokens, or all; none where nobody tells them.
+
+        Raises:
+            ServingError: its own.
+        """
         await asyncio.wait((self._first,))
-        yield self._first.result()
+        self._held.append(self._first.result())
+        while True:
+            found = [said.logprob for batch in self._held for piece in batch for said in piece.said]
+            last = self._held[-1][-1]
+            if not found or len(found) >= tokens or last.finish is not None:
+                return found[:tokens]
+            self._held.append(await anext(self._pieces))
+
+    async def all(self) -> AsyncGenerator[list[Piece], None]:
+        """Its pieces from the first on, without probabilities: whoever asks for these gets no other's answer."""
+        await asyncio.wait((self._first,))
+        for batch in self._held or [self._first.result()]:
+            yield _plain(batch)
         async for batch in self._pieces:
-            yield batch
+            yield _plain(batch)
 
     async def close(self) -> None:
         """Let go of it; what runs ends before its next token."""
@@ -44,3 +62,7 @@ class OwnAnswer:
         if not self._first.cancelled():
             self._first.exception()  # seen, so that nobody warns of it
         await self._pieces.aclose()
+
+
+def _plain(batch: list[Piece]) -> list[Piece]:
+    return [dataclasses.replace(piece, said=()) if piece.said else piece for piece in batch]

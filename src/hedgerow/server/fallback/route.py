@@ -40,8 +40,8 @@ class Device(Protocol):
     def waits(self) -> bool:
         """Whether what ``generate`` began still waits for its turn."""
 
-    def generate(self, timeout_s: float) -> Pieces:
-        """Its own answer."""
+    def generate(self, timeout_s: float, *, weigh: bool) -> Pieces:
+        """Its own answer; ``weigh``: with the probabilities of its tokens, where its backend tells them."""
 
     def answered_elsewhere(self, *, failed: bool) -> None:
         """Another machine answers; ``failed``: since this one could not."""
@@ -72,7 +72,7 @@ class Route:
         try:
             reason = decision.before(self._policy.when, await self._situation(request, device))
             if reason is None:
-                own = OwnAnswer(device.generate(timeout_s))
+                own = OwnAnswer(device.generate(timeout_s, weigh=self._policy.when.confidence is not None))
                 reason, error = await self._trouble(own, device)
             if reason is not None:
                 answer = self._remote.answer(request, reason, deadline=deadline)
@@ -89,7 +89,7 @@ class Route:
             if error is not None:
                 raise error
             if own is None:
-                own = OwnAnswer(device.generate(max(0.0, deadline - loop.time())))
+                own = OwnAnswer(device.generate(max(0.0, deadline - loop.time()), weigh=False))
             async for batch in own.all():
                 yield batch
         finally:
@@ -112,13 +112,16 @@ class Route:
         """
         when = self._policy.when
         try:
-            begins = await own.begins(when.queue_s, device.waits)
+            if not await own.begins(when.queue_s, device.waits):
+                return decision.Reason.QUEUE_TIME, None
+            if when.confidence is not None:
+                return decision.unsure(when, await own.weigh(when.confidence.tokens)), None
         except ServingError as error:
             reason = decision.after(when, error) if device.takes_requests else None
             if reason is None:
                 raise
             return reason, error
-        return (None if begins else decision.Reason.QUEUE_TIME), None
+        return None, None
 
 
 async def _close(own: OwnAnswer | None) -> None:
