@@ -178,7 +178,7 @@ def _resolvers(listed: Sequence[str], nameservers: Sequence[str]) -> list[str]:
     usable = [server for server in listed or nameservers if not ipaddress.ip_address(server).is_link_local]
     if not usable:
         raise UsageError(
-            "nobody can be asked for the origin's name: the host's /etc/resolv.conf names no server that nginx could ask",
+            "nobody can be asked for the origin's name: /etc/resolv.conf of the host names no server that nginx could ask",
             where=_KEY,
             next_step="write registry_mirror_origin_resolvers: [ADDRESS of a name server]",
         )
