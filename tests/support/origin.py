@@ -129,7 +129,7 @@ class _Handler(BaseHTTPRequestHandler):
         file = origin.root / path.lstrip("/")
         if origin.faults.status is not None:
             self._answer(origin.faults.status, b"broken")
-        elif not file.resolve().is_relative_to(origin.root.resolve()) or not file.is_file():
+        elif ".." in file.parts or not file.is_file():
             self._answer(origin.faults.missing, b"<Error><Code>NoSuchKey</Code></Error>")
         else:
             self._file(file.read_bytes())

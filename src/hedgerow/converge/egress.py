@@ -1,7 +1,8 @@
 """What a host may reach: from the inventory and from what the host itself is configured to use.
 
-- The registry, what a gateway caches, the host's package archives (and the proxy to them), its time servers, a gateway's Pis, and what the
-  operator lists. Nothing is guessed: a destination without a name or an address of its own is refused.
+- The registry, what a gateway caches, the host's package archives (and the proxy to them), its time servers, a
+  gateway's Pis, and what the operator lists. Nothing is guessed: a destination without a name or an address of its own
+  is refused.
 - A destination is an address, a network or a name. Addresses stand in the ruleset; names go into sets, which the
   device fills from its own resolver's answers (``hedgerow.device.egress``), again and again.
 - Time is never cut off: time servers behind a rotating pool answer under other addresses each time, so without named
@@ -45,8 +46,9 @@ def outbound(
     scraped: Sequence[str],
     listed: Iterable[Mapping[str, Any]],
 ) -> list[Allow]:
-    """The allowlist. ``origin`` is what a gateway caches, ``scraped`` are the Pis of its site; ``listed`` is the
-    operator's own list.
+    """The allowlist.
+
+    ``origin`` is what a gateway caches, ``scraped`` are the Pis of its site; ``listed`` is the operator's own list.
 
     Raises:
         UsageError: an entry of ``listed`` or the origin is no destination.

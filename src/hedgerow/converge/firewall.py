@@ -41,7 +41,8 @@ def plan(state: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
     """Everything that the ruleset's template and the device's resolver need.
 
     ``state`` is ``hedgerow_facts.state``. ``asked`` has ``host``, ``peers`` (what ``peers`` returns), ``gateway``,
-    ``registry_url``, ``origin`` (what the host caches, if it is a gateway), ``ntp_servers``, ``forwarding``, ``archives`` (the fleet's own; None: nobody says) and the lists
+    ``registry_url``, ``origin`` (what the host caches, if it is a gateway), ``ntp_servers``, ``forwarding``,
+    ``archives`` (the fleet's own; None: nobody says) and the lists
     ``operators``, ``clients``, ``monitors`` (networks), ``inbound`` and ``egress`` (rules).
 
     Raises:

@@ -153,7 +153,8 @@ def _parts(origin: str) -> SplitResult:
 def _refuse_circles(host: str, found: Sequence[Mapping[str, Any]]) -> None:
     """Follow the gateways' origins from ``host``; one that comes twice would ask itself for ever."""
     by_address = {each["address"]: each for each in found}
-    seen, each = [], next((each for each in found if each["name"] == host), None)
+    seen: list[str] = []
+    each = next((each for each in found if each["name"] == host), None)
     while each is not None:
         if each["name"] in seen:
             raise UsageError(
@@ -178,7 +179,7 @@ def _resolvers(listed: Sequence[str], nameservers: Sequence[str]) -> list[str]:
     usable = [server for server in listed or nameservers if not ipaddress.ip_address(server).is_link_local]
     if not usable:
         raise UsageError(
-            "nobody can be asked for the origin's name: /etc/resolv.conf of the host names no server that nginx could ask",
+            "nobody can be asked for the origin's name: the host's /etc/resolv.conf has no server that nginx could ask",
             where=_KEY,
             next_step="write registry_mirror_origin_resolvers: [ADDRESS of a name server]",
         )

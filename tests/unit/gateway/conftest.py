@@ -161,7 +161,7 @@ class Gateway:
 
     def kept(self, path: str) -> list[Path]:
         """Files of the cache that hold ``path``, whole or a slice of it."""
-        wanted = re.compile(rb"\nKEY: " + re.escape(path.encode()) + rb"(bytes=\d+-\d+)?\n")
+        wanted = re.compile(rb"\nKEY: (https://\S+ )?" + re.escape(path.encode()) + rb"(bytes=\d+-\d+)?\n")
         return sorted(
             file for file in self.cache.rglob("*") if file.is_file() and wanted.search(file.read_bytes()[:1024])
         )
