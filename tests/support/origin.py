@@ -3,10 +3,11 @@
 In a test: ``Origin(folder, identity)`` on loopback, with what it was asked for and faults to set. On an emulated host,
 which has this file and Python alone, as a program:
 
-    python3 origin.py --root FOLDER --identity FOLDER --port 8443 --log FILE
+    python3 origin.py serve --root FOLDER --identity FOLDER --port 9443 --log FILE
+    python3 origin.py identity FOLDER...
 
-``identity`` holds ``server.key``, ``server.crt`` and ``ca.crt`` (``make_identity``). What it was asked for goes to the
-log, a line of JSON each.
+An identity is a folder with ``server.key``, ``server.crt`` and ``ca.crt``, as the second command makes it where there
+is the package ``cryptography``. What the origin was asked for goes to the log, a line of JSON each.
 """
 
 from __future__ import annotations
@@ -220,13 +221,22 @@ def make_identity(folder: Path, name: str = NAME) -> Path:
 
 
 def main() -> None:
-    """Serve until stopped."""
+    """Serve until stopped, or make identities that are not there yet."""
     parser = argparse.ArgumentParser()
+    commands = parser.add_subparsers(required=True)
+    serve, make = commands.add_parser("serve"), commands.add_parser("identity")
     for option in ("--root", "--identity", "--log"):
-        parser.add_argument(option, type=Path, required=True)
-    parser.add_argument("--port", type=int, required=True)
+        serve.add_argument(option, type=Path, required=True)
+    serve.add_argument("--port", type=int, required=True)
+    make.add_argument("folders", type=Path, nargs="+")
     given = parser.parse_args()
+    if hasattr(given, "folders"):
+        for folder in given.folders:
+            if not (folder / "server.crt").exists():
+                make_identity(folder)
+        return
     origin = Origin(given.root, given.identity, address="0.0.0.0", port=given.port)
+    given.log.touch()
     origin.log = given.log
     threading.Event().wait()
 
