@@ -105,11 +105,12 @@ class Gateway:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
         self.cache = folder / "registry-cache"
-        self.name = f"gw-1.{support.SITE}.{support.FLEET}"
-        support.write_server_files(folder / "server", signer, host="gw-1")
+        host, serial = variables.pop("host", "gw-1"), variables.pop("serial", "00000000000000a1")
+        self.name = f"{host}.{support.SITE}.{support.FLEET}"
+        _identity(folder / "server", signer, host=host, serial=serial)
         asked = ASKED | {"origin": origin, "origin_name": name, "origin_ca": "given"}
         asked |= {key: variables.pop(key) for key in tuple(variables) if key in ASKED}
-        found = origins.plan(asked, host="gw-1", found=[], nameservers=["192.0.2.1"])
+        found = origins.plan(asked, host=host, found=[], nameservers=["192.0.2.1"])
         if found["resolvers"]:
             found["resolvers"] = [f"127.0.0.1:{variables.pop('names').port}", "ipv6=off"]
         found["trusted"] = str(folder / "origin-ca.crt")
@@ -120,7 +121,7 @@ class Gateway:
             "registry_mirror_cache_free_mb": asked["cache_free_mb"],
             "_registry_mirror_origin": found,
         } | variables
-        text = rendered(folder, self.port, fleet=support.FLEET, site=support.SITE, **self.variables)
+        text = rendered(folder, self.port, fleet=support.FLEET, site=support.SITE, host=host, **self.variables)
         (folder / "nginx.conf").write_text(text)
         self.start()
 
@@ -175,6 +176,15 @@ class Gateway:
         self._child.wait(PATIENCE_S)
 
 
+def _identity(folder: Path, signer: Any, **names: str) -> None:
+    """A gateway's own files, as the role device_identity leaves them."""
+    folder.mkdir()
+    pair = signer.issue(Profile.GATEWAY, **names)
+    pair.key.replace(folder / "device.key")
+    pair.certificate.replace(folder / "device.crt")
+    (folder / "ca.crt").write_text(support.certificates.pem(signer.root))
+
+
 def until(condition: Callable[[], Any], alive: Callable[[], None] = lambda: None) -> None:
     """Wait for it; what fails on the way is asked again."""
     deadline = time.monotonic() + PATIENCE_S
@@ -214,11 +224,11 @@ def names() -> Iterator[Names]:
 def caching(tmp_path: Path, bucket: Origin) -> Iterator[Callable[..., Gateway]]:
     """Start a gateway in front of the bucket, which it reaches by address unless ``origin`` says otherwise."""
     started: list[Gateway] = []
-    folder = tmp_path / "gateway"
-    folder.mkdir()
-    shutil.copy(bucket.identity / "ca.crt", folder / "origin-ca.crt")
 
     def start(**variables: Any) -> Gateway:
+        folder = tmp_path / f"gateway-{len(started)}"
+        folder.mkdir()
+        shutil.copy(variables.pop("authority", bucket.identity / "ca.crt"), folder / "origin-ca.crt")
         signer = variables.pop("signer", None) or support.Signer.single(tmp_path)
         origin = variables.pop("origin", f"https://127.0.0.1:{bucket.port}/meadow/")
         name = variables.pop("name", ORIGIN_NAME)

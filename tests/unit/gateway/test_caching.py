@@ -234,7 +234,28 @@ def test_an_origin_that_asks_for_a_certificate_gets_the_gateway_s_own(caching, b
     bucket.start()
     gateway = caching(signer=signer, origin_certificate=True)
     assert gateway.ask(TIMESTAMP).data == b"one"
-    assert support.SERIAL in bucket.asked[0].certificate
+    assert "'commonName': '00000000000000a1'" in bucket.asked[0].certificate
+    assert "'organizationalUnitName': 'gateway'" in bucket.asked[0].certificate
+
+
+def test_a_gateway_caches_another_gateway(caching, bucket, tmp_path):
+    path, data = pack(bucket, SLICE)
+    signer = support.Signer.single(tmp_path)
+    near_the_bucket = caching(signer=signer, _registry_mirror_caches=["00000000000000b2"])
+    there = {
+        "origin": f"https://127.0.0.1:{near_the_bucket.port}",
+        "name": near_the_bucket.name,
+        "authority": near_the_bucket.folder / "server" / "ca.crt",
+        "origin_certificate": True,
+        "signer": signer,
+    }
+    at_the_site = caching(host="gw-2", serial="00000000000000b2", **there)
+    assert at_the_site.part(path, 7, 99).data == data[7:100]
+    until(lambda: at_the_site.kept(path) and near_the_bucket.kept(path))
+    assert at_the_site.part(path, 100, 199).data == data[100:200]
+    assert len(bucket.asked) == 1
+    stranger = caching(host="gw-3", serial="00000000000000c3", **there)
+    assert stranger.part(path, 0, 9).status == 403
 
 
 def test_headers_of_the_origin_steer_nothing_here(caching, bucket):

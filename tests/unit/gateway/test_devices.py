@@ -110,11 +110,6 @@ def test_a_damaged_slice_is_found_by_the_device_and_dropped_by_purge(caching, bu
     pi(gateway, "pi-3").stage()
 
 
-def test_a_gateway_that_caches_nothing_says_so(tmp_path):
-    with pytest.raises(cache_host.PurgeError, match="caches no origin"):
-        cache_host.purge(str(tmp_path / "none"), "/")
-
-
 def test_the_controller_sees_a_release_through_it(caching, bucket, released):
     gateway = caching(metadata_s=1)
     first = through.look(released.store, gateway.source())
