@@ -267,7 +267,8 @@ def test_a_full_disk_keeps_new_bytes_out_and_serves_the_old(scene):
         with pytest.raises(HedgerowError):
             scene.stage("pi-6")
         assert "No space left on device" in scene.said(since)
-        assert scene.read("metadata/1.root.json")
+        assert scene.read("targets/models/assistant/1.0.0/manifest.json")
+        assert scene.read(TIMESTAMP) == (scene.registry / TIMESTAMP).read_bytes()
         gateway.root(f"rm {CACHE}/filler")
         scene.stage("pi-6")
     finally:
