@@ -25,7 +25,7 @@ from hedgerow.registry.client.trusted import Trusted
 from hedgerow.registry.reference import Reference
 from hedgerow.rollout import cache_host, through
 
-pytestmark = needs_nginx
+pytestmark = [needs_nginx, pytest.mark.slow]
 
 RELEASE = Reference("assistant", "1.0.0")
 TIMESTAMP = "/metadata/timestamp.json"
