@@ -18,6 +18,7 @@ from hedgerow.converge import (
     firewall,
     hardening,
     hat,
+    origin,
     pins,
     preflight,
     reboot,
@@ -65,6 +66,11 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "hedgerow_hat_refuse_foreign": lambda found, wanted, purge: hat.refuse_foreign(found, wanted, purge=purge),
     "hedgerow_hat_unloaded": hat.unloaded,
     "hedgerow_hat_verdict": hat.verdict,
+    "hedgerow_origin": lambda asked, host, found, nameservers: origin.plan(
+        asked, host=host, found=found, nameservers=nameservers
+    ),
+    "hedgerow_origin_readers": lambda found, host: origin.readers(host, found),
+    "hedgerow_origins": origin.gateways,
     "hedgerow_peers": firewall.peers,
     "hedgerow_pin_remarks": pins.remarks,
     "hedgerow_pins": pins.pins,

@@ -50,25 +50,28 @@ def store_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option(
     "--grace-hours", type=click.FloatRange(min=0), default=24.0, show_default=True, help="Younger files stay."
 )
+@click.option("--withdrawn", is_flag=True, help="Also what releases alone lead to that were withdrawn.")
 @json_option
-def gc(*, store: ObjectStore, delete: bool, grace_hours: float, as_json: bool) -> None:
+def gc(*, store: ObjectStore, delete: bool, grace_hours: float, withdrawn: bool, as_json: bool) -> None:
     """Show, or remove, files that no signed metadata leads to.
 
     \b
     Examples:
       hedgerow registry gc
       hedgerow registry gc --store s3://models/meadow --delete
+      hedgerow registry gc --withdrawn
 
-    What a snapshot in force names stays, and what candidates name.
+    What a snapshot in force names stays, and what candidates name. A release that was withdrawn keeps its bytes, for
+    it may be approved again, until --withdrawn gives them up; not within the life of a snapshot that has it.
     """  # noqa: D301 - click's mark for a paragraph as it stands
     from hedgerow.registry.stores import sweep  # tuf costs a quarter of a second, --help should not
 
     now, grace_s = datetime.now(UTC), grace_hours * _HOUR_S
     unfinished = 0
     if delete:
-        found, unfinished = sweep.carry_out(store, now=now, grace_s=grace_s)
+        found, unfinished = sweep.carry_out(store, now=now, grace_s=grace_s, withdrawn=withdrawn)
     else:
-        found = sweep.plan(store, now=now, grace_s=grace_s)
+        found = sweep.plan(store, now=now, grace_s=grace_s, withdrawn=withdrawn)
     size = sum(entry.size for entry in found.remove)
     if as_json:
         print_json(

@@ -1,7 +1,8 @@
 """What a host may reach: from the inventory and from what the host itself is configured to use.
 
-- The registry, the host's package archives (and the proxy to them), its time servers, a gateway's Pis, and what the
-  operator lists. Nothing is guessed: a destination without a name or an address of its own is refused.
+- The registry, what a gateway caches, the host's package archives (and the proxy to them), its time servers, a
+  gateway's Pis, and what the operator lists. Nothing is guessed: a destination without a name or an address of its own
+  is refused.
 - A destination is an address, a network or a name. Addresses stand in the ruleset; names go into sets, which the
   device fills from its own resolver's answers (``hedgerow.device.egress``), again and again.
 - Time is never cut off: time servers behind a rotating pool answer under other addresses each time, so without named
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
+from hedgerow.converge import origin as origins
 from hedgerow.errors import UsageError
 
 _PORTS = {"http": 80, "https": 443}
@@ -37,18 +39,24 @@ class Allow:
 def outbound(
     *,
     registry_url: str,
+    origin: str | None,
     apt_sources: Iterable[Mapping[str, Any]],
     apt_proxies: Iterable[str],
     ntp_servers: Sequence[str],
     scraped: Sequence[str],
     listed: Iterable[Mapping[str, Any]],
 ) -> list[Allow]:
-    """The allowlist. ``scraped`` are the Pis of a gateway's site; ``listed`` is the operator's own list.
+    """The allowlist.
+
+    ``origin`` is what a gateway caches, ``scraped`` are the Pis of its site; ``listed`` is the operator's own list.
 
     Raises:
-        UsageError: an entry of ``listed`` is no destination.
+        UsageError: an entry of ``listed`` or the origin is no destination.
     """
     found = [_url("registry", "bundles and their signatures (registry_url)", registry_url)]
+    if origin is not None:
+        host, port = origins.address(origin)
+        found.append(Allow("origin", "what this gateway caches (registry_mirror_origin)", (host,), (port,)))
     found += _archives([uri for source in apt_sources for uri in source["uris"]], "packages (apt's own sources)")
     found += _archives(list(apt_proxies), "packages, through the proxy that apt is told of", prefix="apt-proxy")
     if ntp_servers:

@@ -16,7 +16,7 @@ from dataclasses import asdict
 from typing import Any
 from urllib.parse import urlsplit
 
-from hedgerow.converge import apt_sources, egress
+from hedgerow.converge import apt_sources, egress, origin
 from hedgerow.converge.egress import Allow
 from hedgerow.errors import RefusedError, UsageError
 
@@ -41,7 +41,8 @@ def plan(state: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
     """Everything that the ruleset's template and the device's resolver need.
 
     ``state`` is ``hedgerow_facts.state``. ``asked`` has ``host``, ``peers`` (what ``peers`` returns), ``gateway``,
-    ``registry_url``, ``ntp_servers``, ``forwarding``, ``archives`` (the fleet's own; None: nobody says) and the lists
+    ``registry_url``, ``origin`` (what the host caches, if it is a gateway), ``ntp_servers``, ``forwarding``,
+    ``archives`` (the fleet's own; None: nobody says) and the lists
     ``operators``, ``clients``, ``monitors`` (networks), ``inbound`` and ``egress`` (rules).
 
     Raises:
@@ -63,6 +64,7 @@ def plan(state: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
     let_in = inbound(who, gateway=asked["gateway"], ssh_open=ssh_open, listed=asked["inbound"])
     let_out = egress.outbound(
         registry_url=asked["registry_url"],
+        origin=asked["origin"] if asked["gateway"] else None,
         apt_sources=archives(state["apt_sources"], asked["archives"]),
         apt_proxies=state["apt_proxies"],
         ntp_servers=asked["ntp_servers"],
@@ -80,8 +82,13 @@ def plan(state: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def peers(hostvars: Mapping[str, Any], names: Iterable[str], gateways: Iterable[str]) -> list[dict[str, Any]]:
-    """The hosts of ``names`` as the firewall needs them: name, address, site, what they fetch bundles from."""
+    """The hosts of ``names`` as the firewall needs them: name, address, site, what they fetch bundles from.
+
+    Raises:
+        UsageError: what a gateway caches is no origin.
+    """
     gateways = set(gateways)
+    cached = {name: hostvars[name].get("registry_mirror_origin") for name in gateways}
     return [
         {
             "name": name,
@@ -89,6 +96,7 @@ def peers(hostvars: Mapping[str, Any], names: Iterable[str], gateways: Iterable[
             "site": str(hostvars[name]["site"]),
             "registry": urlsplit(str(hostvars[name]["registry_url"])).hostname,
             "gateway": name in gateways,
+            "origin": None if cached.get(name) is None else origin.address(cached[name])[0],
         }
         for name in names
     ]
@@ -111,7 +119,7 @@ def sources(
         "clients": list(clients),
         "monitors": list(monitors),
         "gateways": [peer["address"] for peer in others if peer["gateway"] and peer["site"] == me["site"]],
-        "readers": [peer["address"] for peer in others if peer["registry"] == me["address"]],
+        "readers": [peer["address"] for peer in others if me["address"] in {peer["registry"], peer["origin"]}],
     }
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import grp
 import hashlib
+import ipaddress
 import json
 import os
 import platform
@@ -65,6 +66,7 @@ def read() -> dict[str, Any]:
         "apt_sources": _apt_sources(Path("/etc/apt")),
         "apt_proxies": _apt_proxies(Path("/etc/apt")),
         "ssh_client": _ssh_client(os.getpid()),
+        "nameservers": parse_nameservers(_text(Path("/etc/resolv.conf"))),
         "boot": {
             "config": _text(BOOT / "config.txt", missing=None),
             "cmdline": _text(BOOT / "cmdline.txt", missing=None),
@@ -225,6 +227,17 @@ def parse_proxies(text: str) -> list[str]:
     """The proxies that apt.conf(5) names, without their passwords; ``DIRECT`` is none."""
     found = re.findall(r"(?mi)^[ \t]*Acquire::https?::Proxy(?:::[^ \t\"]+)?[ \t]+\"([^\"]+)\"", text)
     return list(dict.fromkeys(re.sub(r"//[^/\s]*@", "//", url) for url in found if url.upper() != "DIRECT"))
+
+
+def parse_nameservers(text: str) -> list[str]:
+    """Addresses of resolv.conf(5)'s ``nameserver`` lines, in order, without their scopes (``%eth0``)."""
+    found = []
+    for word in re.findall(r"(?m)^nameserver[ \t]+(\S+)", text):
+        try:
+            found.append(str(ipaddress.ip_address(word.partition("%")[0])))
+        except ValueError:
+            continue
+    return found
 
 
 def parse_profiles(text: str) -> dict[str, str]:

@@ -18,6 +18,7 @@ from hedgerow.identity import certificates
 from hedgerow.identity.authority import opening
 from hedgerow.identity.profiles import Profile
 from hedgerow.identity.tls import client_context, server_name
+from hedgerow.registry.source import TlsFiles
 
 RENEW_WITH_LEFT = timedelta(days=1)
 """Longer than any rollout's wave, shorter than any profile's life."""
@@ -29,16 +30,33 @@ def context(fleet: str, profile: Profile, *, now: datetime | None = None) -> ssl
     Raises:
         UsageError: The fleet has no CA yet, or its key is needed and cannot be opened.
     """
-    folder = paths.fleet_dir(fleet)
-    name = f"controller-{profile.value}"
-    if _due(folder, name, now or datetime.now(UTC)):
-        opening.for_clients(folder).issue_client(profile, name, now=now)
+    folder, name = _present(fleet, profile, now)
     return client_context(folder, name)
+
+
+def files(fleet: str, profile: Profile, *, now: datetime | None = None) -> TlsFiles:
+    """The same as files, for a registry's source.
+
+    Raises:
+        UsageError: as ``context``.
+    """
+    folder, name = _present(fleet, profile, now)
+    clients = folder / "ca" / "clients"
+    return TlsFiles(clients / f"{name}.crt", clients / f"{name}.key", folder / "ca" / "ca.crt")
 
 
 def endpoint(host: str, address: str, *, site: str, fleet: str) -> Endpoint:
     """Where the server of an inventory host is, and the name that its certificate must bear."""
     return Endpoint(host, address, server_name(host, site, fleet))
+
+
+def _present(fleet: str, profile: Profile, now: datetime | None) -> tuple[Path, str]:
+    """The fleet's folder and the certificate's name; renewed where it is due."""
+    folder = paths.fleet_dir(fleet)
+    name = f"controller-{profile.value}"
+    if _due(folder, name, now or datetime.now(UTC)):
+        opening.for_clients(folder).issue_client(profile, name, now=now)
+    return folder, name
 
 
 def _due(folder: Path, name: str, now: datetime) -> bool:

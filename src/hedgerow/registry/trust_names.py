@@ -88,6 +88,12 @@ def parse_role(name: str) -> tuple[Purpose, str, str | None] | None:
     return None
 
 
+def is_approve(name: str) -> bool:
+    """Whether a role is one that approves."""
+    parsed = parse_role(name)
+    return parsed is not None and parsed[0] == APPROVE
+
+
 def paths(kind: str, bundle: str | None = None) -> list[str]:
     """Path patterns that are delegated to a role of this kind or bundle.
 

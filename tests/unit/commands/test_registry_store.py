@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from hedgerow.commands.registry_store import export, gc, push
 from hedgerow.errors import RefusedError, UsageError
 from hedgerow.registry.store import FolderStore
+from hedgerow.registry.stores import sweep
 
 
 @pytest.fixture
@@ -43,6 +44,21 @@ def test_gc_shows_first_and_removes_when_told(store):
     assert "removed 1 files" in run(gc, "--store", store.root, "--delete")
     assert (store.size(old), store.size(young)) == (None, 2_000_000)
     assert "would remove 0 files" in run(gc, "--store", store.root)
+
+
+@pytest.mark.parametrize("delete", [(), ("--delete",)])
+def test_gc_gives_up_what_was_withdrawn_when_told(store, monkeypatch, delete):
+    asked = []
+    plan = sweep.plan
+
+    def told(*arguments, **options):
+        asked.append(options["withdrawn"])
+        return plan(*arguments, **options)
+
+    monkeypatch.setattr(sweep, "plan", told)
+    run(gc, "--store", store.root, *delete)
+    run(gc, "--store", store.root, "--withdrawn", *delete)
+    assert asked == [False, True]
 
 
 def test_gc_for_machines(store):

@@ -12,6 +12,7 @@ from hedgerow.errors import UsageError
 def rules(**change: Any) -> dict[str, Allow]:
     asked: dict[str, Any] = {
         "registry_url": "https://10.0.0.10/",
+        "origin": None,
         "apt_sources": [],
         "apt_proxies": [],
         "ntp_servers": [],
@@ -37,6 +38,19 @@ def test_the_registry_is_where_the_inventory_says(url: str, peer: str, port: int
 def test_a_registry_without_a_server_is_refused(url: str) -> None:
     with pytest.raises(UsageError, match="no URL of a server"):
         rules(registry_url=url)
+
+
+@pytest.mark.parametrize(
+    "url,peer,port",
+    [
+        ("https://models.example.org/meadow", "models.example.org", 443),
+        ("https://10.0.0.9:8443", "10.0.0.9", 8443),
+        ("https://[2001:db8::1]/meadow", "2001:db8::1", 443),
+    ],
+)
+def test_what_is_cached_may_be_reached(url: str, peer: str, port: int) -> None:
+    assert (rules(origin=url)["origin"].peers, rules(origin=url)["origin"].ports) == ((peer,), (port,))
+    assert "origin" not in rules()
 
 
 def test_archives_are_those_of_the_host_itself_each_once() -> None:

@@ -12,10 +12,10 @@ from hedgerow.errors import RefusedError, UsageError
 
 CONTRACTS = Path(__file__).parents[3] / "docs/contracts.md"
 PEERS = [
-    {"name": "gw", "address": "10.0.0.10", "site": "a", "registry": "10.0.0.10", "gateway": True},
-    {"name": "pi-1", "address": "10.0.0.11", "site": "a", "registry": "10.0.0.10", "gateway": False},
-    {"name": "pi-2", "address": "10.0.0.12", "site": "a", "registry": "10.0.0.10", "gateway": False},
-    {"name": "pi-b", "address": "10.0.1.11", "site": "b", "registry": "10.0.0.10", "gateway": False},
+    {"name": "gw", "address": "10.0.0.10", "site": "a", "registry": "10.0.0.10", "gateway": True, "origin": None},
+    {"name": "pi-1", "address": "10.0.0.11", "site": "a", "registry": "10.0.0.10", "gateway": False, "origin": None},
+    {"name": "pi-2", "address": "10.0.0.12", "site": "a", "registry": "10.0.0.10", "gateway": False, "origin": None},
+    {"name": "pi-b", "address": "10.0.1.11", "site": "b", "registry": "10.0.0.10", "gateway": False, "origin": None},
 ]
 STATE = {"ssh_client": "10.0.0.1", "apt_sources": [], "apt_proxies": [], "packages": {}}
 
@@ -26,6 +26,7 @@ def plan(host: str, state: dict[str, Any] | None = None, **change: Any) -> dict[
         "peers": PEERS,
         "gateway": host == "gw",
         "registry_url": "https://10.0.0.10/",
+        "origin": None,
         "archives": None,
         "ntp_servers": [],
         "forwarding": None,
@@ -73,6 +74,20 @@ def test_a_gateway_serves_whoever_fetches_from_it_wherever_it_stands() -> None:
     assert found[443] == {"10.0.0.1", "10.0.0.11", "10.0.0.12", "10.0.1.11"}
     assert 8443 not in found
     assert by_port(plan("gw"), "outbound")[9101] == {"10.0.0.11", "10.0.0.12"}
+
+
+def test_a_gateway_reaches_what_it_caches_and_nobody_else_does() -> None:
+    there = {"origin": "https://models.example.org/meadow"}
+    rule = next(rule for rule in plan("gw", **there)["outbound"] if rule["id"] == "origin")
+    assert (rule["peers"], rule["ports"]) == (("models.example.org",), (443,))
+    assert plan("gw", **there)["sets"] == {"to_origin_4": ["models.example.org"]}
+    assert "origin" not in {rule["id"] for rule in plan("pi-1", **there)["outbound"]}
+
+
+def test_a_gateway_that_others_cache_lets_them_in() -> None:
+    second = {"name": "gw-2", "address": "10.0.1.10", "site": "b", "registry": "10.0.1.10", "gateway": True}
+    assert "10.0.1.10" not in by_port(plan("gw", peers=[*PEERS, second | {"origin": None}]))[443]
+    assert "10.0.1.10" in by_port(plan("gw", peers=[*PEERS, second | {"origin": "10.0.0.10"}]))[443]
 
 
 def test_clients_and_monitors_come_in_where_they_belong() -> None:

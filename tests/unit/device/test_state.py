@@ -19,6 +19,12 @@ def test_reads_this_machine_as_json() -> None:
     assert read["python"].startswith("3.")
 
 
+def test_name_servers_are_those_of_resolv_conf_without_scopes() -> None:
+    text = "# a comment\nnameserver 192.0.2.1\nnameserver\tfe80::1%eth0\nsearch example\nnameserver nonsense\n"
+    assert state.parse_nameservers(text) == ["192.0.2.1", "fe80::1"]
+    assert state.parse_nameservers("") == []
+
+
 def test_packages_are_those_that_are_installed() -> None:
     packages, holds = state.parse_packages(
         "dkms\tinstall ok installed\t3.2.2-1~deb13u1\n"

@@ -8,8 +8,6 @@ from __future__ import annotations
 import datetime as dt
 import http.client
 import importlib.util
-import os
-import shutil
 import signal
 import socket
 import ssl
@@ -18,16 +16,13 @@ import sys
 import time
 from pathlib import Path
 
-import jinja2
 import pytest
-import yaml
+from gateway_nginx import NGINX, needs_nginx, rendered
 
 from hedgerow.gateway import nginx
 from hedgerow.identity import certificates
 from hedgerow.identity.profiles import Profile
 
-ROLE = Path(__file__).parents[3] / "roles/registry_mirror"
-NGINX = os.environ.get("HEDGEROW_NGINX") or shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
 PATIENCE_S = 60
 
 
@@ -42,36 +37,6 @@ def _support():
 
 support = _support()
 NAME = f"gw-1.{support.SITE}.{support.FLEET}"
-needs_nginx = pytest.mark.skipif(NGINX is None, reason="no nginx here: apt install nginx")
-
-
-def rendered(folder: Path, port: int, **variables) -> str:
-    """The role's template as Ansible renders it, with every path below ``folder`` and no word to syslog."""
-    environment = jinja2.Environment(trim_blocks=True, undefined=jinja2.StrictUndefined)
-    given = yaml.safe_load((ROLE / "defaults/main.yml").read_text()) | yaml.safe_load(
-        (ROLE / "vars/main.yml").read_text()
-    )
-    given |= {"fleet": support.FLEET, "site": support.SITE, "inventory_hostname": "gw-1", "registry_mirror_port": port}
-    text = environment.from_string((ROLE / "templates/etc/nginx/nginx.conf.j2").read_text()).render(given | variables)
-    for old, new in {
-        # As root its workers would be somebody who may not read a test's folder.
-        "user www-data;": "daemon off;" + (" user root;" if os.geteuid() == 0 else ""),
-        "worker_processes auto;": "worker_processes 1;",
-        "/run/nginx.pid": f"{folder}/nginx.pid",
-        "syslog:server=unix:/dev/log,nohostname,tag=nginx warn": f"{folder}/error.log warn",
-        "syslog:server=unix:/dev/log,nohostname,tag=registry": f"{folder}/access.log",
-        "/var/lib/hedgerow/identity": f"{folder}/server",
-        "/var/lib/hedgerow/revocation": f"{folder}/revocation",
-        "/srv/hedgerow/registry": f"{folder}/registry",
-        f"listen [::]:{port} ssl;": "",
-        "http {\n": "http {\n" + "".join(
-            f"    {kind}_temp_path {folder}/{kind};\n"
-            for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-        ),
-    }.items():  # fmt: skip
-        assert old in text or "revocation" in old, old
-        text = text.replace(old, new)
-    return text
 
 
 class Mirror:
@@ -87,7 +52,9 @@ class Mirror:
         (folder / "registry" / "metadata" / "timestamp.json").write_text("{}")
         (folder / "revocation").mkdir()
         self.variables = variables
-        (folder / "nginx.conf").write_text(rendered(folder, self.port, **variables))
+        (folder / "nginx.conf").write_text(
+            rendered(folder, self.port, fleet=support.FLEET, site=support.SITE, **variables)
+        )
         self._child = subprocess.Popen([NGINX, "-p", folder, "-c", folder / "nginx.conf", "-e", folder / "error.log"])
         self._until(lambda: socket.create_connection(("127.0.0.1", self.port), 1).close() is None)
 

@@ -15,9 +15,11 @@ import pytest
 import stages
 
 from hedgerow import paths
+from hedgerow.identity.ca import FleetCA
 from hedgerow.registry import manifest as manifests
 from hedgerow.registry.manifest import File, GoldenText, Manifest, Message, Provenance, Requires, Source
 from hedgerow.registry.reference import Reference
+from hedgerow.registry.source import FolderSource, TlsFiles
 from hedgerow.registry.store import FolderStore
 from hedgerow.registry.verify import fetchable
 
@@ -71,14 +73,24 @@ def publish(plugin: Callable[[str], ModuleType], tmp_path: Path) -> Callable[...
         done = subprocess.run([sys.executable, "-I", "-S", "-"], input=in_data, capture_output=True, check=False)
         return {"rc": done.returncode, "stdout": done.stdout.decode(), "stderr": done.stderr.decode()}
 
-    def run(*, check: bool = False, store: Any = None, **variables: str) -> dict[str, Any]:
-        task = SimpleNamespace(args={"dest": str(tmp_path / "gateway")}, check_mode=check, async_val=0, diff=False)
+    def run(
+        *,
+        check: bool = False,
+        store: Any = None,
+        args: dict[str, Any] | None = None,
+        source: Any = None,
+        **variables: str,
+    ) -> dict[str, Any]:
+        given = {"dest": str(tmp_path / "gateway"), "origin": None, "port": 443} | (args or {})
+        task = SimpleNamespace(args=given, check_mode=check, async_val=0, diff=False)
         connection = SimpleNamespace(_shell=SimpleNamespace(tmpdir="none"))
         action = module.ActionModule(task, connection, SimpleNamespace(check_mode=check), None, None, None)
         action._low_level_execute_command = execute
         action._make_tmp_path = lambda: (scratch.mkdir(exist_ok=True), str(scratch))[1]
         action._remove_tmp_path = shutil.rmtree
         action._transfer_file = shutil.copy
+        if source is not None:
+            module.HttpsSource = source
         if store is not None:
             module.store_of_stage = lambda fleet, stage: store
         found: dict[str, Any] = action.run(None, VARIABLES | variables)
@@ -104,6 +116,36 @@ def test_the_gateway_then_has_what_devices_fetch(stage, publish, tmp_path: Path,
         "metadata/3.snapshot.json",
         "metadata/timestamp.json",
     ]
+
+
+@pytest.mark.parametrize("check", [False, True])
+def test_a_gateway_that_caches_gets_nothing_and_must_show_the_release(stage, publish, tmp_path, *, check) -> None:
+    FleetCA.init(paths.fleet_dir(FLEET), FLEET)
+    asked = []
+
+    def source(url: str, tls: TlsFiles, *, server_name: str) -> FolderSource:
+        asked.append((url, server_name, tls.certificate.name, tls.context() is not None))
+        return FolderSource(stage.root)
+
+    args = {"origin": "https://models.example.org/meadow", "port": 8444}
+    done = publish(args=args, source=source, check=check, ansible_host="10.0.0.10", site="orchard")
+    assert asked == [("https://10.0.0.10:8444/", "gw.orchard.meadow", "controller-operator.crt", True)]
+    assert (done["changed"], done["sent"]) == (False, [])
+    assert done["seen"]["snapshot"] == 2
+    assert (stage.root / done["seen"]["pack"]).is_file()
+    assert not (tmp_path / "gateway").exists()
+
+
+def test_a_gateway_whose_origin_has_no_release_fails(stage, publish, tmp_path) -> None:
+    FleetCA.init(paths.fleet_dir(FLEET), FLEET)
+    answer = publish(
+        args={"origin": "https://models.example.org/meadow"},
+        source=lambda *_, **__: FolderSource(tmp_path / "empty"),
+        ansible_host="10.0.0.10",
+        site="orchard",
+    )
+    assert answer["failed"]
+    assert "its origin has no metadata/timestamp.json" in answer["msg"]
 
 
 def test_a_stage_that_is_not_founded_is_said(stage, publish) -> None:

@@ -17,7 +17,7 @@ from hedgerow.registry.bundle import Bundle
 from hedgerow.registry.packing.named import named_packs
 from hedgerow.registry.store import ObjectStore
 from hedgerow.registry.transfer import codec
-from hedgerow.registry.transfer.recipe import pack_path
+from hedgerow.registry.transfer.recipe import Recipe, pack_path
 
 TARGETS = "targets"
 
@@ -69,6 +69,22 @@ def read(store: ObjectStore, path: str, file: TargetFile) -> bytes:
             next_step="stage the bundle again from its folder: hedgerow registry stage FOLDER --stage STAGE",
         )
     return data
+
+
+def check_packs(store: ObjectStore, recipe: Recipe) -> None:
+    """Hold the recipe to what is there: a sweep may have given up what a withdrawn release leads to.
+
+    Raises:
+        PublisherError: a pack is missing.
+    """
+    for pack in named_packs(store, recipe):
+        path = f"{TARGETS}/{pack_path(pack.sha256)}"
+        if store.size(path) != pack.size:
+            raise PublisherError(
+                f"a pack of {recipe.reference} is missing in the registry",
+                where=f"{store.where}, {path}",
+                next_step="stage the bundle again from its folder: hedgerow registry stage FOLDER --stage STAGE",
+            )
 
 
 def copy(source: ObjectStore, target: ObjectStore, files: dict[str, TargetFile]) -> Contents:

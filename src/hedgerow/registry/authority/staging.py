@@ -180,7 +180,9 @@ def _built(
         raise RefusedError(f"{path} describes {of.kind} {of.reference} (rule: own-place)", where=path)
     recipe = names.target(kind, name, version, names.TRANSFER)
     if recipe in files:
-        check_agrees(codec.decode(contents.read(session.store, recipe, files[recipe]), where=recipe), of)
+        decoded = codec.decode(contents.read(session.store, recipe, files[recipe]), where=recipe)
+        check_agrees(decoded, of)
+        contents.check_packs(session.store, decoded)
     return of, files
 
 

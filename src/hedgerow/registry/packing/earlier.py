@@ -148,6 +148,9 @@ def _read(store: ObjectStore, kind: str, name: str, version: str, scratch: Path)
     recipe = stored_recipe(store, manifest)
     if recipe is not None:
         decoded = codec.decode(recipe, where=path)
+        for pack in decoded.packs:  # of a release that was withdrawn a sweep may have taken them
+            if store.size(lies := f"{_TARGETS}/{pack_path(pack.sha256)}") != pack.size:
+                raise FileNotFoundError(lies)
         return Earlier(manifest, sha256, decoded, PackedContent(store, decoded, scratch))
     folder = scratch / f"{name}@{version}"
     for file in manifest.files:

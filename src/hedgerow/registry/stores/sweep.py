@@ -7,12 +7,17 @@ What stays, whatever its age:
 - every target that a staged candidate names: somebody may approve it tomorrow;
 - every file, pack and patch that those manifests and recipes lead to.
 
+With ``withdrawn``, releases whose approval was taken back lead to nothing any more, once no such snapshot and no
+candidate approves them. The log says that they were withdrawn, which tells them from those that nobody has approved
+yet. Their manifests and recipes stay, because the builder's word does: the version never comes back with other content.
+
 What is younger than the grace period stays too, named or not: its publisher may be at work just now. Nothing is removed
 while anything that should be there is missing or damaged, because then nobody knows what it named.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Iterator
@@ -26,6 +31,7 @@ from tuf.api.serialization import DeserializationError
 from hedgerow.errors import HedgerowError, PublisherError, UsageError
 from hedgerow.registry import manifest as manifests
 from hedgerow.registry import trust_names as names
+from hedgerow.registry.authority import log
 from hedgerow.registry.packing.named import named_packs
 from hedgerow.registry.store import Entry, ObjectStore
 from hedgerow.registry.transfer import codec
@@ -48,14 +54,14 @@ class Sweep:
     named: tuple[Entry, ...]
 
 
-def plan(store: ObjectStore, *, now: datetime, grace_s: float = DEFAULT_GRACE_S) -> Sweep:
+def plan(store: ObjectStore, *, now: datetime, grace_s: float = DEFAULT_GRACE_S, withdrawn: bool = False) -> Sweep:
     """What would be removed; changes nothing. ``now`` is aware, for the snapshots' expiry.
 
     Raises:
         UsageError: there is no registry.
         PublisherError: something that should be there is missing or damaged.
     """
-    live = _live(store, now)
+    live = _live(store, now, withdrawn=withdrawn)
     remove, young, named = [], [], []
     for entry in store.entries(f"{_TARGETS}/"):
         if entry.path in live:
@@ -74,6 +80,7 @@ def carry_out(
     *,
     now: datetime,
     grace_s: float = DEFAULT_GRACE_S,
+    withdrawn: bool = False,
     on_removed: Callable[[Entry], None] | None = None,
 ) -> tuple[Sweep, int]:
     """Remove it, under the store's lock, planned anew there; also uploads that were never finished, and how many.
@@ -83,7 +90,7 @@ def carry_out(
         UsageError, PublisherError: as ``plan``.
     """
     with store.lock():
-        sweep = plan(store, now=now, grace_s=grace_s)
+        sweep = plan(store, now=now, grace_s=grace_s, withdrawn=withdrawn)
         for entry in sweep.remove:
             store.delete(entry.path)
             if on_removed is not None:
@@ -91,10 +98,12 @@ def carry_out(
         return sweep, store.discard_unfinished(grace_s)
 
 
-def _live(store: ObjectStore, now: datetime) -> set[str]:
+def _live(store: ObjectStore, now: datetime, *, withdrawn: bool) -> set[str]:
     """Every path below ``targets/`` that must stay."""
     live: set[str] = set()
-    for path, sha256 in sorted(_named(store, now)):
+    named = _named(store, now)
+    spent = _withdrawn(store) - {_folder(path) for role, path, _ in named if names.is_approve(role)}
+    for path, sha256 in sorted({(path, sha256) for _, path, sha256 in named}):
         whole = f"{_TARGETS}/{path}"
         live.add(whole)
         if path.rpartition("/")[2] not in names.RELEASE_FILES:
@@ -102,8 +111,29 @@ def _live(store: ObjectStore, now: datetime) -> set[str]:
         data = store.get(whole)
         if data is None or hashlib.sha256(data).hexdigest() != sha256:
             raise _broken(store, f"{path} is {'missing' if data is None else 'not what was signed'}", whole)
-        live.update(_leads_to(store, path, data))
+        if _folder(path) not in spent:
+            live.update(_leads_to(store, path, data))
+        elif not withdrawn:
+            # A sweep before this one may have taken what it leads to.
+            with contextlib.suppress(PublisherError):
+                live.update(_leads_to(store, path, data))
     return live
+
+
+def _withdrawn(store: ObjectStore) -> set[str]:
+    """Folders of the releases whose last word in the promotion log is that they were taken back."""
+    timestamp = Metadata[Timestamp].from_bytes(store.get(f"{_METADATA}/timestamp.json") or b"").signed
+    data = store.get(f"{_METADATA}/{timestamp.snapshot_meta.version}.snapshot.json") or b""
+    last: dict[str, str] = {}
+    for entry in log.read(store, log.anchor(Metadata[Snapshot].from_bytes(data).signed)):
+        if entry.event.kind in names.KINDS:
+            name, _, version = entry.event.subject.partition("@")
+            last[names.folder(entry.event.kind, name, version)] = entry.event.what
+    return {folder for folder, what in last.items() if what == "withdraw"}
+
+
+def _folder(path: str) -> str:
+    return path.rpartition("/")[0]
 
 
 def _leads_to(store: ObjectStore, path: str, data: bytes) -> Iterator[str]:
@@ -115,15 +145,15 @@ def _leads_to(store: ObjectStore, path: str, data: bytes) -> Iterator[str]:
         yield from (f"{_TARGETS}/{pack_path(pack.sha256)}" for pack in named_packs(store, recipe))
 
 
-def _named(store: ObjectStore, now: datetime) -> set[tuple[str, str]]:
-    """Target paths with their SHA-256, of every snapshot that a device may hold and of every candidate."""
-    found: set[tuple[str, str]] = set()
+def _named(store: ObjectStore, now: datetime) -> set[tuple[str, str, str]]:
+    """Role, target path and SHA-256 of all that a snapshot which a device may hold names, or a candidate."""
+    found: set[tuple[str, str, str]] = set()
     for snapshot in _snapshots(store, now):
         for file, meta in snapshot.meta.items():
-            found |= _targets(store, f"{_METADATA}/{meta.version}.{file}")
+            found |= _targets(store, f"{_METADATA}/{meta.version}.{file}", file)
     for path in store.list(f"{_STAGED}/"):
         if path.endswith(".json"):
-            found |= _targets(store, path)
+            found |= _targets(store, path, path.removeprefix(f"{_STAGED}/"))
     return found
 
 
@@ -148,14 +178,15 @@ def _snapshots(store: ObjectStore, now: datetime) -> Iterator[Snapshot]:
         raise _broken(store, "the snapshot in force is missing", f"{_METADATA}/{current}.snapshot.json")
 
 
-def _targets(store: ObjectStore, path: str) -> set[tuple[str, str]]:
+def _targets(store: ObjectStore, path: str, file: str) -> set[tuple[str, str, str]]:
+    role = file.removesuffix(".json")
     data = store.get(path)
     if data is None:
         raise _broken(store, "a snapshot names metadata that is missing", path)
     try:
         signed: dict[str, Any] = json.loads(data)["signed"]
         targets = Targets.from_dict(signed).targets
-        return {(target, info.hashes["sha256"]) for target, info in targets.items()}
+        return {(role, target, info.hashes["sha256"]) for target, info in targets.items()}
     except (ValueError, KeyError, TypeError) as error:
         raise _broken(store, f"metadata cannot be read: {error}", path) from error
 

@@ -12,6 +12,8 @@ import stages
 from tuf.api.metadata import Metadata, MetaFile, Snapshot
 
 from hedgerow.errors import PublisherError, RefusedError, UsageError
+from hedgerow.registry.authority import staging
+from hedgerow.registry.packing import publish as packing
 from hedgerow.registry.packing.named import named_packs
 from hedgerow.registry.reference import Reference
 from hedgerow.registry.store import FolderStore
@@ -113,6 +115,63 @@ def test_an_old_release_stays_while_a_device_may_hold_its_snapshot(releases, mak
     assert verify(releases.store.root, [Reference("assistant", "1.1.0")]) == {Reference("assistant", "1.1.0"): []}
     for pack in named_packs(releases.store, new):
         assert releases.store.holds(f"targets/{pack_path(pack.sha256)}", size=pack.size, sha256=pack.sha256)
+
+
+def test_what_was_withdrawn_goes_when_asked_for_and_no_device_may_hold_it(releases, make_bundle, weights):
+    good = releases.add(make_bundle("1.0.0", weights()))
+    bad = releases.add(make_bundle("1.1.0", weights(changed=(1,))))
+    releases.stage.withdraw("assistant@1.1.0")
+    releases.age()
+    assert sweep.plan(releases.store, now=NOW, withdrawn=True).remove == ()
+    assert sweep.plan(releases.store, now=later(8)).remove == ()
+    gone = paths(sweep.plan(releases.store, now=later(8), withdrawn=True).remove)
+    its_own = {f"targets/{pack_path(pack.sha256)}" for pack in named_packs(releases.store, bad)} - {
+        f"targets/{pack_path(pack.sha256)}" for pack in named_packs(releases.store, good)
+    }
+    assert {path for path in gone if "/packs/" in path} == its_own != set()
+    assert any("/blobs/" in path for path in gone)
+    assert not any(path.endswith((".json", ".zst")) for path in gone), "the builder's word keeps the number taken"
+    sweep.carry_out(releases.store, now=later(8), withdrawn=True)
+    assert verify(releases.store.root, [Reference("assistant", "1.0.0")]) == {Reference("assistant", "1.0.0"): []}
+    for withdrawn in (False, True):
+        assert sweep.plan(releases.store, now=later(8), withdrawn=withdrawn).remove == ()
+    # What is published next is packed beside what is left.
+    releases.add(make_bundle("1.2.0", weights(changed=(2,))))
+    assert verify(releases.store.root, [Reference("assistant", "1.2.0")]) == {Reference("assistant", "1.2.0"): []}
+
+
+def test_a_release_whose_bytes_went_is_not_approved_again_before_they_are_back(releases, make_bundle, weights):
+    bundle = make_bundle("1.0.0", weights())
+    releases.add(bundle)
+    releases.stage.withdraw("assistant@1.0.0")
+    releases.age()
+    sweep.carry_out(releases.store, now=later(8), withdrawn=True)
+    with pytest.raises(PublisherError, match=r"a pack of assistant@1\.0\.0 is missing") as caught:
+        staging.approve(releases.stage.session, "model", "assistant", "1.0.0")
+    assert "hedgerow registry stage FOLDER" in str(caught.value)
+    releases.add(bundle)
+    assert verify(releases.store.root, [Reference("assistant", "1.0.0")]) == {Reference("assistant", "1.0.0"): []}
+    releases.age()
+    assert sweep.plan(releases.store, now=later(8), withdrawn=True).remove == ()
+
+
+def test_what_is_built_and_not_yet_approved_was_never_withdrawn(releases, make_bundle, weights):
+    releases.add(make_bundle("1.0.0", weights()))
+    staging.stage(releases.stage.session, make_bundle("1.1.0", weights(seed=3)).directory, packer=packing.packer)
+    with releases.stage.session.work() as work:
+        work.settle()  # the builder's word is published, the approver's is not there
+    releases.age()
+    assert sweep.plan(releases.store, now=later(30), withdrawn=True).remove == ()
+
+
+def test_a_changed_log_removes_nothing(releases, make_bundle, weights):
+    releases.add(make_bundle("1.0.0", weights()))
+    releases.stage.withdraw("assistant@1.0.0")
+    releases.age()
+    entries = sorted(releases.store.list("log/"))
+    releases.store.put(entries[-1], releases.store.get(entries[-1]).replace(b'"withdraw"', b'"release"'))
+    with pytest.raises(PublisherError, match="log was changed"):
+        sweep.plan(releases.store, now=later(8), withdrawn=True)
 
 
 def test_what_a_candidate_names_stays(releases, make_bundle, weights):
