@@ -273,7 +273,7 @@ def test_an_unconfirmed_runtime_that_fails_is_taken_back_by_the_one_before(devic
     device.server.runtime = lambda: links.target(home, "current")
     slot = RuntimeSlot(home, service, configuration=Path("/nowhere"))
     config = msgspec.structs.replace(device.config, runtime_dir=home)
-    activation = Activation(config.models_dir, config.activation_dir, device.server, restarting=(slot,))
+    activation = Activation(config.models_dir, config.activation_dir, device.server, others=(slot,))
     device.agent = Agent(
         config, device, activation, beats=device.beats, now=lambda: START, clock=lambda: device.passed_s
     )
