@@ -98,7 +98,7 @@ def stage(
             from hedgerow.device.store import view  # slow to import, and most commands never fetch
 
             staged = cli_store.fetch(config, wanted, registry_url, variant=variant, in_window=in_window)
-            value |= view.staged_json(staged)
+            value |= view.staged_json(staged) | {"change": str(wanted)}
             lines = view.staged_lines(staged)
         value["model"] = _shown(config, wanted.name, wanted.version) if wanted.kind == "model" else None
     elif not here:
