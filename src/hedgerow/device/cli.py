@@ -234,7 +234,7 @@ def _place(config: DeviceConfig, change: Change) -> int:
 def _report_without_server(config: DeviceConfig) -> dict[str, Any]:
     from datetime import UTC, datetime
 
-    from hedgerow.device import hardware, health, heartbeat, links
+    from hedgerow.device import application_state, hardware, health, heartbeat, links
 
     beat = heartbeat.read()
     pending = links.read_pending(config.activation_dir)
@@ -249,6 +249,7 @@ def _report_without_server(config: DeviceConfig) -> dict[str, Any]:
         server_down=True,
         confirm_deadline=None if pending is None else pending.deadline,
         agent=None if beat is None else health.AgentState(beat.at, beat.last_answer, beat.failures),
+        applications=application_state.read(),
     )
     built: dict[str, Any] = msgspec.to_builtins(health.build(observed, datetime.now(UTC)), str_keys=True)
     return built
