@@ -48,6 +48,7 @@ Restart=on-failure
 RestartSec=5s
 TimeoutStartSec=60s
 TimeoutStopSec=30s
+UMask=0077
 {own}
 Slice=hedgerow-applications.slice
 # A user of its own that owns nothing on the card.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -84,3 +86,13 @@ def test_a_line_that_goes_on_swallows_nothing_of_the_device_s() -> None:
 def test_a_unit_that_starts_nothing_is_refused() -> None:
     with pytest.raises(UnitError, match="ExecStart"):
         units.check("[Service]\nType=simple\n")
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="judged by systemd itself")
+def test_systemd_finds_it_tight_and_whole(tmp_path: Path) -> None:
+    """As all units of ours: 2.5 at the most (``--threshold`` takes tenths)."""
+    path = tmp_path / units.file_name("kiosk")
+    path.write_text(units.render(UNIT.replace("/run/application/bin/run", "/bin/sh"), TOLD))
+    for words in (["security", "--offline=true", "--threshold=25"], ["verify"]):
+        done = subprocess.run(["systemd-analyze", *words, str(path)], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
