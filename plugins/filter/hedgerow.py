@@ -11,6 +11,7 @@ from ansible.errors import AnsibleFilterError
 from hedgerow import paths
 from hedgerow.converge import (
     apparmor,
+    applications,
     apt_sources,
     boot,
     config,
@@ -38,6 +39,7 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "hedgerow_apparmor_texts": apparmor.texts,
     "hedgerow_apparmor_to_load": apparmor.to_load,
     "hedgerow_apparmor_unproven": apparmor.unproven,
+    "hedgerow_application_places": applications.places,
     "hedgerow_apt_sources": apt_sources.files,
     "hedgerow_boot_remarks": boot.remarks,
     "hedgerow_boot_trial": boot.trial_of,

@@ -1,4 +1,4 @@
-"""Releases that are no models: the server's configuration and its runtime, by the same engine, gate and way back.
+"""Releases that are no models: configuration, runtime and applications, by the same engine, gate and way back.
 
 A host is out of service while it restarts: its callers are told so (503) or find nobody, and a gateway would ask
 another host. What must not happen is that a question which was taken is lost, or answered by another model.
@@ -160,3 +160,88 @@ def test_without_a_controller_an_unconfirmed_runtime_goes_back_even_if_it_starts
     assert last["model"] == f"runtime:{new}"
     woods.on(pi, f"rm -r /opt/hedgerow/runtime/{new}")
     woods.hedgerow("rollout", "rollback", "--reason", "a test")
+
+
+# -- applications ------------------------------------------------------------------
+
+KIOSK_UNIT = """[Service]
+ExecStart=/run/application/serve {version}
+DynamicUser=yes
+NoNewPrivileges=yes
+"""
+KIOSK = """#!/usr/bin/python3
+import http.server, sys, threading, os
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(sys.argv[1].encode())
+
+if {dies_after_s}:
+    threading.Timer({dies_after_s}, os._exit, (3,)).start()
+http.server.HTTPServer(("127.0.0.1", 8090), Handler).serve_forever()
+"""
+
+
+def publish_kiosk(woods, folder: Path, version: str, *, dies_after_s: float = 0) -> str:
+    """Pack and publish a version of the application, as an operator does."""
+    source = folder / version
+    source.mkdir()
+    (source / "kiosk.service").write_text(KIOSK_UNIT.format(version=version))
+    (source / "serve").write_text(KIOSK.format(dies_after_s=dies_after_s))
+    (source / "serve").chmod(0o755)
+    words = ["--port", "8090", "--name", "kiosk", "--version", version, "--license", "MIT", "--memory-mb", "64"]
+    output = folder / f"bundle-{version}"
+    packed = woods.hedgerow("model", "pack-application", str(source), *words, "--output", str(output))
+    assert packed.returncode == 0, packed.stdout + packed.stderr
+    for done in (woods.hedgerow("registry", "publish", str(output), "--yes"), woods.controller.play("publish.yml")):
+        assert done.returncode == 0, done.stdout + done.stderr
+    return f"kiosk@{version}"
+
+
+def kiosks(woods) -> dict[str, str | None]:
+    """Which version answers on each host's loopback."""
+    ask = "curl --silent --max-time 5 http://127.0.0.1:8090/ || echo nobody"
+    return {host: woods.on(host, ask).strip() for host in woods.pis}
+
+
+def test_an_application_reaches_all_and_goes_back_while_the_model_is_served(woods, tmp_path: Path) -> None:
+    served = woods.serves()
+    first = publish_kiosk(woods, tmp_path, "1.0.0")
+    with fleets.Callers(woods, woods.pis) as callers:
+        done = woods.rollout(first, **FAST)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert set(woods.outcomes().values()) == {"confirmed"}
+    assert kiosks(woods) == dict.fromkeys(woods.pis, "1.0.0")
+    for applications in versions(woods, "applications").values():
+        assert [(each.name, each.version, each.active, each.restarts) for each in applications] == [
+            ("kiosk", "1.0.0", True, 0)
+        ]
+    second = publish_kiosk(woods, tmp_path, "1.1.0")
+    with fleets.Callers(woods, woods.pis) as more:
+        done = woods.rollout(second, **FAST)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert kiosks(woods) == dict.fromkeys(woods.pis, "1.1.0")
+    for each in (callers, more):
+        each.none_failed()
+    back = woods.hedgerow("rollout", "rollback", "--reason", "a test")
+    assert back.returncode == 0, back.stdout + back.stderr
+    assert kiosks(woods) == dict.fromkeys(woods.pis, "1.0.0")
+    assert woods.serves() == served
+
+
+def test_an_application_that_dies_after_its_start_stops_at_the_canary(woods, tmp_path: Path) -> None:
+    before = kiosks(woods)
+    bad = publish_kiosk(woods, tmp_path, "1.2.0", dies_after_s=8)
+    # Longer than it lives, and than the device waits between two looks.
+    soak = {"passes": 4, "interval_s": 2, "minimum_s": 20, "deadline_s": 90}
+    with fleets.Callers(woods, woods.pis) as callers:
+        done = woods.rollout(bad, **FAST | {"soak": soak})
+    assert done.returncode != 0
+    outcomes = woods.state().hosts
+    assert [str(host.outcome) for host in outcomes.values() if host.outcome is not None] == ["reverted"]
+    reason = next(host.reason for host in outcomes.values() if host.outcome is not None)
+    assert "kiosk" in (reason or "")
+    assert kiosks(woods) == before
+    callers.none_failed()

@@ -142,8 +142,12 @@ def closure(sources: dict[str, str], allowed: set[str]) -> list[str]:
     return sorted(found)
 
 
-# Sent along with what imports them (hedgerow.remote_script), and held to the same rule.
-COMPANIONS = ("hedgerow.identity.keys_device",)
+# Sent along with what imports them (hedgerow.remote_script), or placed beside it, and held to the same rule.
+COMPANIONS = (
+    "hedgerow.identity.keys_device",
+    "hedgerow.device.application_files",
+    "hedgerow.device.application_unit",
+)
 
 
 def standard_library_only(module: str, source: str) -> list[str]:

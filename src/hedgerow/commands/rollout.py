@@ -32,7 +32,7 @@ limit_option = click.option("-l", "--limit", help="Narrow the plan to hosts of t
 
 
 model_option = click.option(
-    "--model", metavar="NAME@VERSION", help="Of a runtime or configuration: what hosts serve, where no rollout knows."
+    "--model", metavar="NAME@VERSION", help="Of what is no model: what hosts serve, where no rollout knows."
 )
 
 
@@ -77,7 +77,8 @@ def plan(
 ) -> None:
     """Show who would get NAME@VERSION, in which order and in which waves. Touches no host.
 
-    Instead of a model: runtime (this tree's), or configuration (inference_runtime_server in the inventory).
+    It is a model, or an application of the inventory's. Instead of it: runtime (this tree's), or configuration
+    (inference_runtime_server in the inventory).
     """
     if policy_schema:
         print_json(policy.schema())
@@ -118,7 +119,7 @@ def start(
     check: bool,
     stage_ahead: bool,
 ) -> int:
-    """Release NAME@VERSION; go on with it if it was cut off. Instead of a model: runtime or configuration, as for plan.
+    """Release NAME@VERSION; go on with it if it was cut off. Instead of it: runtime or configuration, as for plan.
 
     Exit code 4: it ended with hosts missing; the same command goes on.
     """

@@ -73,7 +73,8 @@ def simulate(
     """Say how a rollout would go: how long, how many bytes, and how many devices a bad release would hurt.
 
     The plan, every decision and every verdict are the real ones; devices, links and times are computed. NAME@VERSION
-    takes size and limits from the inventory's registry. Instead of it: runtime or configuration, drained and restarted.
+    takes size and limits from the inventory's registry. Instead of it: runtime or configuration, drained and restarted,
+    or application:NAME@VERSION, beside the model that is served.
     """
     if replay is not None:
         _replay(replay, None if policy_file is None else prepare.read_policy(str(policy_file)), as_json=as_json)
@@ -154,9 +155,10 @@ def _release(bundle: str | None, path: Path | None, size_mb: float) -> Release:
     if kind == "model":
         return simulated
     # Its questions, and the hash that hosts must have, are those of a model that they serve all the while.
-    size = {"runtime": RUNTIME_BYTES}.get(kind, CONFIGURATION_BYTES)
+    size = {"runtime": RUNTIME_BYTES, "application": simulated.size_bytes}.get(kind, CONFIGURATION_BYTES)
+    named = "application:simulated@1.0.0" if kind == "application" else f"{kind}:simulated"
     return msgspec.structs.replace(
-        simulated, bundle=f"{kind}:simulated", kind=kind, size_bytes=size, model="simulated@1", model_sha256="0" * 64
+        simulated, bundle=named, kind=kind, size_bytes=size, model="simulated@1", model_sha256="0" * 64
     )
 
 

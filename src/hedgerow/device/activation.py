@@ -23,7 +23,7 @@ import msgspec
 
 from hedgerow import filelock
 from hedgerow.device import events, links
-from hedgerow.device.change import Change, Kind
+from hedgerow.device.change import RESTARTING, Change, Kind
 from hedgerow.device.control import Server
 from hedgerow.device.links import CURRENT, PREVIOUS
 from hedgerow.device.slots import Slot, Slots
@@ -71,7 +71,7 @@ class Clock:
 
 
 class Activation:
-    """Commands over one device's models, and over what ``restarting`` brings. ``server`` is told, the disk decides."""
+    """Commands over one device's models, and over what ``others`` brings. ``server`` is told, the disk decides."""
 
     def __init__(
         self,
@@ -79,10 +79,10 @@ class Activation:
         state_dir: Path,
         server: Server,
         *,
-        restarting: tuple[Slot, ...] = (),
+        others: tuple[Slot, ...] = (),
         clock: Clock | None = None,
     ) -> None:
-        self._slots = Slots(models_dir, server, restarting)
+        self._slots = Slots(models_dir, server, others)
         self._state_dir = state_dir
         self._clock = clock or Clock()
 
@@ -155,27 +155,30 @@ class Activation:
     def revert(self, name: str, *, reason: str, kind: Kind | None = None) -> Outcome:
         """Go back to the version before: of the pending activation, else of model ``name``, or of another ``kind``.
 
+        ``name`` is the application's, where ``kind`` is one.
+
         Raises:
-            RefusedError: there is no version to go back to, or an activation of another kind is pending.
+            RefusedError: there is no version to go back to, or an activation of something else is pending.
             DeviceError: the version before cannot be served.
         """
         with self._locked():
             pending = links.read_pending(self._state_dir)
             if pending is None:
-                slot = self._slots.of(kind or "model", name if kind in {None, "model"} else str(kind))
+                slot = self._slots.of(kind or "model", str(kind) if kind in RESTARTING else name)
                 current, back = _current(slot), links.target(slot.home, PREVIOUS)
                 if current is None or back is None:
                     raise _nothing_before(slot)
                 # What is left behind is not what a second revert should return to.
                 return self._go_back(slot, self._pending(slot, back, current, None, within_s=0), reason)
             slot = self._slot(pending.change)
-            if kind is not None and kind != pending.kind:
+            if kind is not None and (kind != pending.kind or (kind == "application" and name != pending.name)):
+                asked = f"{kind} {name}" if kind == pending.kind else kind
                 raise RefusedError(
-                    f"{pending.reference} waits to be confirmed, which is no {kind}: one at a time",
+                    f"{pending.reference} waits to be confirmed, which is no {asked}: one at a time",
                     where=str(self._state_dir / links.PENDING),
                     next_step=f"hedgerow-device confirm {pending.reference}, or hedgerow-device revert",
                 )
-            if pending.from_ is None:
+            if pending.from_ is None and slot.keeps_first:
                 raise _nothing_before(slot)
             return self._go_back(slot, pending, reason)
 
@@ -190,13 +193,14 @@ class Activation:
         """
         with self._locked():
             slot, pending = self._slot(change), links.read_pending(self._state_dir)
-            if pending is None or pending.change != change or pending.from_ is None:
+            first = pending is not None and pending.from_ is None and slot.keeps_first
+            if pending is None or pending.change != change or first:
                 note = "there is no version before" if pending else f"{change} no longer waits to be confirmed"
                 return _outcome(slot, _current(slot), links.target(slot.home, PREVIOUS), note=note)
             return self._go_back(slot, pending, reason)
 
     def revert_if_overdue(self, name: str) -> Outcome:
-        """Go back where nobody confirmed in time. A first activation is kept: unconfirmed serves better than nothing.
+        """Go back where nobody confirmed in time. A first activation is kept, where its slot ``keeps_first``.
 
         Raises:
             DeviceError: the version before cannot be served.
@@ -208,7 +212,7 @@ class Activation:
                 deadline = None if pending is None else pending.deadline
                 previous = links.target(slot.home, PREVIOUS)
                 return _outcome(slot, _current(slot), previous, deadline, note="no deadline has passed")
-            if pending.from_ is None:
+            if pending.from_ is None and slot.keeps_first:
                 links.remove_pending(self._state_dir)
                 note = "nobody confirmed it in time; kept, because there is no version before"
                 self._log("kept", pending.reference, note)

@@ -5,6 +5,7 @@
   finds the note, the other finds it gone.
 - It is never what stops a device: an agent that is down leaves the deadline, systemd's watchdog of the server and all
   commands as they are.
+- Every ``LOOK_S`` it has applications looked at, where the device runs any; the answer is the switch's to write down.
 - Findings and their ends go into the event log, once each; every beat goes into memory (``heartbeat``).
 """
 
@@ -20,6 +21,7 @@ from typing import Protocol
 
 from hedgerow.device import events, heartbeat, links, watchdog
 from hedgerow.device.activation import LOCK, Activation
+from hedgerow.device.application import SocketApplicationSwitcher
 from hedgerow.device.assembled import activation_of, outdated, slot_home
 from hedgerow.device.canonical import Canonical
 from hedgerow.device.change import Change
@@ -32,6 +34,7 @@ from hedgerow.errors import DeviceError, HedgerowError
 # How soon a version that was just activated is noticed, and how often a beat is written while nothing happens.
 TICK_S = 1.0
 BEAT_S = 5.0
+LOOK_S = 5.0
 
 
 class Question(Protocol):
@@ -41,7 +44,10 @@ class Question(Protocol):
 
 
 class Agent:
-    """One device's. ``step`` does what is due; ``now`` is UTC, ``clock`` monotonic seconds."""
+    """One device's. ``step`` does what is due; ``now`` is UTC, ``clock`` monotonic seconds.
+
+    ``look`` has applications looked at; None: this device runs none.
+    """
 
     def __init__(
         self,
@@ -52,8 +58,11 @@ class Agent:
         beats: Path = heartbeat.FILE,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         clock: Callable[[], float] = time.monotonic,
+        look: Callable[[], object] | None = None,
     ) -> None:
         self._config = config
+        self._look = look
+        self._looked_s: float | None = None
         self._question = question
         self._activation = activation
         self._beats = beats
@@ -80,8 +89,16 @@ class Agent:
             self._note(watchdog.finding(self._watch, self._config.agent))
             if self._finding is not None and pending is not None:
                 self._give_up(pending, self._finding)
+        self._look_at_applications()
         if asked or self._beaten_s is None or self._clock() - self._beaten_s >= BEAT_S:
             self._beat()
+
+    def _look_at_applications(self) -> None:
+        if self._look is None or (self._looked_s is not None and self._clock() - self._looked_s < LOOK_S):
+            return
+        self._looked_s = self._clock()
+        with suppress(DeviceError):  # commands say so; the model is watched all the same
+            self._look()
 
     def _pending(self) -> Change | None:
         """The version that waits for its confirmation, and nothing else: not one that is on its way back."""
@@ -130,7 +147,8 @@ def watch(config: DeviceConfig) -> None:
         lock=config.activation_dir / LOCK,
         timeout_s=config.agent.timeout_s,
     )
-    agent = Agent(config, question, activation_of(config))
+    look = SocketApplicationSwitcher(config.application_socket).look if config.applications else None
+    agent = Agent(config, question, activation_of(config), look=look)
     notify("READY=1")
     while True:
         agent.step()

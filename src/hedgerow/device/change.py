@@ -1,20 +1,22 @@
-"""What a command changes on a device, and how it is written: a model, the runtime, or the server's configuration.
+"""What a command changes on a device, and how it is written: a model, the runtime, a configuration, an application.
 
-``assistant@1.1.0`` is a version of a model. ``runtime:0.1.0+3f9c2d81aa04`` and ``configuration:9b1f6a2c77de`` are what
-they say: no name of a model has a colon, so nothing is both. ``runtime@1.0.0`` is a model that somebody called so.
+``assistant@1.1.0`` is a version of a model. ``runtime:0.1.0+3f9c2d81aa04``, ``configuration:9b1f6a2c77de`` and
+``application:kiosk@1.0.0`` are what they say: no name of a model has a colon, so nothing is both. ``runtime@1.0.0`` is
+a model that somebody called so; ``kiosk@1.0.0`` is an application where a device's configuration says so.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
 from hedgerow.errors import UsageError
 from hedgerow.registry.reference import Reference
 
-Kind = Literal["model", "runtime", "configuration"]
+Kind = Literal["model", "runtime", "configuration", "application"]
 """What has versions on a device, of which one is in service."""
 
 RESTARTING: tuple[Kind, ...] = ("runtime", "configuration")
@@ -26,13 +28,15 @@ _DIGITS = 12
 
 @dataclass(frozen=True)
 class Change:
-    """One version of one thing. ``name`` is the model's; the other kinds have their own as name."""
+    """One version of one thing. ``name`` is the model's or the application's; the other kinds have their own."""
 
     kind: Kind
     name: str
     version: str
 
     def __str__(self) -> str:
+        if self.kind == "application":
+            return f"{self.kind}:{self.name}@{self.version}"
         return f"{self.name}@{self.version}" if self.kind == "model" else f"{self.kind}:{self.version}"
 
     @classmethod
@@ -41,22 +45,28 @@ class Change:
         return cls(kind, kind, version)
 
     @classmethod
-    def parse(cls, text: str) -> Change:
-        """Read ``name@version``, ``runtime:version`` or ``configuration:version``.
+    def parse(cls, text: str, applications: Collection[str] = ()) -> Change:
+        """Read ``name@version``, ``runtime:version``, ``configuration:version`` or ``application:name@version``.
+
+        ``applications`` are names that mean one without its kind before them.
 
         Raises:
             UsageError: none of them.
         """
         scheme, colon, version = text.partition(":")
-        if not colon:
-            reference = Reference.parse(text)
-            return cls("model", reference.name, reference.version)
+        if not colon or scheme == "application":
+            reference = Reference.parse(version if colon else text)
+            is_application = bool(colon) or reference.name in applications
+            return cls("application" if is_application else "model", reference.name, reference.version)
         for kind in RESTARTING:
             if scheme == kind and _VERSION.fullmatch(version):
                 return cls.of(kind, version)
         raise UsageError(
             f"{text!r} names nothing that has versions here",
-            next_step="write a model like assistant@1.0.0, or runtime:VERSION, or configuration:VERSION",
+            next_step=(
+                "write a model like assistant@1.0.0, or runtime:VERSION, configuration:VERSION,"
+                " application:NAME@VERSION"
+            ),
         )
 
 

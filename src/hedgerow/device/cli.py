@@ -14,7 +14,7 @@ from hedgerow.cli import run
 from hedgerow.device import cli_agent, cli_store, staging
 from hedgerow.device import config as configs
 from hedgerow.device.activation import Outcome
-from hedgerow.device.assembled import activation_of, identity, slot_home
+from hedgerow.device.assembled import activation_of, bundle_home, identity, slot_home
 from hedgerow.device.change import RESTARTING, Change, Kind
 from hedgerow.device.cli_options import config_option, json_option, show
 from hedgerow.device.config import DeviceConfig
@@ -33,8 +33,9 @@ def cli() -> None:
     """Stage, activate, confirm and revert what this device serves and serves with, drain and watch it.
 
     \b
-    CHANGE is a model, NAME@VERSION, or one of runtime:VERSION and
-    configuration:VERSION, which the server takes up by a restart.
+    CHANGE is a model or an application of this device, NAME@VERSION,
+    or one of runtime:VERSION and configuration:VERSION, which the
+    server takes up by a restart.
 
     \b
     Exit codes: 0 done, 1 failed and nothing changed, 2 wrong use,
@@ -75,11 +76,11 @@ def stage(
 ) -> None:
     """Fetch and verify CHANGE; what is served does not change.
 
-    A model comes in deltas: what this device has of it, in whatever version, is not fetched again. A configuration is
-    read from standard input. A runtime has to be installed already: no registry has it.
+    A model or an application comes in deltas: what this device has of it, in whatever version, is not fetched again. A
+    configuration is read from standard input. A runtime has to be installed already: no registry has it.
     """
     config = configs.load(path)
-    wanted = Change.parse(change)
+    wanted = Change.parse(change, config.applications)
     cli_store.check_options(wanted, plan=plan, in_window=in_window, here=here)
     if plan:
         cli_store.show_plan(config, wanted, registry_url, variant=variant, as_json=as_json)
@@ -87,19 +88,19 @@ def stage(
     if here and not _is_whole(config, wanted, variant):
         raise DeviceError(
             f"not every byte of {wanted} is on this device",
-            where=str(slot_home(config, wanted)),
+            where=str(bundle_home(config, wanted) if wanted.kind in cli_store.FETCHED else slot_home(config, wanted)),
             next_step=f"fetch it: hedgerow-device stage {wanted}",
         )
     value: dict[str, Any] = {"changed": False, "change": str(wanted), "model": None, "previous": None, "new_bytes": 0}
     lines = [f"{wanted} is on this device"]
-    if wanted.kind == "model":
+    if wanted.kind in cli_store.FETCHED:
         if not here:
             from hedgerow.device.store import view  # slow to import, and most commands never fetch
 
             staged = cli_store.fetch(config, wanted, registry_url, variant=variant, in_window=in_window)
-            value |= view.staged_json(staged)
+            value |= view.staged_json(staged) | {"change": str(wanted)}
             lines = view.staged_lines(staged)
-        value["model"] = _shown(config, wanted.name, wanted.version)
+        value["model"] = _shown(config, wanted.name, wanted.version) if wanted.kind == "model" else None
     elif not here:
         value["new_bytes"] = _place(config, wanted)
         value["changed"] = value["new_bytes"] > 0
@@ -126,13 +127,14 @@ def activate(
 ) -> None:
     """Serve CHANGE: a model is fetched if needed, loaded beside, asked its golden inputs, and switched to.
 
-    A runtime or a configuration, which must be staged, is tried beside the one in service; then the server restarts.
+    A runtime or a configuration, which must be staged, is tried beside the one in service; then the server restarts. An
+    application is fetched if needed, placed, and started in place of its version before; the server goes on.
     """
     config = configs.load(path)
-    wanted = Change.parse(change)
+    wanted = Change.parse(change, config.applications)
     activation = activation_of(config)
     activation.check_free(wanted)
-    if wanted.kind == "model" and not _is_whole(config, wanted, variant):
+    if wanted.kind in cli_store.FETCHED and not _is_whole(config, wanted, variant):
         cli_store.fetch(config, wanted, registry_url, variant=variant)
     seconds = config.confirm_within_s if confirm_within is None else confirm_within
     _print_outcome(config, activation.activate(wanted, confirm_within_s=seconds), as_json=as_json)
@@ -145,25 +147,33 @@ def activate(
 def confirm(*, change: str, path: Path, as_json: bool) -> None:
     """Keep CHANGE: its deadline ends."""
     config = configs.load(path)
-    _print_outcome(config, activation_of(config).confirm(Change.parse(change)), as_json=as_json)
+    _print_outcome(config, activation_of(config).confirm(Change.parse(change, config.applications)), as_json=as_json)
 
 
 @cli.command()
 @click.option("--if-overdue", is_flag=True, help="Only where nobody confirmed in time.")
 @click.option("--reason", default="asked for", show_default=True, help="Why, for the event log.")
 @click.option(
-    "--kind", type=click.Choice(["model", *RESTARTING]), help="Of what; else what is unconfirmed, or the model."
+    "--kind",
+    type=click.Choice(["model", *RESTARTING, "application"]),
+    help="Of what; else what is unconfirmed, or the model.",
 )
+@click.option("--name", metavar="NAME", help="Of an application: which.")
 @config_option
 @json_option
-def revert(*, if_overdue: bool, reason: str, kind: Kind | None, path: Path, as_json: bool) -> None:
-    """Serve the version before."""
+def revert(*, if_overdue: bool, reason: str, kind: Kind | None, name: str | None, path: Path, as_json: bool) -> None:
+    """Serve, or run, the version before."""
     config = configs.load(path)
+    if (kind == "application") != (name is not None):
+        raise UsageError(
+            "--kind application and --name NAME belong together",
+            next_step=f"hedgerow-device revert --kind application --name {name or 'NAME'}",
+        )
     activation = activation_of(config)
     if if_overdue:
         outcome = activation.revert_if_overdue(config.serving_model)
     else:
-        outcome = activation.revert(config.serving_model, reason=reason, kind=kind)
+        outcome = activation.revert(name or config.serving_model, reason=reason, kind=kind)
     if outcome.changed or not if_overdue or as_json:
         _print_outcome(config, outcome, as_json=as_json)
 
@@ -204,10 +214,10 @@ def _is_whole(config: DeviceConfig, change: Change, variant: str | None) -> bool
 
     Then it was vouched for when it came, and no registry is needed: a version never changes.
     """
-    if change.kind != "model":
+    if change.kind not in cli_store.FETCHED:
         return is_whole(slot_home(config, change), change)
     try:
-        bundle = bundles.verify_files(config.models_dir / change.name / change.version)
+        bundle = bundles.verify_files(bundle_home(config, change) / change.version)
     except (UsageError, PublisherError):
         return False
     return is_of(bundle.manifest, variant)
@@ -224,7 +234,7 @@ def _place(config: DeviceConfig, change: Change) -> int:
 def _report_without_server(config: DeviceConfig) -> dict[str, Any]:
     from datetime import UTC, datetime
 
-    from hedgerow.device import hardware, health, heartbeat, links
+    from hedgerow.device import application_state, hardware, health, heartbeat, links
 
     beat = heartbeat.read()
     pending = links.read_pending(config.activation_dir)
@@ -239,6 +249,7 @@ def _report_without_server(config: DeviceConfig) -> dict[str, Any]:
         server_down=True,
         confirm_deadline=None if pending is None else pending.deadline,
         agent=None if beat is None else health.AgentState(beat.at, beat.last_answer, beat.failures),
+        applications=application_state.read(),
     )
     built: dict[str, Any] = msgspec.to_builtins(health.build(observed, datetime.now(UTC)), str_keys=True)
     return built

@@ -1,4 +1,4 @@
-"""How ``stage`` and ``activate`` fetch a model, and ``hedgerow-device cache``: the device's store of versions."""
+"""How ``stage`` and ``activate`` fetch a model or an application; ``hedgerow-device cache``: the store of models."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import click
 
 from hedgerow.device import config as configs
 from hedgerow.device import hardware
-from hedgerow.device.change import Change
+from hedgerow.device.change import Change, Kind
 from hedgerow.device.cli_options import config_option, json_option, show
 from hedgerow.device.config import DeviceConfig
-from hedgerow.errors import UsageError
+from hedgerow.errors import RefusedError, UsageError
 from hedgerow.registry.reference import Reference
 
 if TYPE_CHECKING:
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from hedgerow.registry.source import HttpsSource
 
 _MB = 1 << 20
+FETCHED: tuple[Kind, ...] = ("model", "application")
+"""Kinds that a registry has; others are brought."""
 
 
 def fetch_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -45,9 +47,10 @@ def check_options(change: Change, *, plan: bool, in_window: bool, here: bool) ->
     given = [name for name, is_given in (("--plan", plan), ("--in-window", in_window), ("--here", here)) if is_given]
     if len(given) > 1:
         raise UsageError(f"{' and '.join(given)} exclude each other", next_step="hedgerow-device stage --help")
-    if change.kind != "model" and (plan or in_window):
+    if change.kind not in FETCHED and (plan or in_window):
         raise UsageError(
-            f"{given[0]} is for models that a registry has", next_step=f"hedgerow-device stage {change}, without it"
+            f"{given[0]} is for models and applications, which a registry has",
+            next_step=f"hedgerow-device stage {change}, without it",
         )
 
 
@@ -59,7 +62,7 @@ def fetch(
     variant: str | None = None,
     in_window: bool = False,
 ) -> Staged:
-    """Have a model on this device, in deltas. ``in_window``: only while the download window is open.
+    """Have a bundle on this device, in deltas. ``in_window``: only while the download window is open.
 
     Raises:
         RefusedError, PublisherError, NetworkError, PartialError, DeviceError: as ``store.stage.stage``.
@@ -68,13 +71,13 @@ def fetch(
 
     registry, source = _registry(config, registry_url)
     reference = Reference(change.name, change.version)
-    return stage.stage(registry, source, reference, device_of(config, variant), at_once=not in_window)
+    return stage.stage(registry, source, reference, _device_for(config, change, variant), at_once=not in_window)
 
 
 def show_plan(
     config: DeviceConfig, change: Change, registry_url: str | None, *, variant: str | None, as_json: bool
 ) -> None:
-    """Print how a model would come; nothing of it is fetched.
+    """Print how a bundle would come; nothing of it is fetched.
 
     Raises:
         RefusedError, PublisherError, NetworkError, DeviceError: as ``store.stage.look``.
@@ -82,7 +85,7 @@ def show_plan(
     from hedgerow.device.store import stage, view
 
     registry, source = _registry(config, registry_url)
-    made = stage.look(registry, source, Reference(change.name, change.version), device_of(config, variant))
+    made = stage.look(registry, source, Reference(change.name, change.version), _device_for(config, change, variant))
     show(view.plan_json(made), "" if as_json else view.plan_text(made), as_json=as_json)
 
 
@@ -187,6 +190,38 @@ def collect(*, budget_mb: int | None, dry_run: bool, path: Path, as_json: bool) 
         "over": done.over,
     }
     show(value, view.collected_text(done, dry_run=dry_run), as_json=as_json)
+
+
+def _device_for(config: DeviceConfig, change: Change, variant: str | None) -> Device:
+    """The store that ``change`` comes to; an application's has its own, and takes what this device can start alone."""
+    if change.kind != "application":
+        return device_of(config, variant)
+    from hedgerow.device.application import require_application
+    from hedgerow.device.store.keep import Places
+    from hedgerow.device.store.layout import Layout
+    from hedgerow.device.store.terms import Device
+    from hedgerow.device.variant import picker
+
+    if change.name not in config.applications:
+        raise RefusedError(
+            f"this device runs no application {change.name} (rule: named-applications)",
+            where="applications in device.yml",
+            next_step=f"name it in the inventory, applications: [{change.name}]; then playbooks/site.yml for this host",
+        )
+    places = Places(
+        Layout(config.applications_dir),
+        config.activation_dir,
+        config.configuration_dir,
+        kind="application",
+        links_dir=config.application_dir,
+    )
+    return Device(
+        places,
+        config.store,
+        reserve_mb=config.reserve_mb,
+        pick=picker(variant),
+        accepts=lambda manifest: require_application(manifest, change, where=f"the registry's {change}"),
+    )
 
 
 def device_of(config: DeviceConfig, variant: str | None = None) -> Device:

@@ -30,8 +30,10 @@ class DeviceConfig(Struct, frozen=True, forbid_unknown_fields=True):
     ``registry_url`` is where bundles come from; ``registry_name`` is the name that its certificate must have (None: the
     URL's host). ``reserve_mb`` stays free on the disk beside models. ``confirm_within_s`` is the deadline of an
     activation that names none. ``agent`` is how the model in service is watched. ``runtime_dir`` and
-    ``configuration_dir`` have the versions of what the server is started with. ``store`` is what is kept, and how it is
-    fetched in deltas. ``identity`` is how the device renews its certificate.
+    ``configuration_dir`` have the versions of what the server is started with. ``applications`` are the names of those
+    that run beside it: their bundles come to ``applications_dir``, their versions are placed in ``application_dir``,
+    and ``application_socket`` has them started. ``store`` is what is kept, and how it is fetched in deltas.
+    ``identity`` is how the device renews its certificate.
     """
 
     fleet: str
@@ -49,6 +51,10 @@ class DeviceConfig(Struct, frozen=True, forbid_unknown_fields=True):
     configuration_dir: Path = Path("/var/lib/hedgerow/configuration")
     control_socket: Path = Path("/run/hedgerow/server.sock")
     switch_socket: Path = Path("/run/hedgerow-switch.sock")
+    applications: tuple[str, ...] = ()
+    applications_dir: Path = Path("/var/lib/hedgerow/applications")
+    application_dir: Path = Path("/opt/hedgerow/applications")
+    application_socket: Path = Path("/run/hedgerow-applications/switch.sock")
     reserve_mb: int = 64
     confirm_within_s: int = 600
     agent: AgentConfig = AgentConfig()

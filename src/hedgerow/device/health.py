@@ -61,6 +61,7 @@ class Code(StrEnum):
     SERVER_DOWN = "server_down"
     WATCHDOG_FAILING = "watchdog_failing"
     AGENT_SILENT = "agent_silent"
+    APPLICATION_FAILING = "application_failing"
     SMALLER_MODEL = "smaller_model"
     ANSWERS_SHORTENED = "answers_shortened"
     ANSWERS_CANNED = "answers_canned"
@@ -88,6 +89,7 @@ REASONS: Final[dict[Code, tuple[Severity, str]]] = {
     Code.SERVER_DOWN: ("critical", "The inference server does not answer."),
     Code.WATCHDOG_FAILING: ("critical", "The device's own watchdog gets no right answer from the model."),
     Code.AGENT_SILENT: ("warning", "The device's agent gives no sign of life."),
+    Code.APPLICATION_FAILING: ("warning", "An application of this device does not run as it should."),
     Code.SMALLER_MODEL: ("warning", "Under pressure: a smaller model answers in place of the one in service."),
     Code.ANSWERS_SHORTENED: ("warning", "Under pressure: answers are cut short."),
     Code.ANSWERS_CANNED: ("warning", "Under pressure: every request gets the same prepared answer."),
@@ -171,6 +173,21 @@ class AgentState(Struct, frozen=True):
     failures: int = 0
 
 
+class ApplicationState(Struct, frozen=True):
+    """An application that the inventory names for this device.
+
+    ``version`` None: none is installed. ``restarts`` since it was last started on purpose; ``answers``: its ports do on
+    loopback, None where it does not run. ``trouble`` is why it is not well, in systemd's words or ours.
+    """
+
+    name: str
+    version: str | None
+    active: bool
+    restarts: int
+    answers: bool | None = None
+    trouble: str | None = None
+
+
 Step = Literal["smaller_model", "answers_shortened", "answers_canned", "load_shed"]
 
 
@@ -193,7 +210,8 @@ class HealthReport(Struct, frozen=True):
     """The whole report; times are UTC.
 
     ``runtime`` and ``configuration`` are the versions that the server was started with; of a server that is down, those
-    that it would be started with. ``configuration`` None: not known.
+    that it would be started with. ``configuration`` None: not known. ``applications`` None: it runs none, or nobody has
+    looked since boot.
     """
 
     schema: Literal[1]
@@ -213,6 +231,7 @@ class HealthReport(Struct, frozen=True):
     processor: ProcessorState | None = None
     configuration: str | None = None
     degradation: DegradationState | None = None
+    applications: tuple[ApplicationState, ...] | None = None
 
 
 class Observation(Struct, frozen=True):
@@ -242,6 +261,7 @@ class Observation(Struct, frozen=True):
     processor: ProcessorState | None = None
     degradation: DegradationState | None = None
     on_demand: bool = False
+    applications: tuple[ApplicationState, ...] | None = None
 
 
 def build(observed: Observation, now: datetime, first_seen: dict[Code, datetime] | None = None) -> HealthReport:
@@ -276,6 +296,7 @@ def build(observed: Observation, now: datetime, first_seen: dict[Code, datetime]
         processor=observed.processor,
         configuration=observed.configuration,
         degradation=observed.degradation,
+        applications=observed.applications,
     )
 
 
@@ -300,6 +321,9 @@ def _reasons(observed: Observation, now: datetime) -> Iterable[tuple[Code, str |
         yield Code.AGENT_SILENT, f"since {observed.agent.heartbeat:%Y-%m-%d %H:%M:%S} UTC"
     elif observed.watchdog is not None:
         yield Code.WATCHDOG_FAILING, observed.watchdog
+    troubles = [f"{each.name}: {each.trouble}" for each in observed.applications or () if each.trouble is not None]
+    if troubles:
+        yield Code.APPLICATION_FAILING, "; ".join(troubles)
     if observed.confirm_deadline is not None:
         yield Code.CONFIRM_PENDING, f"until {observed.confirm_deadline:%Y-%m-%d %H:%M:%S} UTC"
     ends = observed.certificate_ends

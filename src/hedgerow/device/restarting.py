@@ -93,6 +93,7 @@ class RestartingSlot(ABC):
 
     kind: Kind
     restarts = True
+    keeps_first = True
 
     def __init__(self, home: Path, service: Service) -> None:
         self.home = home

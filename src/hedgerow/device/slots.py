@@ -1,7 +1,8 @@
 """Where the versions of one thing lie on a device, and how one of them is proven and put into service.
 
 ``Activation`` has the order of steps, the note and the deadline; a slot has what is different between a model, which
-the server loads beside the one in service, and what it takes up when it starts (``restarting``).
+the server loads beside the one in service, what it takes up when it starts (``restarting``), and what runs beside it
+(``application``).
 """
 
 from __future__ import annotations
@@ -33,7 +34,11 @@ class Slot(Protocol):
 
     @property
     def restarts(self) -> bool:
-        """Whether the server has to start anew to serve another version."""
+        """Whether something has to start anew to run another version: the server, or the application itself."""
+
+    @property
+    def keeps_first(self) -> bool:
+        """Whether a first version stays that nobody confirmed: unconfirmed serves better than nothing."""
 
     def prove(self, version: str, back: str | None) -> float | None:
         """Before anything changes: ``version`` is whole and fit, and ``back`` can be gone back to.
@@ -75,6 +80,7 @@ class ModelSlot:
 
     kind: Kind = "model"
     restarts = False
+    keeps_first = True
 
     def __init__(self, name: str, home: Path, server: Server) -> None:
         self.name = name
@@ -125,27 +131,33 @@ class ModelSlot:
 
 
 class Slots:
-    """All of a device: one for each model, and those that ``restarting`` brings."""
+    """All of a device: one for each model, and those that ``others`` brings, by kind and name."""
 
-    def __init__(self, models_dir: Path, server: Server, restarting: tuple[Slot, ...] = ()) -> None:
+    def __init__(self, models_dir: Path, server: Server, others: tuple[Slot, ...] = ()) -> None:
         self._models_dir = models_dir
         self._server = server
-        self._restarting = {slot.kind: slot for slot in restarting}
+        self._others = {(slot.kind, slot.name): slot for slot in others}
 
     def of(self, kind: Kind, name: str) -> Slot:
         """The slot of a model by its name, or of another kind.
 
         Raises:
-            DeviceError: this device has none of that kind.
+            DeviceError: this device has none of that kind, or runs no application of that name.
         """
         if kind == "model":
             return ModelSlot(name, self._models_dir / name, self._server)
-        if kind not in self._restarting:
+        if kind == "application" and (kind, name) not in self._others:
+            raise DeviceError(
+                f"this device runs no application {name}",
+                where="applications in device.yml",
+                next_step=f"name it in the inventory (applications: [{name}]), then playbooks/site.yml for this host",
+            )
+        if (kind, name) not in self._others:
             raise DeviceError(f"this device has no place for versions of its {kind}", next_step="playbooks/site.yml")
-        return self._restarting[kind]
+        return self._others[kind, name]
 
     def homes(self) -> Iterator[Path]:
         """Where links are that a kill may have left temporary names of."""
         if self._models_dir.is_dir():
             yield from (path for path in self._models_dir.iterdir() if path.is_dir())
-        yield from (slot.home for slot in self._restarting.values())
+        yield from (slot.home for slot in self._others.values())

@@ -114,6 +114,20 @@ class ReportedProcessor(msgspec.Struct, frozen=True):
     others_s: float
 
 
+class ReportedApplication(msgspec.Struct, frozen=True):
+    """An application that the device is to run; ``version`` None: none is installed.
+
+    ``restarts`` since it was last started on purpose; ``answers``: its ports do, None where it does not run.
+    """
+
+    name: str
+    version: str | None = None
+    active: bool = False
+    restarts: int = 0
+    answers: bool | None = None
+    trouble: str | None = None
+
+
 class Report(msgspec.Struct, frozen=True):
     """What the controller reads of a health report; unknown keys are passed over, for a device may be newer.
 
@@ -135,6 +149,8 @@ class Report(msgspec.Struct, frozen=True):
     """Versions that the server was started with; None: it does not say."""
     configuration: str | None = None
     processor: ReportedProcessor | None = None
+    applications: tuple[ReportedApplication, ...] | None = None
+    """None: it runs none, or does not say."""
 
     @property
     def troubles(self) -> tuple[ReportedReason, ...]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from hedgerow.device import application_unit as on_device
 from hedgerow.errors import RefusedError, UsageError
 from hedgerow.registry.manifest_parts import is_root
 
@@ -66,6 +67,14 @@ def check(folder: Path) -> Unit:
         raise RefusedError(
             "the unit may gain rights (rule: no-new-privileges)", where=str(path), next_step="add NoNewPrivileges=yes"
         )
+    try:
+        on_device.check(path.read_text(encoding="utf-8"))
+    except on_device.UnitError as error:
+        raise RefusedError(
+            f"no device would take the unit: {error} (rule: known-settings)",
+            where=str(path),
+            next_step="docs/building-models.md says what a device does for an application",
+        ) from error
     return Unit(path.name, _user(path, settings))
 
 

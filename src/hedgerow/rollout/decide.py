@@ -191,8 +191,8 @@ def visits(state: State) -> tuple[list[str], list[int]]:
 
 
 def drains(kind: str) -> bool:
-    """Whether a release of this kind takes a host out of service while it changes; a model's never does."""
-    return kind in {"runtime", "application", "configuration"}
+    """Whether a release of this kind takes a host out of service while it changes; what starts the server anew does."""
+    return kind in {"runtime", "configuration"}
 
 
 def approvers(state: State, wave: int) -> list[str]:

@@ -105,7 +105,12 @@ def _waves(plan: Plan) -> Iterator[str]:
 
 def _kind(plan: Plan) -> Iterator[str]:
     """What a release that is no model does to a host, and what it is judged by."""
-    if plan.release.kind != "model":
+    if plan.release.kind == "application":
+        yield (
+            "an application: each host starts it in place of its version before and serves all the while; it is judged "
+            f"by how that runs, and by the questions of {plan.release.serves}"
+        )
+    elif plan.release.kind != "model":
         yield (
             f"a {plan.release.kind}: each host is drained, restarted with it, and judged by the questions of "
             f"{plan.release.serves}, which it serves before and after"

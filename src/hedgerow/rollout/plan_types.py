@@ -34,6 +34,8 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     """The board's revision."""
     memory_mb: int | None = None
     labels: dict[str, str] = {}
+    applications: tuple[str, ...] = ()
+    """Names of those that it runs beside its server."""
     serves_mb: int | None = None
     """Memory that what it serves needs; 0 if it serves nothing."""
     hold: str | None = None
@@ -69,7 +71,7 @@ class Release(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """What is rolled out, as the registry vouches for it."""
 
     bundle: str
-    """``name@version`` of a model; ``runtime:VERSION``, ``configuration:VERSION``."""
+    """``name@version`` of a model; ``runtime:VERSION``, ``configuration:VERSION``, ``application:NAME@VERSION``."""
     sha256: str
     """Hash of the bundle's manifest: what hosts must end up serving. Of other kinds: of what makes their version."""
     size_bytes: int
@@ -87,7 +89,7 @@ class Release(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     kind: Kind = "model"
     model: str | None = None
-    """Of a runtime or a configuration: ``name@version`` that hosts serve before and after; the questions are its."""
+    """Of what is no model: ``name@version`` that hosts serve before and after; the questions are its."""
     model_sha256: str | None = None
     versions: dict[str, str] = {}
     """Host → its own version, where each has one; without an entry it is the bundle's."""

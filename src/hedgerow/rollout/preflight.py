@@ -12,8 +12,8 @@ from hedgerow.rollout.plan_types import Placement
 DISK_MARGIN_MB = 100
 """Left free beside a new bundle, for logs and metadata."""
 
-UNPACKED = 6
-"""Size of an installed runtime and its archive, in archives."""
+UNPACKED = {"runtime": 6, "application": 2}
+"""Size of an installed runtime, or a placed application, with what it came in, in bundles."""
 
 MENDED_BY_A_RELEASE = frozenset({"no_model", "model_failed"})
 """Critical reasons that a release may take away; a host with any other is not well enough to get one."""
@@ -39,6 +39,10 @@ def had(report: Report, release: Release, known: HostState, wanted: str | None =
     if report.status == "failing":
         listed = ", ".join(reason.code for reason in report.troubles)
         return Outcome.REFUSED, f"serves {what} already, and is failing: {listed}"
+    if release.kind == "application":
+        seen = kinds.application(report.applications, release.bundle)
+        if seen is not None and seen.trouble is not None:
+            return Outcome.REFUSED, f"has {what} already, which does not run as it should: {seen.trouble}"
     return Outcome.ALREADY, f"serves {what}"
 
 
@@ -64,10 +68,9 @@ def _unlike(report: Report, release: Release) -> str | None:
     """Why a host cannot be judged, or taken back, with a release that is no model."""
     if release.kind == "model":
         return None
-    if kinds.had(report, release) is None:
-        return (
-            f"its server does not tell its {release.kind}, so nobody could say what it goes back to: converge it first"
-        )
+    untold = kinds.untold(report.applications, kinds.had(report, release), release)
+    if untold is not None:
+        return untold
     sha256 = None if report.model is None else report.model.sha256
     return kinds.other_model(report.reference, sha256, release)
 
@@ -79,8 +82,8 @@ def unseen(look: Look) -> str | None:
 
 def _lack(report: Report, release: Release, wanted: str | None) -> str | None:
     """What the host has too little of for one more bundle."""
-    # A runtime's wheels are unpacked beside the archive that they come in.
-    times = UNPACKED if release.kind == "runtime" else 1
+    # They are unpacked beside the archive that they come in.
+    times = UNPACKED.get(release.kind, 1)
     needed_mb = times * release.size_bytes / 1e6 + DISK_MARGIN_MB
     free_mb = report.board.disk_free_mb
     if serves(report, release, wanted) or free_mb is None or free_mb >= needed_mb:

@@ -14,8 +14,20 @@ import yaml
 from msgspec.structs import replace
 
 from hedgerow import paths
+from hedgerow.device.change import Change
 from hedgerow.errors import RefusedError, UsageError
-from hedgerow.rollout import carried, cooldown, holds, kinds, late, release_restarting, schedule, serving, store
+from hedgerow.rollout import (
+    carried,
+    cooldown,
+    holds,
+    kinds,
+    late,
+    release_application,
+    release_restarting,
+    schedule,
+    serving,
+    store,
+)
 from hedgerow.rollout import plan as plans
 from hedgerow.rollout import policy as policies
 from hedgerow.rollout import release as releases
@@ -34,7 +46,7 @@ def plain(value: Any) -> Any:
     return json.loads(json.dumps(value))
 
 
-FACTS = ("site", "hat", "cooling", "storage", "labels", "board_memory_mb")
+FACTS = ("site", "hat", "cooling", "storage", "labels", "board_memory_mb", release_application.VARIABLE)
 """Variables of a host that a plan looks at."""
 
 
@@ -45,7 +57,7 @@ def target(name: str, variables: Mapping[str, Any], *, limited: bool) -> Target:
     ``board_memory_mb`` the latter, too. What nobody says is unknown.
 
     Raises:
-        UsageError: The label ``memory_mb`` is no number.
+        UsageError: The label ``memory_mb`` is no number, or ``applications`` no list of names.
     """
     labels: dict[str, str] = dict(variables.get("labels") or {})
     memory = labels.get("memory_mb", variables.get("board_memory_mb"))
@@ -64,6 +76,7 @@ def target(name: str, variables: Mapping[str, Any], *, limited: bool) -> Target:
         board=labels.get("board"),
         memory_mb=None if memory is None else int(memory),
         labels=labels,
+        applications=release_application.of_inventory(name, variables.get(release_application.VARIABLE)),
         hold=labels.get(HOLD_LABEL),
         limited=limited,
     )
@@ -93,7 +106,7 @@ def read_policy(given: Any) -> Policy:
 
 @dataclass(frozen=True)
 class Wish:
-    """What is to be released: ``bundle`` (``name@version``), or ``change`` (a runtime or a configuration).
+    """What is to be released: ``bundle`` (``name@version``), or ``change`` (what is no model).
 
     ``model`` names the one that hosts serve where no rollout knows. ``hosts`` are those of the group ``pis`` with their
     variables, ``stage`` the one of the registry that they belong to.
@@ -117,24 +130,41 @@ class Wish:
         """``what`` as commands take it: ``name@version``, or a kind that is no model's."""
         if kinds.is_kind(what):
             return cls(change=what, model=model, hosts=hosts, stage=stage)
-        return cls(bundle=what, stage=stage)
+        return cls(bundle=what, model=model, hosts=hosts, stage=stage)
 
-    def release(self, fleet: str, targets: Iterable[Target]) -> Release:
-        """Read it from the registry, the tree, or the inventory.
+    def application(self, fleet: str) -> Change | None:
+        """The application that is meant; None: something else is.
 
         Raises:
-            UsageError: Both were said, or neither.
-            RefusedError, PublisherError: As ``release.read`` and ``release_restarting.read``.
+            UsageError, RefusedError: Nobody can tell what is meant, or it cannot be released.
         """
         if (self.bundle is None) == (self.change is None):
             raise UsageError(
                 "nobody can tell what is to be released",
                 next_step="say which bundle: -e bundle=assistant@1.1.0; or change=runtime, or change=configuration",
             )
-        if self.change is None:
-            return releases.read(fleet, self.bundle or "", stage=self.stage)
+        if self.change is not None:
+            kind, _ = kinds.parse(self.change)
+            return Change.parse(self.change) if kind == release_application.KIND else None
+        bundle = self.bundle or ""
+        is_one = release_application.is_one(fleet, bundle, stage=self.stage)
+        return Change.parse(f"{release_application.KIND}:{bundle}") if is_one else None
+
+    def release(self, fleet: str, targets: Iterable[Target], application: Change | None = None) -> Release:
+        """Read it from the registry, the tree, or the inventory. ``application`` is what the method of that name says.
+
+        Raises:
+            UsageError: Both were said, or neither.
+            RefusedError, PublisherError: As ``read`` of ``release``, ``release_application``, ``release_restarting``.
+        """
         planned = [each.name for each in targets if not each.limited and each.hold is None and each.quarantine is None]
         past = _past(store.folder(fleet), release_restarting.LOOKED_BACK)
+        if application is not None:
+            return release_application.read(
+                fleet, application, past, planned=planned, model=self.model, stage=self.stage
+            )
+        if self.change is None:
+            return releases.read(fleet, self.bundle or "", stage=self.stage)
         return release_restarting.read(
             fleet, self.change, self.hosts, past, planned=planned, model=self.model, stage=self.stage
         )
@@ -162,7 +192,11 @@ def plan(
     """
     now = now or datetime.now(UTC)
     made_of, targets, rollouts = read_policy(policy), list(targets), store.folder(fleet)
-    release = (wish or Wish(bundle=bundle)).release(fleet, targets)
+    wish = wish or Wish(bundle=bundle)
+    application = wish.application(fleet)
+    if application is not None:
+        targets = release_application.held(targets, application)
+    release = wish.release(fleet, targets, application)
     going_on = store.interrupted(rollouts, release.sha256)
     if going_on is None:
         recent = store.since(rollouts, now - timedelta(seconds=made_of.cooldown_s))

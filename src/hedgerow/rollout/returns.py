@@ -118,6 +118,7 @@ class HostReturns:
             had=lambda report: kinds.had(report, self._release),
             command=kinds.revert(self._release, reason),
             drain=self._drain_to_go_back,
+            first_goes=self._release.kind == "application",
         )
         back = bring_back(self._line, way, timeout_s=self._policy.activate_within_s, again=again)
         if back.outcome is not None:

@@ -92,7 +92,7 @@ class HostStaging(HostReturns):
     def _fetch(self) -> Step:
         started = self._clock.monotonic()
         within_s = self._policy.activate_within_s
-        if self._release.kind == "model":
+        if self._release.kind in {"model", "application"}:
             answer = self._line.run(["stage", self._wanted, *self._which], timeout_s=within_s)
         elif self._deliver is not None:
             deliver = self._deliver

@@ -32,13 +32,13 @@ def arguments(
 ) -> list[str]:
     """The command line of ``ansible-playbook``; values travel as JSON, so that none is taken for an option.
 
-    ``bundle`` may be a kind that is no model's, for which ``model`` says what hosts serve.
+    ``bundle`` may be no model, for which ``model`` says what hosts serve.
     """
     given = str(policy.resolve()) if isinstance(policy, Path) else policy
     values = {"change" if kinds.is_kind(bundle) else "bundle": bundle} | (
         {} if given is None else {"rollout_policy": given}
     )
-    if model is not None and kinds.is_kind(bundle):
+    if model is not None:
         values["model"] = model
     if ahead != "no":
         values["stage_ahead"] = ahead

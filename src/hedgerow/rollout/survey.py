@@ -104,8 +104,9 @@ def _unlike(look: Look, release: Release) -> str | None:
 
     The version before stays on the device, which holds it to its own sum before anything changes.
     """
-    if kinds.seen(look, release) is None:
-        return f"rule way-back: its server does not tell its {release.kind}: playbooks/site.yml for it first"
+    untold = kinds.untold(look.applications, kinds.seen(look, release), release)
+    if untold is not None:
+        return f"rule way-back: {untold}"
     return kinds.other_model(look.version, look.sha256, release)
 
 

@@ -5,7 +5,8 @@
   it since) is left alone: one more ``revert`` would take it a version too far,
   and a line that broke does not say whether the command had come through.
 - A first installation has nothing to go back to. The device then keeps the
-  release rather than serve nothing.
+  release rather than serve nothing; an application that still waits for its
+  confirmation goes again, for nobody misses it.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ class Way:
     had: Callable[[Report], str | None]
     command: Sequence[str]
     drain: Callable[[], None] = lambda: None
+    first_goes: bool = False
+    """Whether a first installation may be taken away again while it waits for its confirmation."""
 
 
 def bring_back(
@@ -62,7 +65,7 @@ def bring_back(
         try:
             report = line.settled_report(before)
             if way.had(report) == way.release != before:
-                if before is None:
+                if before is None and not (way.first_goes and report.pending is not None):
                     text = f"nothing was served before, so {way.release} stays"
                     return Return(outcome=Outcome.KEPT, text=text)
                 way.drain()

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Struct
 
 from hedgerow import configfile
-from hedgerow.device import heartbeat
+from hedgerow.device import application_state, heartbeat
 from hedgerow.device.change import configuration_version
 from hedgerow.errors import UsageError
 from hedgerow.identity.tls import CRL
@@ -150,7 +150,7 @@ class ServerConfig(Struct, frozen=True, forbid_unknown_fields=True):
     system where there are more than two. ``degradation``: what the server does less of on a board under pressure; null
     is nothing. ``fallback``: which text requests may go to a cloud endpoint (docs/fallback.md). ``telemetry``: what it
     tells of requests (docs/telemetry.md). ``activation_dir`` is where ``hedgerow-device`` keeps its pending state,
-    ``heartbeat`` what its agent says of itself.
+    ``heartbeat`` what its agent says of itself, ``applications`` how those were that run beside the server.
     """
 
     host: str
@@ -166,6 +166,7 @@ class ServerConfig(Struct, frozen=True, forbid_unknown_fields=True):
     grpcs: GrpcTls | None = GrpcTls()
     control_socket: Path | None = Path("/run/hedgerow/server.sock")
     heartbeat: Path = heartbeat.FILE
+    applications: Path = application_state.FILE
     threads: _Positive | None = None
     limits: Limits = Limits()
     batching: BatchingConfig = BatchingConfig()

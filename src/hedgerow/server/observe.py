@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from hedgerow.device import hardware, heartbeat, processor
+from hedgerow.device import application_state, hardware, heartbeat, processor
 from hedgerow.device.health import AgentState, Code, HealthReport, ModelState, Observation, build
 from hedgerow.runtime import installed
 from hedgerow.server.degradation import Readings
@@ -53,6 +53,7 @@ class Observer:
         revocation_outdated: Callable[[], datetime | None] = lambda: None,
         restarts: Callable[[], int | None] = lambda: None,
         heartbeat_file: Path | None = None,
+        applications_file: Path | None = None,
         configuration: str | None = None,
     ) -> None:
         self.runtime = installed.version()
@@ -67,6 +68,7 @@ class Observer:
         self._revocation_outdated = revocation_outdated
         self.restarts = restarts
         self._heartbeat = heartbeat_file
+        self._applications = applications_file
         self._first_seen: dict[Code, datetime] = {}
         self._boot_facts: dict[str, Any] | None = None
         self._kept: tuple[float, dict[str, Any]] | None = None
@@ -96,6 +98,7 @@ class Observer:
             processor=processor.read(),
             degradation=self._plane.degradation.shown(),
             on_demand=self._plane.on_demand,
+            applications=None if self._applications is None else application_state.read(self._applications),
         )
         return build(observed, datetime.now(UTC), self._first_seen)
 

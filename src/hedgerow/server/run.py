@@ -99,6 +99,7 @@ def serve_device(config: ServerConfig, version: str | None = None) -> None:
             revocation_outdated=lambda: _revocation_outdated(tls, grpc_tls),
             restarts=lambda: None if restarts is None else restarts.count,
             heartbeat_file=config.heartbeat,
+            applications_file=config.applications,
             configuration=version,
         )
         plane.fallback = _fallback(config, plane, observer)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,13 @@ from hedgerow import filelock
 from hedgerow.device import activation as activations
 from hedgerow.device import events, heartbeat, links
 from hedgerow.device.activation import LOCK, Activation
-from hedgerow.device.agent import BEAT_S, Agent
+from hedgerow.device.agent import BEAT_S, LOOK_S, Agent
 from hedgerow.device.config import DeviceConfig
 from hedgerow.device.control import ServerDownError, Status
 from hedgerow.device.restarting import RuntimeSlot, Service
 from hedgerow.device.transition import Pending
 from hedgerow.device.watchdog import AgentConfig, Answer, Look
+from hedgerow.errors import DeviceError
 from hedgerow.registry.reference import Reference
 
 START = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -242,6 +244,31 @@ def test_a_disk_that_takes_no_line_stops_nothing(device: Device, monkeypatch: py
     assert device.current == "1.0.0"
 
 
+def test_applications_are_looked_at_whatever_their_switch_does(device: Device) -> None:
+    looked: list[int] = []
+
+    def look() -> None:
+        looked.append(device.passed_s)
+        if len(looked) == 2:
+            raise DeviceError("nobody starts applications")
+
+    activation = Activation(device.config.models_dir, device.config.activation_dir, device.server)
+    device.agent = Agent(
+        device.config,
+        device,
+        activation,
+        beats=device.beats,
+        now=lambda: START,
+        clock=lambda: device.passed_s,
+        look=look,
+    )
+    device.looks = [GOOD]
+    device.run(18)
+    assert [later - earlier for earlier, later in pairwise(looked)] == [LOOK_S] * (len(looked) - 1)
+    assert len(looked) >= 3
+    assert device.beat is not None
+
+
 def test_an_unreadable_beat_is_none(tmp_path: Path) -> None:
     assert heartbeat.read(tmp_path / "no") is None
     (tmp_path / "torn").write_bytes(b'{"at": "2026-')
@@ -273,7 +300,7 @@ def test_an_unconfirmed_runtime_that_fails_is_taken_back_by_the_one_before(devic
     device.server.runtime = lambda: links.target(home, "current")
     slot = RuntimeSlot(home, service, configuration=Path("/nowhere"))
     config = msgspec.structs.replace(device.config, runtime_dir=home)
-    activation = Activation(config.models_dir, config.activation_dir, device.server, restarting=(slot,))
+    activation = Activation(config.models_dir, config.activation_dir, device.server, others=(slot,))
     device.agent = Agent(
         config, device, activation, beats=device.beats, now=lambda: START, clock=lambda: device.passed_s
     )

@@ -12,7 +12,16 @@ import msgspec
 import pytest
 
 from hedgerow.device import health
-from hedgerow.device.health import AgentState, Code, DegradationState, ModelState, Observation, Serving, build
+from hedgerow.device.health import (
+    AgentState,
+    ApplicationState,
+    Code,
+    DegradationState,
+    ModelState,
+    Observation,
+    Serving,
+    build,
+)
 from hedgerow.fleet.endpoint import decode_report
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -38,6 +47,12 @@ def observed(**change) -> Observation:
 
 def codes(report: health.HealthReport) -> list[str]:
     return [reason.code.value for reason in report.reasons]
+
+
+RUNS = (
+    ApplicationState("kiosk", "1.0.0", active=True, restarts=3, answers=True),
+    ApplicationState("map", None, active=False, restarts=0),
+)
 
 
 @dataclass
@@ -71,6 +86,12 @@ CASES = [
     Case({"serving": Serving(300.0, requests=100, errors=6)}, Code.REQUESTS_FAIL, "degraded", "6 of 100 in 300 s"),
     Case({"agent": AgentState(NOW), "watchdog": "it said no"}, Code.WATCHDOG_FAILING, "failing", "(it said no)"),
     Case({"agent": AgentState(NOW - timedelta(minutes=16))}, Code.AGENT_SILENT, "degraded", "since 2026-11-21 11:44"),
+    Case(
+        {"applications": (ApplicationState("kiosk", "1.0.0", active=False, restarts=3, trouble="failed, exit-code"),)},
+        Code.APPLICATION_FAILING,
+        "degraded",
+        "(kiosk: failed, exit-code)",
+    ),
     *(
         Case({"degradation": DegradationState(1, (code.value,), "85.0 °C", NOW)}, code, "degraded", "(85.0 °C)")
         for code in (Code.SMALLER_MODEL, Code.ANSWERS_SHORTENED, Code.ANSWERS_CANNED, Code.LOAD_SHED)
@@ -104,6 +125,7 @@ def test_every_code_is_tried_above() -> None:
         {"hardware": dict.fromkeys(WELL)},
         {"hardware": {group: {} for group in WELL}},
         {"hardware": {"disk": {"free_mb": {"/": None}}}},
+        {"applications": RUNS},
     ],
 )
 def test_what_is_well_or_unknown_is_no_reason(change) -> None:

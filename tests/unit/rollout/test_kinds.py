@@ -170,7 +170,7 @@ def test_the_command_line_takes_kinds() -> None:
     line = start.arguments(Path("i"), "runtime:1", policy=None, limit=None, check=False, model=NEW)
     assert '{"change": "runtime:1", "model": "assistant@1.1.0"}' in line
     line = start.arguments(Path("i"), NEW, policy=None, limit=None, check=False, model=NEW)
-    assert '{"bundle": "assistant@1.1.0"}' in line
+    assert '{"bundle": "assistant@1.1.0", "model": "assistant@1.1.0"}' in line, "an application may be meant"
 
 
 # -- bringing it to a host ---------------------------------------------------------

@@ -18,6 +18,7 @@ import msgspec
 from hedgerow import filelock
 from hedgerow.device import links
 from hedgerow.device.activation import LOCK, LOCK_WAIT_S
+from hedgerow.device.change import Kind
 from hedgerow.device.restarting import FILE
 from hedgerow.device.store import records
 from hedgerow.device.store.layout import Layout
@@ -30,11 +31,16 @@ _SMALLER = "smaller_model"  # of section `degradation` of server.yml
 
 @dataclass(frozen=True)
 class Places:
-    """Where a device's versions and what names them lie."""
+    """Where a device's versions of one ``kind`` and what names them lie.
+
+    ``links_dir``: where the links of each name are, None for beside the versions.
+    """
 
     layout: Layout
     activation_dir: Path
     configuration_dir: Path
+    kind: Kind = "model"
+    links_dir: Path | None = None
 
     @contextmanager
     def still(self) -> Iterator[None]:
@@ -56,15 +62,15 @@ def kept(places: Places) -> dict[Reference, str]:
     found: dict[Reference, str] = {}
     for name, version in records.read_used(layout).staged.items():
         found[Reference(name, version)] = "staged last"
-    for reference in _smaller(places.configuration_dir):
+    for reference in _smaller(places.configuration_dir) if places.kind == "model" else ():
         found[reference] = "smaller model of a configuration"
     found |= {reference: f"pinned: {reason}" for reference, reason in records.read_pins(layout).items()}
     pending = links.read_pending(places.activation_dir)
-    if pending is not None and pending.kind == "model":
+    if pending is not None and pending.kind == places.kind:
         for each in (pending.from_, pending.to, pending.previous):
             if each is not None:
                 found[Reference(pending.name, each)] = "of an activation under way"
-    found |= layout.linked()
+    found |= layout.linked(places.links_dir)
     here = list(layout.versions())
     for reference in [each for each in here if each in found]:
         base = _base(layout.version(reference))

@@ -108,10 +108,13 @@ class Layout:
             with suppress(UsageError):
                 yield Reference.parse(place.name)
 
-    def linked(self) -> dict[Reference, str]:
-        """Versions that ``current`` and ``previous`` name, and which of the two (``current`` where it is both)."""
+    def linked(self, links_dir: Path | None = None) -> dict[Reference, str]:
+        """Versions that ``current`` and ``previous`` name, and which of the two (``current`` where it is both).
+
+        ``links_dir`` has the links where they are not beside the versions.
+        """
         found: dict[Reference, str] = {}
-        for home in _folders(self.models_dir):
+        for home in _folders(links_dir or self.models_dir):
             for link in (links.PREVIOUS, links.CURRENT):
                 version = links.target(home, link)
                 if version is not None and is_name(home.name):

@@ -23,6 +23,7 @@ from hedgerow.device.store.layout import FILES, Layout, make_folder
 from hedgerow.device.store.planner import Plan
 from hedgerow.device.store.receive import Ranges, Receiver
 from hedgerow.device.store.terms import Device, Registry, Staged
+from hedgerow.device.store.wanted import Wanted
 from hedgerow.device.store.written import Counter
 from hedgerow.errors import HedgerowError, RefusedError
 from hedgerow.registry import bundle as bundles
@@ -40,7 +41,7 @@ def look(registry: Registry, source: Ranges, reference: Reference, device: Devic
     """
     layout = device.layout
     with disk.naming(layout.models_dir), only_one(layout), tempfile.TemporaryDirectory() as scratch:
-        route = wanted.find(registry, reference, device.pick).route(registry)
+        route = _find(registry, reference, device).route(registry)
         recipe = route.recipe
         done = Assembly(recipe, layout.partial(reference) / FILES, layout, Counter(layout.written)).done()
         known = offers.known(recipe, layout, Receiver(source, Path(scratch)), done, numbers=route.numbers)
@@ -68,7 +69,7 @@ def stage(
     layout = device.layout
     with disk.naming(layout.models_dir), only_one(layout):
         collect.sweep(layout, {reference})
-        found = wanted.find(registry, reference, device.pick)
+        found = _find(registry, reference, device)
         if _is_here(layout.version(reference), found.data):
             shutil.rmtree(layout.partial(reference), ignore_errors=True)
             remember(layout, reference)
@@ -84,6 +85,12 @@ def stage(
             if error.errno in disk.FULL:
                 shutil.rmtree(layout.partial(reference), ignore_errors=True)
             raise
+
+
+def _find(registry: Registry, reference: Reference, device: Device) -> Wanted:
+    found = wanted.find(registry, reference, device.pick, kind=device.places.kind)
+    device.accepts(found.manifest)
+    return found
 
 
 def _is_here(folder: Path, data: bytes) -> bool:

@@ -29,9 +29,9 @@ class Registry(Protocol):
     Both raise RefusedError where they do not, and NetworkError where it cannot be reached.
     """
 
-    def manifest(self, reference: Reference) -> bytes: ...
+    def manifest(self, reference: Reference, kind: str = "model") -> bytes: ...
 
-    def transfer(self, reference: Reference) -> bytes: ...
+    def transfer(self, reference: Reference, kind: str = "model") -> bytes: ...
 
 
 def _first(manifest: Manifest) -> str:
@@ -40,13 +40,17 @@ def _first(manifest: Manifest) -> str:
 
 @dataclass(frozen=True)
 class Device:
-    """Where things lie here, how much may be taken, and what time it is; ``pick`` names the variant of a bundle."""
+    """Where things lie here, how much may be taken, and what time it is; ``pick`` names the variant of a bundle.
+
+    ``accepts`` raises RefusedError for a manifest that this device has no use for, before anything of it is fetched.
+    """
 
     places: Places
     config: StoreConfig = field(default_factory=StoreConfig)
     reserve_mb: int = DEFAULT_RESERVE_MB
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
     pick: Callable[[Manifest], str] = _first
+    accepts: Callable[[Manifest], None] = lambda _: None
 
     @property
     def layout(self) -> Layout:

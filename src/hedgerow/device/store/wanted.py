@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from hedgerow.device.store.terms import Registry
 from hedgerow.errors import RefusedError
 from hedgerow.registry import manifest as manifests
+from hedgerow.registry import trust_names as names
 from hedgerow.registry import variants
 from hedgerow.registry.manifest import Manifest
 from hedgerow.registry.reference import Reference
@@ -52,9 +53,10 @@ class Wanted:
             RefusedError, NetworkError: the registry's.
             PublisherError: it does not say the same files as the manifest.
         """
-        data = registry.transfer(self.reference)
-        whole = codec.decode(data, where=recipes.target(self.reference))
-        signed = manifests.decode(self.signed, where=self.reference.target)
+        kind, reference = self.manifest.kind, self.reference
+        data = registry.transfer(reference, kind)
+        whole = codec.decode(data, where=names.target(kind, reference.name, reference.version, names.TRANSFER))
+        signed = manifests.decode(self.signed, where=names.target(kind, reference.name, reference.version))
         recipes.check_agrees(whole, signed)
         if self.variant is None:
             return Route(whole, data)
@@ -63,18 +65,19 @@ class Wanted:
         return Route(taken, codec.encode(taken), narrow.numbers(whole, paths))
 
 
-def find(registry: Registry, reference: Reference, pick: Callable[[Manifest], str]) -> Wanted:
-    """Ask the registry; ``pick`` names the variant of a bundle that has several.
+def find(registry: Registry, reference: Reference, pick: Callable[[Manifest], str], *, kind: str = "model") -> Wanted:
+    """Ask the registry for a bundle of a ``kind``; ``pick`` names the variant of one that has several.
 
     Raises:
         RefusedError, NetworkError: the registry's; a manifest in another's place; no variant for this device.
         PublisherError: the manifest breaks a rule.
         UsageError: there is no variant of that name.
     """
-    data = registry.manifest(reference)
-    signed = manifests.decode(data, where=reference.target)
+    data = registry.manifest(reference, kind)
+    where = names.target(kind, reference.name, reference.version)
+    signed = manifests.decode(data, where=where)
     if signed.reference != str(reference):
-        raise RefusedError(f"{reference.target} describes {signed.reference}", where=reference.target)
+        raise RefusedError(f"{where} describes {signed.reference}", where=where)
     if not signed.variants:
         return Wanted(reference, signed, data, data)
     variant = pick(signed)

@@ -6,6 +6,8 @@
   yesterday; and when no criterion that rests on the report is breached.
 - A host passes its soak after ``soak.passes`` passing looks **in a row**, not
   before ``soak.minimum_s``, and when every criterion has the samples it needs.
+- An application has to be active, not to have been restarted since its
+  activation, and its ports have to answer; the model is judged as ever.
 - A host that serves another version than the activated one, reports
   ``failing``, answers wrongly, or breaches what counts since the activation
   (errors, restarts, a comparison) fails at once: waiting cannot make that right.
@@ -28,6 +30,7 @@ from dataclasses import replace
 
 import msgspec
 
+from hedgerow.device.change import Change
 from hedgerow.rollout.gate import board, criteria
 from hedgerow.rollout.gate.findings import Finding, Sight
 from hedgerow.rollout.gate.rules import Rules
@@ -54,7 +57,7 @@ def judge_look(look: Look, expected: Expectation) -> Judgement:
     other = _other_model(look, expected)
     if other is not None:
         return Judgement(verdict=Verdict.FAIL, reason=other, final=True)
-    return _judge_health(look, expected)
+    return _judge_application(look, expected) or _judge_health(look, expected)
 
 
 def _other_model(look: Look, expected: Expectation) -> str | None:
@@ -62,11 +65,32 @@ def _other_model(look: Look, expected: Expectation) -> str | None:
         return f"it serves {look.version}, not {expected.version}: it has gone back by itself, or was changed"
     if look.sha256 != expected.sha256 and look.sha256 not in expected.builds:
         return f"its {look.version} has manifest {look.sha256}, the release has {expected.sha256}"
+    if expected.started_with is None or expected.started_with.startswith("application:"):
+        return None
     runs_with = {f"runtime:{look.runtime}", f"configuration:{look.configuration}"}
-    if expected.started_with is not None and expected.started_with not in runs_with:
+    if expected.started_with not in runs_with:
         kind = expected.started_with.partition(":")[0]
         found = look.runtime if kind == "runtime" else look.configuration
         return f"it runs with {kind} {found}, not {expected.started_with}: it has gone back by itself, or was changed"
+    return None
+
+
+def _judge_application(look: Look, expected: Expectation) -> Judgement | None:
+    """What speaks against the application that is released; None: nothing, or none is."""
+    if expected.started_with is None or not expected.started_with.startswith("application:"):
+        return None
+    wanted = Change.parse(expected.started_with)
+    seen = next((each for each in look.applications or () if each.name == wanted.name), None)
+    if seen is None or seen.version != wanted.version:
+        found = "no version" if seen is None or seen.version is None else seen.version
+        reason = f"it has {found} of {wanted.name}, not {wanted.version}: it has gone back by itself, or was changed"
+        return Judgement(verdict=Verdict.FAIL, reason=reason, final=True)
+    if seen.restarts:
+        reason = f"{wanted.name} ended and was restarted {seen.restarts} time(s) since its activation"
+        return Judgement(verdict=Verdict.FAIL, reason=reason, final=True)
+    if not seen.active or seen.trouble is not None:
+        reason = f"{wanted.name} does not run as it should: {seen.trouble or 'not active'}"
+        return Judgement(verdict=Verdict.FAIL, reason=reason, final=not seen.active)
     return None
 
 

@@ -11,6 +11,7 @@ from enum import StrEnum
 
 import msgspec
 
+from hedgerow.fleet.endpoint import ReportedApplication
 from hedgerow.rollout.gate.statistics import percentile
 from hedgerow.rollout.policy.gate import Metric
 
@@ -32,7 +33,8 @@ class Expectation(msgspec.Struct, frozen=True, kw_only=True):
     baseline: frozenset[str] = frozenset()
     """Reason codes that stood before the release touched the host."""
     started_with: str | None = None
-    """``runtime:VERSION`` or ``configuration:VERSION`` that its server must run with; None: whatever it does."""
+    """``runtime:VERSION`` or ``configuration:VERSION`` that its server must run with, or ``application:NAME@VERSION``
+    that must run beside it; None: whatever it does."""
 
 
 class Look(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -49,6 +51,8 @@ class Look(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     runtime: str | None = None
     configuration: str | None = None
     """Versions that its server was started with."""
+    applications: tuple[ReportedApplication, ...] | None = None
+    """What runs beside it; None: nothing, or it does not say."""
     reasons: frozenset[str] = frozenset()
     """Codes of what keeps it from being ``ok``; remarks that do not are left out."""
     note: str = ""

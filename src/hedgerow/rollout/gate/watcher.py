@@ -68,6 +68,7 @@ class HttpsWatcher:
             sha256=None if report.model is None else report.model.sha256,
             runtime=report.runtime,
             configuration=report.configuration,
+            applications=report.applications,
             reasons=frozenset(reason.code for reason in report.troubles),
             metrics=metrics(report, self._now()),
             requests=report.serving.requests,

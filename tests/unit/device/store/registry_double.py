@@ -161,10 +161,10 @@ class Double:
 
     # -- what a device asks ----------------------------------------------------
 
-    def manifest(self, reference) -> bytes:
+    def manifest(self, reference, kind="model") -> bytes:
         return self._target(reference, manifests.FILE_NAME)
 
-    def transfer(self, reference) -> bytes:
+    def transfer(self, reference, kind="model") -> bytes:
         return self._target(reference, recipes.FILE_NAME)
 
     def _target(self, reference, name: str) -> bytes:

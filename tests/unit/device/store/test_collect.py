@@ -112,6 +112,29 @@ def test_the_smaller_model_of_a_configuration_stays(places):
     assert here(places) == {A}
 
 
+def test_an_application_stays_for_links_that_lie_elsewhere_and_for_its_own_activation(places, tmp_path):
+    elsewhere = tmp_path / "placed"
+    own = Places(
+        places.layout, places.activation_dir, places.configuration_dir, kind="application", links_dir=elsewhere
+    )
+    put(own, A, B, C, D, used=False)
+    for version in (A.version, B.version):
+        (elsewhere / "assistant" / version).mkdir(parents=True)
+    links.point(elsewhere / "assistant", links.CURRENT, A.version)
+    links.point(elsewhere / "assistant", links.PREVIOUS, B.version)
+    assert keep.kept(own) == {A: "current", B: "previous"}
+    assert keep.kept(places) == {}, "a model's links lie beside its versions"
+    now = datetime.now(UTC)
+    waiting = Pending(
+        kind="application", name="assistant", from_=None, to=C.version, since=now, deadline=now + timedelta(hours=1),
+        boot_id="", deadline_boottime_s=0,
+    )  # fmt: skip
+    own.activation_dir.mkdir(exist_ok=True)
+    links.write_pending(own.activation_dir, waiting)
+    assert keep.kept(own)[C] == "of an activation under way"
+    assert C not in keep.kept(places), "it is another kind's"
+
+
 def test_the_base_of_a_kept_adapter_stays(places):
     adapter = Reference("tone", "1.0.0")
     put(places, A, adapter)
