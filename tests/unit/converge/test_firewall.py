@@ -25,6 +25,7 @@ def plan(host: str, state: dict[str, Any] | None = None, **change: Any) -> dict[
         "host": host,
         "peers": PEERS,
         "gateway": host == "gw",
+        "renewal": None,
         "registry_url": "https://10.0.0.10/",
         "archives": None,
         "ntp_servers": [],
