@@ -8,6 +8,7 @@ from cryptography.hazmat.primitives import serialization
 
 from hedgerow.device import site_ca
 from hedgerow.errors import DeviceError, RefusedError
+from hedgerow.gateway import cli
 from hedgerow.gateway.renewal.history import History, Renewed
 from hedgerow.identity import certificates, issued
 from hedgerow.identity.authority import build, crl, gateways, generations, lists, making
@@ -222,3 +223,10 @@ def test_how_deep_a_chain_is_follows_from_the_ca(tmp_path, fleet_dir, secrets, n
 
 def test_below_a_root_it_is_two(fleet_dir, root):
     assert generations.depth(fleet_dir / "ca") == 2
+
+
+def test_the_gateway_s_command_says_where_the_request_is_and_what_comes_next(tmp_path, capsys):
+    cli.request.callback(site="orchard", directory=tmp_path / "issuing")
+    said = capsys.readouterr().out
+    assert str(tmp_path / "issuing/ca.csr") in said
+    assert "hedgerow ca issuing sign FILE --site orchard" in said
