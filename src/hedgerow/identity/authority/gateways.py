@@ -61,7 +61,9 @@ def exchange(call: Call, fleet_dir: Path, site: str, *, directory: str, state: s
     """
     folder = fleet_dir / "ca"
     request = folder / REQUESTS / f"{site}.csr"
-    home = _home(folder, site)
+    number = generations.active(folder).number
+    generations.certificate(folder, number)
+    home = _home(folder, number, site)
 
     def visit() -> dict[str, Any]:
         known = {name: _known(home, name) for name in site_ca.LOGS}
@@ -87,9 +89,9 @@ def exchange(call: Call, fleet_dir: Path, site: str, *, directory: str, state: s
     return Exchange(certificates.pem(certificate), request, None, tuple(brought))
 
 
-def _home(folder: Path, site: str) -> Path | None:
-    """The folder of the site's CA in use, in the active generation."""
-    link = generations.home(folder, generations.active(folder).number) / issuing.FOLDER / site
+def _home(folder: Path, number: int, site: str) -> Path | None:
+    """The folder of the site's CA in use, in a generation."""
+    link = generations.home(folder, number) / issuing.FOLDER / site
     return link.resolve() if link.exists() else None
 
 
