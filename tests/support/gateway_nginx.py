@@ -30,6 +30,8 @@ def rendered(folder: Path, port: int, *, fleet: str, site: str, host: str = "gw-
     )
     given |= {"fleet": fleet, "site": site, "inventory_hostname": host, "registry_mirror_port": port}
     given |= {"_registry_mirror_caches": [], "_registry_mirror_origin": None}
+    # What these follow from by default: a CA with one tier, and no renewal service.
+    given |= {"registry_mirror_verify_depth": 1, "registry_mirror_revocation": False}
     text = environment.from_string((ROLE / "templates/etc/nginx/nginx.conf.j2").read_text()).render(given | variables)
     for old, new in {
         # As root its workers would be somebody who may not read a test's folder.
