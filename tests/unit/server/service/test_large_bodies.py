@@ -72,8 +72,8 @@ def test_a_tensor_is_copied_once_and_aligned(serve, monkeypatch) -> None:
     seen: list[tuple[bool, int]] = []
     backend = client.server.plane.served("add").backend
     infer = backend.infer
-    backend.infer = lambda arrays, outputs: (
-        seen.append((arrays["x"].flags.owndata, arrays["x"].ctypes.data % 64)) or infer(arrays, outputs)
+    backend.infer = lambda arrays, outputs, run: (
+        seen.append((arrays["x"].flags.owndata, arrays["x"].ctypes.data % 64)) or infer(arrays, outputs, run)
     )
     pieces: list[int] = []
     monkeypatch.setattr(intake.FillingProtocol, "on_body", lambda self, body: pieces.append(len(body)))
