@@ -48,6 +48,11 @@ def parse(change: str) -> tuple[Kind, str | None]:
         return "application", str(Reference.parse(version))
     if word in _LACKING:
         raise RefusedError(f"rule kind: no {word} can be released: {_LACKING[word]}", where=f"change={change}")
+    if word == "application":
+        raise UsageError(
+            "change=application does not say which",
+            next_step="name its bundle: bundle=kiosk@1.0.0, or change=application:kiosk@1.0.0",
+        )
     raise UsageError(
         f"change={change} is nothing that can be released",
         next_step="change=runtime, change=configuration, or a model or an application: bundle=NAME@VERSION",

@@ -108,7 +108,8 @@ def test_a_host_that_serves_another_model_is_refused(site: Site) -> None:
     "arguments, says",
     [
         (["-e", "change=adapter"], "rule kind: no adapter can be released: it comes with a version of its model"),
-        (["-e", "change=application"], "rule kind: no application can be released: there are no application bundles"),
+        (["-e", "change=application"], "change=application does not say which"),
+        (["-e", "change=application:kiosk@1.0.0"], "rule named-applications: no host runs kiosk"),
         (["-e", "change=kernel"], "change=kernel is nothing that can be released"),
         (["-e", "change=runtime:9.9.9"], "rule expected-version: runtime:9.9.9 was asked for"),
         (["-e", f"bundle={NEW}", "-e", "change=runtime"], "nobody can tell what is to be released"),
