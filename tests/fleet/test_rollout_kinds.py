@@ -18,6 +18,10 @@ import pytest
 import rollout_fleet as fleets
 
 from hedgerow import paths
+from hedgerow.models import pack_application
+from hedgerow.models.describing import Description
+from hedgerow.models.pack_application import ApplicationRequest
+from hedgerow.registry.manifest import Port
 
 pytestmark = [pytest.mark.fleet, pytest.mark.slow, pytest.mark.usefixtures("sound")]
 
@@ -185,17 +189,15 @@ http.server.HTTPServer(("127.0.0.1", 8090), Handler).serve_forever()
 
 
 def publish_kiosk(woods, folder: Path, version: str, *, dies_after_s: float = 0) -> str:
-    """Pack and publish a version of the application, as an operator does."""
+    """Pack and publish a version of the application."""
     source = folder / version
     source.mkdir()
     (source / "kiosk.service").write_text(KIOSK_UNIT.format(version=version))
     (source / "serve").write_text(KIOSK.format(dies_after_s=dies_after_s))
     (source / "serve").chmod(0o755)
-    words = ["--port", "8090", "--name", "kiosk", "--version", version, "--license", "MIT", "--memory-mb", "64"]
-    output = folder / f"bundle-{version}"
-    packed = woods.hedgerow("model", "pack-application", str(source), *words, "--output", str(output))
-    assert packed.returncode == 0, packed.stdout + packed.stderr
-    for done in (woods.hedgerow("registry", "publish", str(output), "--yes"), woods.controller.play("publish.yml")):
+    request = ApplicationRequest(source, Description("kiosk", version, "MIT"), (Port(8090),), memory_mb=64)
+    bundle = pack_application.pack(request, cache=folder / "packed")
+    for done in (woods.hedgerow("registry", "publish", str(bundle), "--yes"), woods.controller.play("publish.yml")):
         assert done.returncode == 0, done.stdout + done.stderr
     return f"kiosk@{version}"
 
