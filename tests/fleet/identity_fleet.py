@@ -1,0 +1,279 @@
+"""What the identity scenario's tests share: who shows which certificate, who is let in by which, and a wrong clock."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import ssl
+import subprocess
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import httpx
+import rollout_fleet
+from cryptography import x509
+
+from hedgerow import paths
+from hedgerow.fleet import access
+from hedgerow.identity import issued
+from hedgerow.identity.profiles import Profile
+from hedgerow.identity.tls import server_name
+from hedgerow.server.protocols.grpc import messages, service
+
+IDENTITY = "/var/lib/hedgerow/identity"
+FILES = ("device.key", "device.crt", "ca.crt")
+REST, GRPC, NODE, EXPORTER, REGISTRY = 8443, 8444, 9100, 9101, 443
+PI_PORTS = (REST, GRPC, NODE, EXPORTER)
+GATEWAY_PORTS = (REGISTRY, NODE)
+FAKETIME = Path("/usr/lib") / f"{os.uname().machine}-linux-gnu" / "faketime/libfaketimeMT.so.1"
+_ON_DEVICE, _PYTHON = "/usr/local/lib/faketime.so", "/usr/local/bin/late-python3"
+_PATIENCE_S = 10.0
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Key and certificate in files of this machine, as whoever has them would keep them; ``ca`` is whom he trusts."""
+
+    key: Path
+    certificate: Path
+    ca: Path
+
+    @property
+    def context(self) -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        context.load_verify_locations(self.ca)
+        context.load_cert_chain(self.certificate, self.key)
+        return context
+
+
+class Fleet(rollout_fleet.Fleet):
+    """The rollout scenario's, with eyes for certificates."""
+
+    def __init__(self, controller: Any) -> None:
+        super().__init__(controller)
+        self.hosts = sorted(self.inventory.hosts)
+        self.gateway = next(iter(self.inventory.gateways)).name
+        self.directory = paths.fleet_dir(self.inventory.fleet)
+
+    def rotate(self, *hosts: str, **variables: Any) -> subprocess.CompletedProcess[str]:
+        """``playbooks/rotate_identity.yml``, for all where no host is named; ``variables`` as ``-e``."""
+        return self._play("rotate_identity.yml", hosts, variables)
+
+    def converge(self, *hosts: str, **variables: Any) -> subprocess.CompletedProcess[str]:
+        """``playbooks/site.yml --tags device_identity``."""
+        return self._play("site.yml", hosts, variables, "--tags", "device_identity")
+
+    def _play(self, name: str, hosts: Iterable[str], variables: dict[str, Any], *more: str) -> Any:
+        only = ["--limit", ",".join(hosts)] if hosts else []
+        extra = ["-e", json.dumps(variables)] if variables else []
+        return self.controller.play(name, "--diff", *more, *only, *extra)
+
+    def done(self, what: subprocess.CompletedProcess[str]) -> str:
+        """Its output, once it succeeded."""
+        assert what.returncode == 0, what.stdout + what.stderr
+        return what.stdout
+
+    # -- what is in place, and what is shown -------------------------------------
+
+    def serial_numbers(self, hosts: Iterable[str] = ()) -> dict[str, int]:
+        """Host → serial number of the certificate in its folder."""
+        return {host: self.certificate(host).serial_number for host in hosts or self.hosts}
+
+    def certificate(self, host: str) -> x509.Certificate:
+        return x509.load_pem_x509_certificate(self.on(host, f"cat {IDENTITY}/device.crt").encode())
+
+    def keys(self, hosts: Iterable[str] = ()) -> dict[str, str]:
+        """Host → its public key (PEM)."""
+        return {host: self.on(host, f"openssl pkey -in {IDENTITY}/device.key -pubout") for host in hosts or self.hosts}
+
+    def authority(self) -> x509.Certificate:
+        """The CA that signs."""
+        return x509.load_pem_x509_certificate((self.directory / "ca" / "ca.crt").read_bytes())
+
+    def issued(self) -> int:
+        """How many certificates the CA has signed so far."""
+        return sum(1 for _ in issued.read_fleet(self.directory / "ca"))
+
+    def ports(self, host: str) -> tuple[int, ...]:
+        return GATEWAY_PORTS if host == self.gateway else PI_PORTS
+
+    def shown(self, host: str, port: int) -> int:
+        """Serial number of the certificate that a new connection to a server is shown; it verifies, too."""
+        found = self.inventory.hosts[host]
+        context = access.context(self.inventory.fleet, Profile.OPERATOR)
+        context.set_alpn_protocols(["h2"] if port == GRPC else ["http/1.1"])
+        with (
+            socket.create_connection((found.address, port), _PATIENCE_S) as plain,
+            context.wrap_socket(plain, server_hostname=self.name(host)) as tls,
+        ):
+            shown = tls.getpeercert(binary_form=True)
+        assert shown is not None
+        return x509.load_der_x509_certificate(shown).serial_number
+
+    def all_shown(self, hosts: Iterable[str] = ()) -> dict[str, set[int]]:
+        """Host → all that its servers show; one that does not answer shows 0."""
+        return {host: {self._shown(host, port) for port in self.ports(host)} for host in hosts or self.hosts}
+
+    def _shown(self, host: str, port: int) -> int:
+        try:
+            return self.shown(host, port)
+        except OSError:
+            return 0
+
+    def name(self, host: str) -> str:
+        return server_name(host, self.inventory.hosts[host].site, self.inventory.fleet)
+
+    def servers(self) -> dict[str, tuple[str, ...]]:
+        """Pi → process, start and restarts of its server: the same as long as nobody started it anew."""
+        asked = "systemctl show hedgerow-server -p MainPID -p NRestarts -p ExecMainStartTimestampMonotonic --value"
+        return {host: tuple(self.on(host, asked).split()) for host in self.pis}
+
+    # -- who is let in -----------------------------------------------------------
+
+    def holder(self, profile: Profile) -> Holder:
+        """This controller's own certificate of a profile."""
+        access.context(self.inventory.fleet, profile)
+        clients = self.directory / "ca" / "clients"
+        name = f"controller-{profile.value}"
+        return Holder(clients / f"{name}.key", clients / f"{name}.crt", self.directory / "ca" / "ca.crt")
+
+    def stolen(self, host: str, folder: Path) -> Holder:
+        """A host's own pair, as somebody has it who read its card."""
+        folder.mkdir(mode=0o700, exist_ok=True)
+        for name in FILES:
+            (folder / name).write_text(self.on(host, f"cat {IDENTITY}/{name}"))
+        return Holder(folder / "device.key", folder / "device.crt", folder / "ca.crt")
+
+    def kept(self, profile: Profile, folder: Path) -> Holder:
+        """A copy of what this controller has now, as whoever does not renew would keep it."""
+        now = self.holder(profile)
+        for source, name in ((now.key, "kept.key"), (now.certificate, "kept.crt")):
+            shutil.copy(source, folder / name)
+        return Holder(folder / "kept.key", folder / "kept.crt", now.ca)
+
+    def attempts(self, holder: Holder, pi: str) -> dict[str, str]:
+        """What somebody with this certificate gets: on a Pi's servers, and at the gateway's registry.
+
+        An HTTP status, gRPC's code, or ``cut`` where the connection is ended instead of answered.
+        """
+        model, gateway = self.model, self.gateway
+        return {
+            "infer": self._http(holder, (pi, REST), "POST", f"/v2/models/{model}/infer", rollout_fleet.QUESTION),
+            # Of a model that is not there: whoever is let in harms nothing.
+            "unload": self._http(holder, (pi, REST), "POST", "/v2/repository/models/nothing/unload", {}),
+            "report": self._http(holder, (pi, REST), "GET", "/health/report"),
+            "metrics": self._http(holder, (pi, REST), "GET", "/metrics"),
+            "exporter": self._http(holder, (pi, EXPORTER), "GET", "/metrics"),
+            "node": self._http(holder, (pi, NODE), "GET", "/metrics"),
+            "gateway's node": self._http(holder, (gateway, NODE), "GET", "/metrics"),
+            "grpc infer": self._grpc(holder, pi, "ModelInfer", _tensor(model)),
+            "grpc unload": self._grpc(
+                holder, pi, "RepositoryModelUnload", messages.RepositoryModelUnloadRequest(model_name="nothing")
+            ),
+            "registry": self._http(holder, (gateway, REGISTRY), "GET", "/metadata/timestamp.json"),
+            "publish": self._http(holder, (gateway, REGISTRY), "PUT", "/metadata/timestamp.json", {"signed": {}}),
+        }
+
+    def _http(self, holder: Holder, door: tuple[str, int], method: str, path: str, body: Any = None) -> str:
+        host, port = door
+        address = self.inventory.hosts[host].address
+        try:
+            with httpx.Client(verify=holder.context, trust_env=False, timeout=_PATIENCE_S) as client:
+                answer = client.request(
+                    method,
+                    f"https://{address}:{port}{path}",
+                    json=body,
+                    headers={"Host": self.name(host)},
+                    extensions={"sni_hostname": self.name(host)},
+                )
+        except (httpx.TransportError, ssl.SSLError) as error:
+            # Where nobody listens there is no refusal.
+            if isinstance(error, httpx.ConnectTimeout) or "Connection refused" in str(error):
+                raise
+            return "cut"
+        return str(answer.status_code)
+
+    def _grpc(self, holder: Holder, host: str, call: str, question: Any) -> str:
+        credentials = grpc.ssl_channel_credentials(
+            holder.ca.read_bytes(), holder.key.read_bytes(), holder.certificate.read_bytes()
+        )
+        options = [("grpc.ssl_target_name_override", self.name(host)), ("grpc.enable_http_proxy", 0)]
+        target = f"{self.inventory.hosts[host].address}:{GRPC}"
+        with grpc.secure_channel(target, credentials, options) as channel:
+            try:
+                channel.unary_unary(f"/{service.NAME}/{call}")(question.SerializeToString(), timeout=_PATIENCE_S)
+            except grpc.RpcError as error:
+                code = error.code()  # type: ignore[attr-defined] # it is a call as well
+                return "cut" if code is grpc.StatusCode.UNAVAILABLE else str(code.name)
+        return "OK"
+
+    # -- clocks ------------------------------------------------------------------
+
+    @contextmanager
+    def controller_clock(self, years: int) -> Iterator[None]:
+        """Commands of this controller see a clock that is off; this process does not."""
+        # A connection of a run with the right clock would be held on to, with another one's idea of time.
+        fake = _fake(years) | {"ANSIBLE_SSH_CONTROL_PATH_DIR": tempfile.mkdtemp(prefix="cp-")}
+        before = {name: os.environ.get(name) for name in fake}
+        os.environ.update(fake)
+        try:
+            yield
+        finally:
+            for name, value in before.items():
+                os.environ.pop(name, None)
+                if value is not None:
+                    os.environ[name] = value
+
+    @contextmanager
+    def device_clock(self, host: str, years: int, *units: str) -> Iterator[dict[str, str]]:
+        """These units of a host see a clock that is off, and so does what Ansible runs there with the variables given.
+
+        Containers share the machine's clock, so it is libfaketime that says another.
+        """
+        drop_ins = [f"/run/systemd/system/{unit}.service.d/99-clock.conf" for unit in units]
+        fake = " ".join(f"{key}={value}" for key, value in _fake(years, _ON_DEVICE).items())
+        restart = f"systemctl daemon-reload; systemctl restart {' '.join(units)}" if units else "true"
+        with ExitStack() as after:
+            after.callback(self.on, host, restart)
+            after.callback(self.on, host, f"rm -f {_PYTHON} {_ON_DEVICE} {' '.join(drop_ins)}")
+            self._place(host, _ON_DEVICE, FAKETIME.read_bytes())
+            self._place(host, _PYTHON, f'#!/bin/sh\nexec env {fake} /usr/bin/python3 "$@"\n'.encode())
+            for path in drop_ins:
+                self._place(host, path, f"[Service]\nEnvironment={fake}\nExecPaths={_ON_DEVICE}\n".encode())
+            self.on(host, restart)
+            yield {"ansible_python_interpreter": _PYTHON}
+
+    def _place(self, host: str, path: str, content: bytes) -> None:
+        line = f"mkdir -p {Path(path).parent}; cat > {path}; chmod 755 {path}"
+        done = self.controller.on(host, line, stdin=content)
+        assert done.returncode == 0, done.stderr
+
+
+def _fake(years: int, library: str = str(FAKETIME)) -> dict[str, str]:
+    return {
+        "LD_PRELOAD": library,
+        "FAKETIME": _offset(years),
+        # What waits with a deadline would wait for years.
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        # Its memory that processes share is for those of one wrapper; a sandboxed unit may not make it.
+        "FAKETIME_DISABLE_SHM": "1",
+    }
+
+
+def _offset(years: int) -> str:
+    return f"{years * 365:+d}d"
+
+
+def _tensor(model: str) -> Any:
+    asked = messages.ModelInferRequest(model_name=model)
+    tensor = asked.inputs.add(name="x", datatype="FP32", shape=[1])
+    tensor.contents.fp32_contents.append(0.0)
+    return asked
