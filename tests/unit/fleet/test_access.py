@@ -9,7 +9,10 @@ import pytest
 from cryptography import x509
 
 from hedgerow import paths
+from hedgerow.errors import RefusedError
 from hedgerow.fleet import access
+from hedgerow.identity import issued
+from hedgerow.identity.authority import opening
 from hedgerow.identity.ca import FleetCA
 from hedgerow.identity.profiles import Profile
 
@@ -44,3 +47,12 @@ def test_one_that_was_made_while_the_clock_was_ahead_is_replaced_once_it_is_righ
     assert certificate(folder).not_valid_before_utc > NOW
     access.context(FLEET, Profile.OPERATOR, now=NOW)
     assert certificate(folder).not_valid_before_utc <= NOW < certificate(folder).not_valid_after_utc
+
+
+def test_by_a_clock_before_the_ca_nothing_is_signed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(opening, "utc_now", lambda: NOW - YEARS)
+    for ask in (lambda: opening.for_site(folder, "orchard"), lambda: access.context(FLEET, Profile.OPERATOR)):
+        with pytest.raises(RefusedError, match="before this CA began") as caught:
+            ask()
+        assert "timedatectl" in str(caught.value.next_step)
+    assert list(issued.read_fleet(folder / "ca")) == []

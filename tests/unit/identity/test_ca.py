@@ -162,16 +162,6 @@ def test_a_life_beyond_the_limit_is_refused(authority, make_csr, names, days):
         authority.sign_csr(make_csr()[0], Profile.DEVICE, names, days=days)
 
 
-def test_a_clock_before_the_ca_signs_nothing(authority, make_csr, names):
-    early = authority.certificate.not_valid_before_utc - dt.timedelta(minutes=1)
-    with pytest.raises(RefusedError, match="before this CA began") as caught:
-        authority.sign_csr(make_csr()[0], Profile.DEVICE, names, now=early)
-    assert "timedatectl" in str(caught.value.next_step)
-    with pytest.raises(RefusedError, match="before this CA began"):
-        authority.issue_client(Profile.CLIENT, "late", now=early)
-    assert list(issued.read(authority.log)) == []
-
-
 def test_nothing_outlives_the_ca(authority, make_csr, names):
     end = authority.certificate.not_valid_after_utc
     with pytest.raises(RefusedError, match="before the certificate would"):

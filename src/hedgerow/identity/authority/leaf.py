@@ -219,13 +219,6 @@ class LeafIssuer(Admission, ABC):
         now: dt.datetime,
     ) -> tuple[x509.Certificate, issued.Issued]:
         """The certificate, and its line in the log, which must be on disk before the certificate leaves."""
-        if now < self.certificate.not_valid_before_utc:
-            raise RefusedError(
-                f"the clock here says {now:%Y-%m-%d %H:%M} UTC, before this CA began "
-                f"({self.certificate.not_valid_before_utc:%Y-%m-%d %H:%M}); what it signs would be of another time",
-                where=str(self.folder),
-                next_step="set the clock right: timedatectl timesync-status",
-            )
         if now + life > self.certificate.not_valid_after_utc:
             raise RefusedError(
                 f"the CA ends on {self.certificate.not_valid_after_utc:%Y-%m-%d}, before the certificate would",
