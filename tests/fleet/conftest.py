@@ -190,7 +190,7 @@ def _helpers(name: str) -> Any:
     return sys.modules[name]
 
 
-for _name in ("rollout_fleet", "identity_fleet"):
+for _name in ("rollout_fleet", "identity_fleet", "wrong_clock"):
     _helpers(_name)
 
 

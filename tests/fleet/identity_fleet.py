@@ -1,16 +1,14 @@
-"""What the identity scenario's tests share: who shows which certificate, who is let in by which, and a wrong clock."""
+"""What the identity scenario's tests share: who shows which certificate, who is let in by which."""
 
 from __future__ import annotations
 
 import json
-import os
+import secrets
 import shutil
 import socket
 import ssl
 import subprocess
-import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,9 +18,10 @@ import httpx
 import rollout_fleet
 from cryptography import x509
 
-from hedgerow import paths
+from hedgerow import atomic, paths
 from hedgerow.fleet import access
 from hedgerow.identity import issued
+from hedgerow.identity.authority import generations, opening
 from hedgerow.identity.profiles import Profile
 from hedgerow.identity.tls import server_name
 from hedgerow.server.protocols.grpc import messages, service
@@ -32,8 +31,6 @@ FILES = ("device.key", "device.crt", "ca.crt")
 REST, GRPC, NODE, EXPORTER, REGISTRY = 8443, 8444, 9100, 9101, 443
 PI_PORTS = (REST, GRPC, NODE, EXPORTER)
 GATEWAY_PORTS = (REGISTRY, NODE)
-FAKETIME = Path("/usr/lib") / f"{os.uname().machine}-linux-gnu" / "faketime/libfaketimeMT.so.1"
-_ON_DEVICE, _PYTHON = "/usr/local/lib/faketime.so", "/usr/local/bin/late-python3"
 _PATIENCE_S = 10.0
 
 
@@ -61,6 +58,7 @@ class Fleet(rollout_fleet.Fleet):
         super().__init__(controller)
         self.hosts = sorted(self.inventory.hosts)
         self.gateway = next(iter(self.inventory.gateways)).name
+        self.site_name = self.inventory.hosts[self.gateway].site
         self.directory = paths.fleet_dir(self.inventory.fleet)
 
     def rotate(self, *hosts: str, **variables: Any) -> subprocess.CompletedProcess[str]:
@@ -69,7 +67,11 @@ class Fleet(rollout_fleet.Fleet):
 
     def converge(self, *hosts: str, **variables: Any) -> subprocess.CompletedProcess[str]:
         """``playbooks/site.yml --tags device_identity``."""
-        return self._play("site.yml", hosts, variables, "--tags", "device_identity")
+        return self.site("device_identity", hosts=hosts, **variables)
+
+    def site(self, *tags: str, hosts: Iterable[str] = (), **variables: Any) -> subprocess.CompletedProcess[str]:
+        """``playbooks/site.yml`` with these tags."""
+        return self._play("site.yml", hosts, variables, "--tags", ",".join(tags))
 
     def _play(self, name: str, hosts: Iterable[str], variables: dict[str, Any], *more: str) -> Any:
         only = ["--limit", ",".join(hosts)] if hosts else []
@@ -80,6 +82,38 @@ class Fleet(rollout_fleet.Fleet):
         """Its output, once it succeeded."""
         assert what.returncode == 0, what.stdout + what.stderr
         return what.stdout
+
+    # -- the CA -----------------------------------------------------------------
+
+    @property
+    def root_passphrase(self) -> tuple[str, str]:
+        """The option that opens a root of two tiers; its file goes with the fleet."""
+        file = self.directory / "root.passphrase"
+        if not file.exists():
+            atomic.write_bytes(file, f"{secrets.token_hex(16)}\n".encode(), mode=0o600)
+        return "--passphrase-file", f"root={file}"
+
+    @property
+    def tiers(self) -> int:
+        folder = self.directory / "ca"
+        return 2 if generations.two_tier(folder, generations.active(folder).number) else 1
+
+    def begin(self, tiers: int) -> None:
+        """Have another CA beside the present one, with as many tiers, and every host trust both."""
+        if tiers == 1:
+            self.done(self.hedgerow("ca", "rotate", "begin"))
+        else:
+            self.done(self.hedgerow("ca", "rotate", "begin", "--two-tier", *self.root_passphrase))
+            self.done(self.hedgerow("ca", "issuing", "add", "fleet", "--next", "--unencrypted", *self.root_passphrase))
+        self.done(self.converge())
+
+    def authority(self) -> x509.Certificate:
+        """What signs: the CA, or the fleet's issuing CA below a root."""
+        return opening.for_clients(self.directory).certificate
+
+    def issued(self) -> int:
+        """How many certificates the CA has signed so far."""
+        return sum(1 for _ in issued.read_fleet(self.directory / "ca"))
 
     # -- what is in place, and what is shown -------------------------------------
 
@@ -93,14 +127,6 @@ class Fleet(rollout_fleet.Fleet):
     def keys(self, hosts: Iterable[str] = ()) -> dict[str, str]:
         """Host → its public key (PEM)."""
         return {host: self.on(host, f"openssl pkey -in {IDENTITY}/device.key -pubout") for host in hosts or self.hosts}
-
-    def authority(self) -> x509.Certificate:
-        """The CA that signs."""
-        return x509.load_pem_x509_certificate((self.directory / "ca" / "ca.crt").read_bytes())
-
-    def issued(self) -> int:
-        """How many certificates the CA has signed so far."""
-        return sum(1 for _ in issued.read_fleet(self.directory / "ca"))
 
     def ports(self, host: str) -> tuple[int, ...]:
         return GATEWAY_PORTS if host == self.gateway else PI_PORTS
@@ -214,62 +240,6 @@ class Fleet(rollout_fleet.Fleet):
                 code = error.code()  # type: ignore[attr-defined] # it is a call as well
                 return "cut" if code is grpc.StatusCode.UNAVAILABLE else str(code.name)
         return "OK"
-
-    # -- clocks ------------------------------------------------------------------
-
-    @contextmanager
-    def controller_clock(self, years: int) -> Iterator[None]:
-        """Commands of this controller see a clock that is off; this process does not."""
-        # A connection of a run with the right clock would be held on to, with another one's idea of time.
-        fake = _fake(years) | {"ANSIBLE_SSH_CONTROL_PATH_DIR": tempfile.mkdtemp(prefix="cp-")}
-        before = {name: os.environ.get(name) for name in fake}
-        os.environ.update(fake)
-        try:
-            yield
-        finally:
-            for name, value in before.items():
-                os.environ.pop(name, None)
-                if value is not None:
-                    os.environ[name] = value
-
-    @contextmanager
-    def device_clock(self, host: str, years: int, *units: str) -> Iterator[dict[str, str]]:
-        """These units of a host see a clock that is off, and so does what Ansible runs there with the variables given.
-
-        Containers share the machine's clock, so it is libfaketime that says another.
-        """
-        drop_ins = [f"/run/systemd/system/{unit}.service.d/99-clock.conf" for unit in units]
-        fake = " ".join(f"{key}={value}" for key, value in _fake(years, _ON_DEVICE).items())
-        restart = f"systemctl daemon-reload; systemctl restart {' '.join(units)}" if units else "true"
-        with ExitStack() as after:
-            after.callback(self.on, host, restart)
-            after.callback(self.on, host, f"rm -f {_PYTHON} {_ON_DEVICE} {' '.join(drop_ins)}")
-            self._place(host, _ON_DEVICE, FAKETIME.read_bytes())
-            self._place(host, _PYTHON, f'#!/bin/sh\nexec env {fake} /usr/bin/python3 "$@"\n'.encode())
-            for path in drop_ins:
-                self._place(host, path, f"[Service]\nEnvironment={fake}\nExecPaths={_ON_DEVICE}\n".encode())
-            self.on(host, restart)
-            yield {"ansible_python_interpreter": _PYTHON}
-
-    def _place(self, host: str, path: str, content: bytes) -> None:
-        line = f"mkdir -p {Path(path).parent}; cat > {path}; chmod 755 {path}"
-        done = self.controller.on(host, line, stdin=content)
-        assert done.returncode == 0, done.stderr
-
-
-def _fake(years: int, library: str = str(FAKETIME)) -> dict[str, str]:
-    return {
-        "LD_PRELOAD": library,
-        "FAKETIME": _offset(years),
-        # What waits with a deadline would wait for years.
-        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-        # Its memory that processes share is for those of one wrapper; a sandboxed unit may not make it.
-        "FAKETIME_DISABLE_SHM": "1",
-    }
-
-
-def _offset(years: int) -> str:
-    return f"{years * 365:+d}d"
 
 
 def _tensor(model: str) -> Any:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import identity_fleet as fleets
 import pytest
+import wrong_clock
 from rollout_fleet import Callers
 
 from hedgerow.identity.profiles import Profile
@@ -186,7 +187,7 @@ def test_a_card_that_was_copied_to_another_board_gets_a_key_of_its_own(spinney, 
 @pytest.mark.parametrize("years", [YEARS, -YEARS], ids=["ahead", "behind"])
 def test_a_controller_whose_clock_is_years_off_renews_no_host(spinney, callers, years: int) -> None:
     before, issued = spinney.serial_numbers(), spinney.issued()
-    with spinney.controller_clock(years):
+    with wrong_clock.on_controller(years):
         refused = spinney.rotate()
         looked = spinney.hedgerow("fleet", "table", "--json")
         asked = spinney.hedgerow("ca", "issue", "--profile", "client", "--name", "late-application")
@@ -212,7 +213,7 @@ def test_a_controller_whose_clock_is_years_off_renews_no_host(spinney, callers, 
 def test_a_device_whose_clock_is_years_off_is_told_of_and_gets_no_certificate(spinney, pi, wait, years: int) -> None:
     before = spinney.serial_numbers([pi])
     operator = spinney.holder(Profile.OPERATOR)
-    with spinney.device_clock(pi, years, "hedgerow-server") as variables:
+    with wrong_clock.on_device(spinney, pi, years, "hedgerow-server") as variables:
         refused = spinney.rotate(pi, **variables)
         assert refused.returncode != 0
         assert f"{'ahead of' if years > 0 else 'behind'} the controller's" in said(refused)

@@ -51,13 +51,13 @@ def test_who_would_be_renewed_is_told_and_nobody_is(spinney) -> None:
     assert spinney.serial_numbers() == before
 
 
-def test_the_ca_is_exchanged_and_no_answer_is_missing(spinney, wait, tmp_path) -> None:
+@pytest.mark.parametrize("tiers", [1, 2], ids=["one tier", "two tiers"])
+def test_the_ca_is_exchanged_and_no_answer_is_missing(spinney, wait, tmp_path, tiers: int) -> None:
     """As docs/identity.md, "Rotation", has it: begin, distribute, switch, renew, finish, distribute."""
     old, servers = spinney.authority(), spinney.servers()
     kept = spinney.kept(Profile.OPERATOR, tmp_path)
     with Callers(spinney, spinney.pis, fresh=True) as coming:
-        spinney.done(spinney.hedgerow("ca", "rotate", "begin"))
-        spinney.done(spinney.converge())
+        spinney.begin(tiers)
         assert spinney.authority() == old, "the old one goes on signing"
         early = spinney.hedgerow("ca", "rotate", "switch")
         assert early.returncode == 2
