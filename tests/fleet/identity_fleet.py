@@ -221,8 +221,8 @@ class Fleet(rollout_fleet.Fleet):
                     extensions={"sni_hostname": self.name(host)},
                 )
         except (httpx.TransportError, ssl.SSLError) as error:
-            # Where nobody listens there is no refusal.
-            if isinstance(error, httpx.ConnectTimeout) or "Connection refused" in str(error):
+            # Nobody who listens, or no answer, is no refusal.
+            if isinstance(error, httpx.TimeoutException) or "Connection refused" in str(error):
                 raise
             return "cut"
         return str(answer.status_code)
