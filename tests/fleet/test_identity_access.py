@@ -11,7 +11,7 @@ from hedgerow.identity.profiles import Profile
 pytestmark = [pytest.mark.fleet, pytest.mark.slow]
 
 MACHINES = (Profile.DEVICE, Profile.GATEWAY)
-# docs/contracts.md, "Certificate profiles". 404: let in, and told that there is no such model. Nothing writes to a
+# docs/contracts.md, "Certificate profiles". 400: let in, and told that there is no such model. Nothing writes to a
 # gateway: it is brought by publish.yml.
 LET_IN = {
     Profile.DEVICE: {"registry": "200"},
@@ -20,9 +20,9 @@ LET_IN = {
     Profile.CLIENT: {"infer": "200", "grpc infer": "OK"},
     Profile.OPERATOR: {
         **dict.fromkeys(("infer", "report", "metrics", "exporter", "node", "gateway's node", "registry"), "200"),
-        "unload": "404",
+        "unload": "400",
         "grpc infer": "OK",
-        "grpc unload": "NOT_FOUND",
+        "grpc unload": "INVALID_ARGUMENT",
     },
     Profile.PUBLISHER: {},
 }
