@@ -21,10 +21,13 @@ from hedgerow.converge import (
     pins,
     preflight,
     reboot,
+    renewal,
     storage,
 )
 from hedgerow.device.change import configuration_version
 from hedgerow.errors import HedgerowError
+from hedgerow.identity.authority import generations
+from hedgerow.identity.holders import Holders
 from hedgerow.identity.ssh import on_host
 from hedgerow.identity.ssh.roles import SshRole
 from hedgerow.registry.authority import anchors
@@ -71,6 +74,9 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "hedgerow_pins_on_device": pins.on_device,
     "hedgerow_preflight": lambda facts, host, limits: preflight.problems(host, facts, limits),
     "hedgerow_reboot_reasons": reboot.reasons,
+    "hedgerow_renewal_boards": lambda hostvars, names, gateways, fleet: renewal.boards(
+        hostvars, names, gateways, Holders(paths.fleet_dir(fleet) / "ca").lines()
+    ),
     "hedgerow_ring_gate": rings.gate,
     "hedgerow_transactions": pins.transactions,
     "hedgerow_in_window": reboot.in_window,
@@ -85,6 +91,7 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "hedgerow_ssh_sudoers": on_host.sudoers,
     "hedgerow_ssh_targets": on_host.targets,
     "hedgerow_storage": storage.plan,
+    "hedgerow_verify_depth": lambda fleet: generations.depth(paths.fleet_dir(fleet) / "ca"),
 }
 
 

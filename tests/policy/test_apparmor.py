@@ -31,6 +31,8 @@ WAIVERS = {
     "hedgerow-journal-critical.service": "starts one unit when journalctl prints a line; sandboxed to two sockets",
     "hedgerow-journal-ram.service": "a one-shot of journalctl, in a sandbox that leaves it journald's socket",
     "hedgerow-journal-save.service": "a one-shot of journalctl, in a sandbox that leaves it journald's socket",
+    "hedgerow-renew.service": "a one-shot that renews the identity, which no profile may write; sandboxed",
+    "hedgerow-revocation.service": "a one-shot that verifies lists and writes two files; sandboxed, no network",
     "hedgerow-switch@.service": "restarts one unit and moves links of runtimes, at root's word; sandboxed to these",
     "hedgerow-storage-probe.service": "reads one block of the root disk, and its sandbox leaves it nothing else",
     "mender-client.service": "stays off (role mender_client); the program has hedgerow-mender by its path",

@@ -21,6 +21,8 @@ from hedgerow.errors import UsageError
 _PORTS = {"http": 80, "https": 443}
 PROTOCOLS = ("tcp", "udp")
 _LAST_PORT = 65535
+RENEWAL = 8445
+"""Where gateways renew certificates (docs/contracts.md)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +43,12 @@ def outbound(
     apt_proxies: Iterable[str],
     ntp_servers: Sequence[str],
     scraped: Sequence[str],
+    renewal: str | None = None,
     listed: Iterable[Mapping[str, Any]],
 ) -> list[Allow]:
     """The allowlist. ``scraped`` are the Pis of a gateway's site; ``listed`` is the operator's own list.
+
+    ``renewal`` is the URL where a Pi renews its certificate; None: it does not.
 
     Raises:
         UsageError: an entry of ``listed`` is no destination.
@@ -59,6 +64,8 @@ def outbound(
         )
     if scraped:
         found.append(Allow("scrape", "metrics and health of this site's Pis", tuple(scraped), (8443, 9100, 9101)))
+    if renewal is not None:
+        found.append(_url("renewal", "its own certificate (device_identity_renewal)", renewal, port=RENEWAL))
     return found + [listed_rule(entry, "hardening_egress", "to") for entry in listed]
 
 
@@ -111,8 +118,9 @@ def _archives(uris: list[str], why: str, *, prefix: str = "apt") -> list[Allow]:
     return [Allow(f"{prefix}-{port}", why, tuple(hosts), (port,)) for port, hosts in sorted(by_port.items())]
 
 
-def _url(name: str, why: str, url: str) -> Allow:
+def _url(name: str, why: str, url: str, *, port: int | None = None) -> Allow:
+    """``port`` is the one that a URL without any means."""
     parts = urlsplit(url)
     if parts.scheme not in _PORTS or not parts.hostname:
         raise UsageError(f"{url!r} is no URL of a server", where=name, next_step="write https://HOST/")
-    return Allow(name, why, (parts.hostname,), (parts.port or _PORTS[parts.scheme],))
+    return Allow(name, why, (parts.hostname,), (parts.port or port or _PORTS[parts.scheme],))

@@ -32,6 +32,8 @@ PORTS: dict[int, tuple[str, tuple[str, ...]]] = {
 ON_GATEWAYS: dict[int, tuple[str, tuple[str, ...]]] = {
     22: PORTS[22],
     443: ("registry", ("operators", "readers")),
+    # Where the gateway renews certificates (role renewal_service); nothing listens there else.
+    egress.RENEWAL: ("renewal", ("operators", "gateways", "monitors", "devices")),
     9100: PORTS[9100],
 }
 CONTAINER_ENGINES = ("podman", "docker.io", "docker-ce", "containerd", "lxc", "incus")
@@ -41,6 +43,7 @@ def plan(state: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
     """Everything that the ruleset's template and the device's resolver need.
 
     ``state`` is ``hedgerow_facts.state``. ``asked`` has ``host``, ``peers`` (what ``peers`` returns), ``gateway``,
+    ``renewal`` (on a gateway: it renews certificates; on a Pi: where it has its own renewed, None for nowhere),
     ``registry_url``, ``ntp_servers``, ``forwarding``, ``archives`` (the fleet's own; None: nobody says) and the lists
     ``operators``, ``clients``, ``monitors`` (networks), ``inbound`` and ``egress`` (rules).
 
@@ -60,13 +63,16 @@ def plan(state: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
         monitors=asked["monitors"],
     )
     ssh_open = not asked["operators"]
-    let_in = inbound(who, gateway=asked["gateway"], ssh_open=ssh_open, listed=asked["inbound"])
+    let_in = inbound(
+        who, gateway=asked["gateway"], renews=bool(asked["renewal"]), ssh_open=ssh_open, listed=asked["inbound"]
+    )
     let_out = egress.outbound(
         registry_url=asked["registry_url"],
         apt_sources=archives(state["apt_sources"], asked["archives"]),
         apt_proxies=state["apt_proxies"],
         ntp_servers=asked["ntp_servers"],
         scraped=scraped(asked["host"], asked["peers"]) if asked["gateway"] else [],
+        renewal=None if asked["gateway"] else asked["renewal"],
         listed=asked["egress"],
     )
     return {
@@ -112,6 +118,7 @@ def sources(
         "monitors": list(monitors),
         "gateways": [peer["address"] for peer in others if peer["gateway"] and peer["site"] == me["site"]],
         "readers": [peer["address"] for peer in others if peer["registry"] == me["address"]],
+        "devices": [peer["address"] for peer in others if not peer["gateway"] and peer["site"] == me["site"]],
     }
 
 
@@ -135,14 +142,21 @@ def scraped(host: str, found: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 def inbound(
-    who: Mapping[str, Sequence[str]], *, gateway: bool, ssh_open: bool, listed: Iterable[Mapping[str, Any]]
+    who: Mapping[str, Sequence[str]],
+    *,
+    gateway: bool,
+    renews: bool = False,
+    ssh_open: bool,
+    listed: Iterable[Mapping[str, Any]],
 ) -> list[Allow]:
-    """The ports of the contract, each for whom it is, and the operator's own.
+    """The ports of the contract, each for whom it is, and the operator's own. ``renews``: a gateway that does.
 
     ``ssh_open``: nobody said where operators are, so SSH (keys alone) is for any address rather than for none.
     """
     found = []
     for port, (what, names) in (ON_GATEWAYS if gateway else PORTS).items():
+        if port == egress.RENEWAL and not renews:
+            continue
         if port == 22 and ssh_open:  # noqa: PLR2004 - the contract's number
             found.append(Allow("ssh", "sshd, for anybody with a key: hardening_operator_networks is empty", (), (22,)))
             continue

@@ -46,7 +46,7 @@ def load(path: Path, secret: Callable[[], bytes | None] = passphrase) -> ec.Elli
         raise UsageError(
             f"the CA's key cannot be read: {error.strerror}", where=str(path), next_step="restore it from your backup"
         ) from error
-    if mode & 0o077:
+    if mode & 0o077 and not _is_credential(path):
         raise RefusedError(
             f"others can read the CA's key (mode {mode:04o})", where=str(path), next_step=f"chmod 600 {path}"
         )
@@ -85,3 +85,12 @@ def public_der(key_file: Path) -> bytes | None:
     except (FileNotFoundError, ValueError, TypeError):
         return None
     return certificates.public_der(key.public_key()) if isinstance(key, ec.EllipticCurvePrivateKey) else None
+
+
+def _is_credential(path: Path) -> bool:
+    """Whether systemd gave the file to this very service (``LoadCredential=``).
+
+    It lets the service's user read by an access list, whose mask stat(2) shows as the group's rights (0440).
+    """
+    folder = os.environ.get("CREDENTIALS_DIRECTORY")
+    return folder is not None and path.parent.resolve() == Path(folder).resolve()

@@ -25,6 +25,7 @@ def plan(host: str, state: dict[str, Any] | None = None, **change: Any) -> dict[
         "host": host,
         "peers": PEERS,
         "gateway": host == "gw",
+        "renewal": None,
         "registry_url": "https://10.0.0.10/",
         "archives": None,
         "ntp_servers": [],
@@ -151,3 +152,16 @@ def test_archives_that_this_very_run_places_or_removes_count_already() -> None:
 def test_peers_come_from_the_inventory() -> None:
     hostvars = {"gw": {"ansible_host": "10.0.0.10", "site": "a", "registry_url": "https://10.0.0.10:8443/"}}
     assert firewall.peers(hostvars, ["gw"], ["gw"]) == [PEERS[0]]
+
+
+def test_a_gateway_opens_the_port_of_renewals_where_it_renews_for_its_own_site() -> None:
+    assert 8445 not in by_port(plan("gw"))
+    assert by_port(plan("gw", renewal=True))[8445] == {"10.0.0.1", "10.0.0.11", "10.0.0.12"}
+    assert 8445 not in by_port(plan("gw", renewal=True), "outbound")
+
+
+def test_a_pi_that_renews_gets_out_to_its_gateway_s_port() -> None:
+    assert 8445 not in by_port(plan("pi-1"), "outbound")
+    assert by_port(plan("pi-1", renewal="https://10.0.0.10:8445"), "outbound")[8445] == {"10.0.0.10"}
+    assert by_port(plan("pi-1", renewal="https://10.0.0.10"), "outbound")[8445] == {"10.0.0.10"}
+    assert by_port(plan("pi-1", renewal="https://10.0.0.10:9443"), "outbound")[9443] == {"10.0.0.10"}

@@ -9,7 +9,7 @@ from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from hedgerow.errors import RefusedError, UsageError
-from hedgerow.identity import issued
+from hedgerow.identity import certificates, issued, keyfile
 from hedgerow.identity.ca import FleetCA
 from hedgerow.identity.profiles import CLIENT_PROFILES, DeviceNames, Profile
 
@@ -298,3 +298,19 @@ def test_parallel_workers_share_one_log(fleet_dir, authority):
     lines = authority.log.read_text().splitlines()
     assert len(lines) == 12
     assert len({json.loads(line)["serial_number"] for line in lines}) == 12
+
+
+def test_a_key_that_systemd_lent_by_an_access_list_is_taken(tmp_path, monkeypatch):
+    """Its mask shows as the group's rights; anywhere else they are others' rights."""
+    lent = tmp_path / "credentials"
+    lent.mkdir()
+    path = lent / "ca.key"
+    path.write_bytes(keyfile.encode(certificates.new_key(), None))
+    path.chmod(0o440)
+    with pytest.raises(RefusedError, match="others can read"):
+        keyfile.load(path)
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(lent))
+    assert keyfile.load(path).key_size == 256
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    with pytest.raises(RefusedError, match="others can read"):
+        keyfile.load(path)

@@ -52,6 +52,8 @@ def rendered(folder: Path, port: int, **variables) -> str:
         (ROLE / "vars/main.yml").read_text()
     )
     given |= {"fleet": support.FLEET, "site": support.SITE, "inventory_hostname": "gw-1", "registry_mirror_port": port}
+    # What these follow from by default: a CA with one tier, and no renewal service.
+    given |= {"registry_mirror_verify_depth": 1, "registry_mirror_revocation": False}
     text = environment.from_string((ROLE / "templates/etc/nginx/nginx.conf.j2").read_text()).render(given | variables)
     for old, new in {
         # As root its workers would be somebody who may not read a test's folder.

@@ -26,6 +26,7 @@ SERVICES = (
     Service("prometheus-node-exporter.service"),
     Service("hedgerow-exporter.service"),
     Service("hedgerow-server.service", "reloaded"),
+    Service("hedgerow-renewal.service"),
 )
 
 

@@ -17,6 +17,7 @@ from hedgerow.server.config import Tls
 DEFAULT_PATH: Final = Path("/etc/hedgerow/renewal.yml")
 PORT: Final = 8445
 STATE: Final = Path("/var/lib/hedgerow/renewal")
+ISSUING: Final = Path("/var/lib/hedgerow/issuing")
 
 _Days = Annotated[int, msgspec.Meta(ge=1, le=MAXIMUM_DAYS)]
 

@@ -66,7 +66,7 @@ class Cloned(Refusal):
         super().__init__(
             Code.CLONED,
             f"two boards seem to hold one identity, so neither gets a certificate: this gateway was asked for {asked}",
-            f"find the second board, then: {NEW_KEY}, and set `cleared` in the gateway's list",
+            f"find the second board, then: {NEW_KEY}; hedgerow ca settle HOST --reason WHY; converge the gateway",
         )
 
 

@@ -115,6 +115,16 @@ def two_tier(folder: Path, number: int) -> bool:
     return build.is_root(certificate(folder, number))
 
 
+def depth(folder: Path) -> int:
+    """Authorities above a holder's certificate, the root included, at the most: 2 where a generation has two tiers.
+
+    A fleet that has no CA yet has its first one by default.
+    """
+    if not (folder / CERTIFICATE).exists():
+        return 1
+    return max(2 if two_tier(folder, each.number) else 1 for each in trusted(folder))
+
+
 def keep_first(folder: Path) -> None:
     """Copy the first generation's certificate to where it stays alone, before ``ca.crt`` becomes a bundle."""
     kept = folder / FOLDER / "1" / CERTIFICATE

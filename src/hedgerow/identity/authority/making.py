@@ -11,6 +11,7 @@ import datetime as dt
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -23,6 +24,8 @@ from hedgerow.identity.authority.admission import Admission, locked, utc_now
 from hedgerow.identity.authority.leaf import read_first
 from hedgerow.identity.authority.root import HERE, KeyPlace, RootCA
 from hedgerow.passphrases import Passphrases
+
+REQUEST: Final = "ca.csr"
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,19 @@ def request(home: Path, name: str, passphrases: Passphrases | None) -> str:
     """
     key = keys.make(home, name, passphrases)
     return certificates.request(key, name)
+
+
+def kept_request(home: Path, name: str) -> Path:
+    """The same in a file beside the key, made once for a key: ``home/ca.csr``."""
+    text = request(home, name, None)
+    path = home / REQUEST
+    wanted = csr.public_key(csr.parse_csr(text, where=str(path)))
+    present = None
+    if path.exists():
+        present = csr.public_key(csr.parse_csr(path.read_text(encoding="ascii"), where=str(path)))
+    if present is None or certificates.public_der(present) != certificates.public_der(wanted):
+        atomic.write_text(path, text, mode=0o600)
+    return path
 
 
 def all_homes(home: Path) -> list[Path]:
