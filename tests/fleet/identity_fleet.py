@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import secrets
 import shutil
 import socket
@@ -28,7 +29,7 @@ from hedgerow.server.protocols.grpc import messages, service
 
 IDENTITY = "/var/lib/hedgerow/identity"
 FILES = ("device.key", "device.crt", "ca.crt")
-REST, GRPC, NODE, EXPORTER, REGISTRY = 8443, 8444, 9100, 9101, 443
+REST, GRPC, NODE, EXPORTER, REGISTRY, RENEWAL = 8443, 8444, 9100, 9101, 443, 8445
 PI_PORTS = (REST, GRPC, NODE, EXPORTER)
 GATEWAY_PORTS = (REGISTRY, NODE)
 _PATIENCE_S = 10.0
@@ -41,6 +42,10 @@ class Holder:
     key: Path
     certificate: Path
     ca: Path
+
+    @property
+    def serial_number(self) -> int:
+        return x509.load_pem_x509_certificate(self.certificate.read_bytes()).serial_number
 
     @property
     def context(self) -> ssl.SSLContext:
@@ -207,6 +212,20 @@ class Fleet(rollout_fleet.Fleet):
             "registry": self._http(holder, (gateway, REGISTRY), "GET", "/metadata/timestamp.json"),
             "publish": self._http(holder, (gateway, REGISTRY), "PUT", "/metadata/timestamp.json", {"signed": {}}),
         }
+
+    def listed(self) -> set[int]:
+        """What the lists call revoked (serial numbers), as the gateway's renewal service gives them."""
+        address, name = self.inventory.hosts[self.gateway].address, self.name(self.gateway)
+        with httpx.Client(verify=self.holder(Profile.MONITOR).context, trust_env=False) as client:
+            answer = client.get(
+                f"https://{address}:{RENEWAL}/identity/crl.pem",
+                headers={"Host": name},
+                extensions={"sni_hostname": name},
+            )
+        blocks = re.findall(r"-----BEGIN X509 CRL-----.+?-----END X509 CRL-----\n", answer.text, re.DOTALL)
+        lists = [x509.load_pem_x509_crl(block.encode()) for block in blocks]
+        assert lists, answer.text
+        return {entry.serial_number for each in lists for entry in each}
 
     def _http(self, holder: Holder, door: tuple[str, int], method: str, path: str, body: Any = None) -> str:
         host, port = door
