@@ -82,6 +82,7 @@ class ActionModule(ActionBase):
                     strict=boolean(args.get("strict", False)),
                 ),
                 holders=Holders(paths.fleet_dir(names.fleet) / "ca"),
+                at_gateway=opening.at_gateway(paths.fleet_dir(names.fleet), names.site),
             )
         except HedgerowError as error:
             return result | {"failed": True, "msg": str(error)}

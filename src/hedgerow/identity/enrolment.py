@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 from cryptography.x509.oid import AttributeOID
 
@@ -83,11 +82,13 @@ def enrol(
     days: int | None = None,
     wishes: Wishes | None = None,
     holders: Holders | None = None,
+    at_gateway: x509.Certificate | None = None,
 ) -> Outcome:
     """Give the device of ``names`` a certificate of ``profile``, if it needs one.
 
     ``force`` renews whatever the present one is; ``new_key`` also has the device make another key. ``check``
-    changes nothing and predicts. ``holders`` is the fleet's history of keys; None keeps none.
+    changes nothing and predicts. ``holders`` is the fleet's history of keys; None keeps none. ``at_gateway`` is the
+    site's CA on its gateway: what the device has from there is left alone.
 
     Raises:
         DeviceError: the device cannot; its old files are as they were.
@@ -110,7 +111,8 @@ def enrol(
     new_key = new_key or revoked  # admitted again, and others may have the old one
     public = _public_der(found["public_key"])
     # What this CA certified for this board and key was renewed at a gateway, which nobody told the history.
-    strict = wishes.strict and not _certified(present, public, ca)
+    authority = _authority(present, ca, at_gateway)
+    strict = wishes.strict and not _certified(present, public, authority)
     copied = None if public is None else _look(holders, names, public, now, strict=strict, check=check, new_key=new_key)
     if copied is not None:
         outcome.warnings.append(f"{names.host}: {copied}; it gets a key of its own, and the other should get one, too")
@@ -124,7 +126,7 @@ def enrol(
         or certificates.reason_to_issue(
             present,
             public,
-            ca=ca.certificate,
+            ca=authority,
             name=certificates.subject(names.fleet, profile, names.serial),
             sans=certificates.device_sans(names, profile),
             now=now,
@@ -197,15 +199,18 @@ def _look(
     )
 
 
-def _certified(present: x509.Certificate | None, public: bytes | None, ca: Issuer) -> bool:
+def _authority(present: x509.Certificate | None, ca: Issuer, at_gateway: x509.Certificate | None) -> x509.Certificate:
+    """Whose certificate the device should have: this CA's, or the gateway's where that is what it has."""
+    if present is not None and at_gateway is not None and certificates.issued_by(present, at_gateway):
+        return at_gateway
+    return ca.certificate
+
+
+def _certified(present: x509.Certificate | None, public: bytes | None, ca: x509.Certificate) -> bool:
     """Whether ``ca`` signed the certificate that was found, for the key that was found."""
     if present is None or certificates.certificate_public_der(present) != public:
         return False
-    try:
-        present.verify_directly_issued_by(ca.certificate)
-    except (ValueError, TypeError, InvalidSignature):
-        return False
-    return True
+    return certificates.issued_by(present, ca)
 
 
 def _require_word(csr_pem: str, word: str, names: DeviceNames) -> None:

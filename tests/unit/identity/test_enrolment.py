@@ -10,6 +10,10 @@ from tests.unit.identity.test_keys import STAND_IN
 
 from hedgerow.errors import RefusedError
 from hedgerow.identity import certificates, enrol, issued
+from hedgerow.identity.authority import build, making, opening
+from hedgerow.identity.authority.admission import Admission
+from hedgerow.identity.authority.issuing import IssuingCA
+from hedgerow.identity.authority.root import RootCA
 from hedgerow.identity.ca import FleetCA
 from hedgerow.identity.enrolment import Wishes
 from hedgerow.identity.enrolment import enrol as enrol_device
@@ -333,3 +337,67 @@ def test_a_board_that_has_once_vouched_does_so_for_ever(fleet, names, authority,
     otp.burn(names.serial, otp.confirmation(names.serial))
     with pytest.raises(RefusedError, match="does not vouch"):
         visit("otp", 3)
+
+
+# -- what a gateway has certified -------------------------------------------
+
+
+class Site:
+    """A fleet with two tiers: the controller's issuer for the site, and the site's CA on its gateway."""
+
+    def __init__(self, folder, secrets):
+        self.fleet_dir, home = folder / "two/meadow", folder / "gateway"
+        root, _ = RootCA.init(self.fleet_dir, "meadow", secrets)
+        making.add(root, "fleet", secrets, by="ada@desk")
+        request = making.request(home, "orchard", None)
+        made = making.sign_request(root, request, "orchard", by="ada@desk", where="request")
+        for name in ("ca.crt", "anchors.crt"):
+            (home / name).write_text(certificates.pem(made.certificate))
+        self.ca, self.gateway = opening.for_site(self.fleet_dir, "orchard"), IssuingCA.open(home)
+
+    def renew(self, folder, names):
+        """What the device has after it renewed at its gateway, with the key that it has."""
+        asked = enrol.request(str(folder), names.serial)
+        (folder / "device.crt").write_text(self.gateway.sign_csr(asked["csr"], Profile.DEVICE, names))
+        return (folder / "device.crt").read_text()
+
+    @property
+    def at_gateway(self):
+        return opening.at_gateway(self.fleet_dir, "orchard")
+
+
+@pytest.fixture
+def site(tmp_path, secrets):
+    return Site(tmp_path, secrets)
+
+
+def test_what_the_gateway_renewed_is_left_alone(run, site, names, tmp_path, now):
+    run(ca=site.ca)
+    chain = site.renew(tmp_path / "identity", names)
+    outcome, visits = run(ca=site.ca, at_gateway=site.at_gateway)
+    assert (outcome.changed, visits) == (False, ["status"])
+    assert (tmp_path / "identity/device.crt").read_text() == chain
+    assert not run(ca=site.ca, at_gateway=site.at_gateway, wishes=Wishes(strict=True))[0].changed
+    # Its age counts as ever.
+    later = now + dt.timedelta(days=21)
+    assert "third" in run(ca=site.ca, at_gateway=site.at_gateway, now=later)[0].reason
+
+
+def test_what_a_gateway_s_revoked_ca_certified_is_replaced(run, site, names, tmp_path):
+    run(ca=site.ca)
+    site.renew(tmp_path / "identity", names)
+    key = build.authority_key(site.gateway.certificate)
+    Admission(site.fleet_dir / "ca").revoke("authority", key, reason="the gateway was stolen", by="ada@desk")
+    assert site.at_gateway is None
+    outcome, _ = run(ca=site.ca, at_gateway=site.at_gateway)
+    assert outcome.reason == "another authority issued the certificate"
+
+
+def test_a_site_without_a_ca_on_its_gateway_has_none(fleet_dir, root, secrets):
+    assert opening.at_gateway(fleet_dir, "orchard") is None
+    making.add(root, "orchard", secrets, by="ada@desk")
+    assert opening.at_gateway(fleet_dir, "orchard") is None
+
+
+def test_a_single_tier_has_none(fleet_dir, authority):
+    assert opening.at_gateway(fleet_dir, "orchard") is None

@@ -54,6 +54,28 @@ def signs_clients(fleet_dir: Path) -> x509.Certificate | None:
     return below if below is not None and build.is_root(found) else found
 
 
+def at_gateway(fleet_dir: Path, site: str) -> x509.Certificate | None:
+    """The CA of ``site`` whose key is on its gateway: what that certified is as good as what is signed here.
+
+    None where there is none, where it was revoked, or where another root signs by now.
+
+    Raises:
+        UsageError: there is no CA.
+    """
+    folder = fleet_dir / "ca"
+    if (folder / est.FILE).exists():
+        return None
+    number = generations.active(folder).number
+    if not generations.two_tier(folder, number):
+        return None
+    link = generations.home(folder, number) / issuing.FOLDER / site
+    certificate = read_first(link / issuing.CERTIFICATE)
+    if certificate is None or keys.is_here(link):
+        return None
+    gone = Admission(folder).revoked_certificates()
+    return None if f"{certificate.serial_number:x}" in gone else certificate
+
+
 def admission(fleet_dir: Path) -> Admission:
     """The ledger of a fleet that has a CA; no key is opened, so it may be away.
 
