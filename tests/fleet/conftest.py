@@ -223,6 +223,8 @@ def spinney(controller: Controller) -> Any:
     if "HEDGEROW_TEST_IDENTITY" not in os.environ:
         pytest.skip("a fleet whose certificates are exchanged and broken takes minutes: make test-identity")
     fleet = _helpers("identity_fleet").Fleet(controller)
+    for host in fleet.pis:  # whatever a test that was cut off has left
+        fleet.rested(host)
     if len(set(fleet.serves().values()) - {None}) != 1:
         fleet.ready(fleet.release())
     return fleet

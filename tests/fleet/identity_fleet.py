@@ -167,6 +167,14 @@ class Fleet(rollout_fleet.Fleet):
         asked = "systemctl show hedgerow-server -p MainPID -p NRestarts -p ExecMainStartTimestampMonotonic --value"
         return {host: tuple(self.on(host, asked).split()) for host in self.pis}
 
+    def rested(self, pi: str) -> None:
+        """Have its servers run, and systemd forget how often they were started.
+
+        It gives up what starts too often, since that is how a crash looks; a certificate a minute is none.
+        """
+        units = "hedgerow-server hedgerow-exporter prometheus-node-exporter"
+        self.on(pi, f"systemctl reset-failed {units}; systemctl start {units}")
+
     # -- who is let in -----------------------------------------------------------
 
     def holder(self, profile: Profile) -> Holder:

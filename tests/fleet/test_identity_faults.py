@@ -24,8 +24,7 @@ YEARS = 5
 @pytest.fixture
 def pi(spinney) -> str:
     host = str(spinney.pis[-1])
-    # systemd counts starts, so that what crashes is given up; a certificate a minute is no crash.
-    spinney.on(host, "systemctl reset-failed hedgerow-exporter hedgerow-server prometheus-node-exporter")
+    spinney.rested(host)
     return host
 
 
