@@ -35,7 +35,7 @@ test: lint test-unit test-roles test-site ## Everything that gates a change, wit
 test-nightly: lint test-unit ## The same with every role's scenario, lock upgrades and the virtual machine
 	@$(MAKE) test-roles ROLES="$$($(BIN)/python tools/changed_roles.py --all | xargs)"
 	@HEDGEROW_SITE_TESTS=fleet $(MAKE) test-site
-	@$(MAKE) test-upgrade test-rollout test-lifecycle test-vm
+	@$(MAKE) test-upgrade test-rollout test-identity test-lifecycle test-vm
 
 .PHONY: test-fast
 test-fast: dev ## The inner loop: linters that are quick, tests without emulated hosts
@@ -76,6 +76,10 @@ test-upgrade: dev ## Molecule: version lock → next → rollback on emulated ho
 .PHONY: test-rollout
 test-rollout: dev ## Molecule: releases on eight emulated Pis of two sites, as they go well and wrong
 	@$(MOLECULE) test -s rollout
+
+.PHONY: test-identity
+test-identity: dev ## Molecule: certificates of an emulated fleet exchanged, stolen, cloned, broken, out of time
+	@$(MOLECULE) test -s identity
 
 .PHONY: test-lifecycle
 test-lifecycle: dev ## Boards adopted, exchanged and decommissioned, on a fleet of their own

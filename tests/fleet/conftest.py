@@ -179,9 +179,8 @@ def eventually(condition: Callable[[], bool], *, within_s: float = _PATIENCE_S) 
         time.sleep(0.2)
 
 
-def _rollout_fleet() -> Any:
-    """The helpers beside these tests; pytest's importlib mode puts nothing on sys.path."""
-    name = "rollout_fleet"
+def _helpers(name: str) -> Any:
+    """A module beside these tests; pytest's importlib mode puts nothing on sys.path."""
     if name not in sys.modules:
         spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
         assert spec is not None
@@ -191,7 +190,8 @@ def _rollout_fleet() -> Any:
     return sys.modules[name]
 
 
-_rollout_fleet()
+for _name in ("rollout_fleet", "identity_fleet", "wrong_clock"):
+    _helpers(_name)
 
 
 @pytest.fixture(scope="session")
@@ -210,10 +210,23 @@ def woods(controller: Controller) -> Any:
     """The rollout scenario's fleet; every Pi serves the first release when a module begins."""
     if "HEDGEROW_TEST_ROLLOUT" not in os.environ:
         pytest.skip("releases on a fleet of eight take minutes: make test-rollout")
-    fleet = _rollout_fleet().Fleet(controller)
+    fleet = _helpers("rollout_fleet").Fleet(controller)
     for host in fleet.pis:  # whatever a test that was cut off has left
         fleet.board(host, temperature_c=48, throttled="0x0")
     fleet.ready(fleet.release())
+    return fleet
+
+
+@pytest.fixture(scope="module")
+def spinney(controller: Controller) -> Any:
+    """The identity scenario's fleet; every Pi serves one release, and every host has its own certificate."""
+    if "HEDGEROW_TEST_IDENTITY" not in os.environ:
+        pytest.skip("a fleet whose certificates are exchanged and broken takes minutes: make test-identity")
+    fleet = _helpers("identity_fleet").Fleet(controller)
+    for host in fleet.pis:  # whatever a test that was cut off has left
+        fleet.rested(host)
+    if len(set(fleet.serves().values()) - {None}) != 1:
+        fleet.ready(fleet.release())
     return fleet
 
 

@@ -14,10 +14,10 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from hedgerow.errors import HedgerowError
 from hedgerow.fleet import access
@@ -38,21 +38,28 @@ POLICY: dict[str, Any] = {
     "retry": {"attempts": 3, "backoff_s": 0.5, "max_backoff_s": 2},
 }
 ASK_EVERY_S = 0.2
+QUESTION = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1], "data": [0.0]}]}
 DEVICE = "/opt/hedgerow/runtime/current/bin/hedgerow-device"
 
 
 @dataclass
 class Callers:
-    """One caller a host, through mutual TLS as an application: asks all the time and keeps count."""
+    """One caller a host, through mutual TLS as an application: asks all the time and keeps count.
+
+    ``fresh``: a connection for each question, with certificate and CA as their files are at that moment. Else one
+    connection that stays.
+    """
 
     fleet: Fleet
     hosts: list[str]
+    fresh: bool = False
     answered: Counter[str] = field(default_factory=Counter)
     failed: list[str] = field(default_factory=list)
     numbers: dict[str, list[float]] = field(default_factory=dict)
     """Host → which versions answered, each time it changed."""
     _stop: threading.Event = field(default_factory=threading.Event)
     _threads: list[threading.Thread] = field(default_factory=list)
+    _opening: ClassVar[threading.Lock] = threading.Lock()
 
     def __enter__(self) -> Self:
         self._threads = [threading.Thread(target=self._ask, args=(host,)) for host in self.hosts]
@@ -66,11 +73,14 @@ class Callers:
             thread.join(30)
 
     def _ask(self, host: str) -> None:
-        asked = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1], "data": [0.0]}]}
-        with self.fleet.client(host, Profile.CLIENT) as client:
+        with ExitStack() as open_clients:
+            client = open_clients.enter_context(self._client(host))
             while not self._stop.wait(ASK_EVERY_S):
                 try:
-                    answer = client.post(f"/v2/models/{self.fleet.model}/infer", asked)
+                    if self.fresh:
+                        open_clients.close()
+                        client = open_clients.enter_context(self._client(host))
+                    answer = client.post(f"/v2/models/{self.fleet.model}/infer", QUESTION)
                     number = round(float(answer["outputs"][0]["data"][0]), 3)
                 except (HedgerowError, KeyError, IndexError, TypeError) as error:
                     self.failed.append(f"{host} at {time.strftime('%H:%M:%S')}: {error}")
@@ -79,6 +89,11 @@ class Callers:
                 seen = self.numbers.setdefault(host, [])
                 if not seen or seen[-1] != number:
                     seen.append(number)
+
+    def _client(self, host: str) -> DeviceClient:
+        # One at a time: whoever finds the certificate due makes another, in two files.
+        with self._opening:
+            return self.fleet.client(host, Profile.CLIENT)
 
     def none_failed(self) -> None:
         """Every host was asked all along, and every question was answered."""
@@ -118,7 +133,7 @@ class Fleet:
 
     def ready(self, bundle: str) -> str:
         """Have the whole fleet serve it."""
-        done = self.rollout(bundle, waves=[8])
+        done = self.rollout(bundle, waves=[len(self.pis)])
         assert done.returncode == 0, done.stdout + done.stderr
         assert self.serves() == dict.fromkeys(self.pis, bundle)
         return bundle

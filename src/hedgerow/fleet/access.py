@@ -1,7 +1,8 @@
 """The controller's own client certificates, one for each profile that its commands need.
 
-Short-lived by profile, so they are renewed here when less than a day is left, or another CA signs now;
-until then the CA's key is not opened (it may be encrypted, or on another machine).
+Short-lived by profile, so they are renewed here when less than a day is left, another CA signs now, or they begin in
+the future: a controller whose clock was ahead has made them. Until then the
+CA's key is not opened (it may be encrypted, or on another machine).
 """
 
 from __future__ import annotations
@@ -60,12 +61,12 @@ def _present(fleet: str, profile: Profile, now: datetime | None) -> tuple[Path, 
 
 
 def _due(folder: Path, name: str, now: datetime) -> bool:
-    """Whether it is missing, about to end, or signed by a CA that another one has taken the place of."""
+    """Whether it is missing, not good yet, about to end, or signed by a CA that another one has taken the place of."""
     try:
         present = x509.load_pem_x509_certificate((folder / "ca" / "clients" / f"{name}.crt").read_bytes())
     except (FileNotFoundError, ValueError):
         return True
-    if present.not_valid_after_utc - now < RENEW_WITH_LEFT:
+    if now < present.not_valid_before_utc or present.not_valid_after_utc - now < RENEW_WITH_LEFT:
         return True
     signer = opening.signs_clients(folder)
     return signer is not None and not certificates.issued_by(present, signer)

@@ -72,7 +72,7 @@ class Address(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Tls(Struct, frozen=True, forbid_unknown_fields=True):
-    """Mutual TLS. A relative path lies in systemd's ``$CREDENTIALS_DIRECTORY``, where ``LoadCredential=`` puts it.
+    """Mutual TLS. A relative path is a credential (``credential``): a copy that the server's unit makes for it.
 
     ``crl``: the lists of revoked certificates, looked at while the server runs; where there is no such file, or null,
     no certificate is. No credential: those are copies of what there was at the start.
@@ -212,15 +212,24 @@ def decode(data: bytes, *, where: str) -> ServerConfig:
         ) from error
 
 
+IDENTITY_VARIABLE = "HEDGEROW_IDENTITY_DIRECTORY"
+
+
 def credential(name: str) -> Path:
-    """The file of a key or certificate; relative names are systemd credentials.
+    """The file of a key or certificate; relative names are the unit's copies.
+
+    Those of ``$HEDGEROW_IDENTITY_DIRECTORY`` come first: a reload of the unit brings them anew, while what
+    ``LoadCredential=`` put into ``$CREDENTIALS_DIRECTORY`` stays as it was at the start.
 
     Raises:
-        UsageError: relative, and no ``$CREDENTIALS_DIRECTORY``.
+        UsageError: relative, in no such folder, and no ``$CREDENTIALS_DIRECTORY``.
     """
     path = Path(name)
     if path.is_absolute():
         return path
+    renewed = os.environ.get(IDENTITY_VARIABLE)
+    if renewed is not None and (Path(renewed) / path).is_file():
+        return Path(renewed) / path
     directory = os.environ.get("CREDENTIALS_DIRECTORY")
     if directory is None:
         raise UsageError(

@@ -90,6 +90,16 @@ def test_credentials_are_systemds(tmp_path, monkeypatch) -> None:
     assert config.credential("/elsewhere/key") == Path("/elsewhere/key")
 
 
+def test_what_a_reload_brings_comes_before_what_the_start_brought(tmp_path, monkeypatch) -> None:
+    started, renewed = tmp_path / "started", tmp_path / "renewed"
+    renewed.mkdir()
+    (renewed / "device.key").touch()
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(started))
+    monkeypatch.setenv(config.IDENTITY_VARIABLE, str(renewed))
+    assert config.credential("device.key") == renewed / "device.key"
+    assert config.credential("token") == started / "token", "others are systemd's"
+
+
 # ── sockets ─────────────────────────────────────────────────────────────────
 
 

@@ -25,7 +25,7 @@ SERVICES = (
     Service("nginx.service", "reloaded"),
     Service("prometheus-node-exporter.service"),
     Service("hedgerow-exporter.service"),
-    Service("hedgerow-server.service"),
+    Service("hedgerow-server.service", "reloaded"),
     Service("hedgerow-renewal.service"),
 )
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from cryptography import x509
 
-from hedgerow.errors import UsageError
+from hedgerow.errors import RefusedError, UsageError
 from hedgerow.identity.authority import build, est, generations, issuing, keys
-from hedgerow.identity.authority.admission import Admission
+from hedgerow.identity.authority.admission import Admission, utc_now
 from hedgerow.identity.authority.est import EstIssuer
 from hedgerow.identity.authority.issuing import IssuingCA
 from hedgerow.identity.authority.leaf import read_first
@@ -26,7 +26,8 @@ def for_site(fleet_dir: Path, site: str, passphrases: Passphrases | None = None)
 
     Raises:
         UsageError: there is none whose key is here, or the passphrase is missing or wrong.
-        RefusedError: the site's CA was revoked, others can read the key, or it does not belong to the certificate.
+        RefusedError: the site's CA was revoked, others can read the key, it does not belong to the certificate, or the
+            clock here is behind the CA's beginning.
     """
     if (fleet_dir / "ca" / est.FILE).exists():
         return est.EstIssuer.open(fleet_dir / "ca")
@@ -87,6 +88,19 @@ def admission(fleet_dir: Path) -> Admission:
 
 
 def _open(fleet_dir: Path, names: tuple[str, ...], passphrases: Passphrases | None) -> Authority:
+    found = _find(fleet_dir, names, passphrases)
+    now, begin = utc_now(), found.certificate.not_valid_before_utc
+    if now < begin:
+        raise RefusedError(
+            f"the clock here says {now:%Y-%m-%d %H:%M} UTC, before this CA began ({begin:%Y-%m-%d %H:%M}); "
+            "what it signs would be of another time",
+            where=str(fleet_dir / "ca"),
+            next_step="set the clock right: timedatectl timesync-status",
+        )
+    return found
+
+
+def _find(fleet_dir: Path, names: tuple[str, ...], passphrases: Passphrases | None) -> Authority:
     folder = fleet_dir / "ca"
     number = generations.active(folder).number
     if not generations.two_tier(folder, number):
