@@ -486,7 +486,7 @@ def test_stopping_ends_what_waits() -> None:
         workers = Workers(threads=1, queue=8)
         model = served(backend)
         calls = [ask(workers, model, value) for value in range(3)]
-        await support.until(lambda: workers.running == 1)
+        await support.until(backend.begun.is_set)
         closing = asyncio.create_task(asyncio.to_thread(workers.close))
         await support.until(calls[2].done)
         backend.gate.release()
