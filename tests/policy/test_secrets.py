@@ -21,9 +21,9 @@ def secrets(value: Any, where: str = "") -> Iterator[str]:
     """Where a plain secret stands below ``value``; the secret itself is not repeated."""
     if isinstance(value, dict):
         for key, inner in value.items():
-            plain = isinstance(inner, str | int) and not isinstance(inner, bool) and type(inner).__name__ != "Vaulted"
+            plain = isinstance(inner, str | int) and not isinstance(inner, bool) and not _encrypted(inner)
             if _NAME.search(str(key)) and plain and inner != "" and not _TEMPLATE.match(str(inner)):
-                yield f"{where}.{key} is a plain secret by its name; encrypt it with ansible-vault"
+                yield f"{where}.{key} is a plain secret by its name; encrypt it with ansible-vault or SOPS"
             else:
                 yield from secrets(inner, f"{where}.{key}")
     elif isinstance(value, list):
@@ -31,6 +31,11 @@ def secrets(value: Any, where: str = "") -> Iterator[str]:
             yield from secrets(inner, f"{where}[{number}]")
     elif isinstance(value, str) and _VALUE.search(value):
         yield f"{where} is a secret by its form"
+
+
+def _encrypted(value: Any) -> bool:
+    """By ansible-vault, or by SOPS."""
+    return type(value).__name__ == "Vaulted" or str(value).startswith("ENC[AES256_GCM,")
 
 
 def documents(root: Path) -> Iterator[tuple[str, Any]]:
@@ -77,6 +82,7 @@ def test_it_can_fail(document: Any) -> None:
         {"ansible_ssh_private_key_file": "/path"},
         {"become_password": "{{ lookup('env', 'X') }}"},
         {"password": ""},
+        {"vault_password": "ENC[AES256_GCM,data:aGk=,iv:eA==,tag:eA==,type:str]"},
         {"use_token": True},
     ],
 )

@@ -20,8 +20,8 @@ from hedgerow.inventory import files, rules, source
 from hedgerow.inventory.files import Definition, Files, Vaulted
 from hedgerow.inventory.problem import Problem, scalar, shown
 from hedgerow.inventory.schema import TEMPLATE, Schema
+from hedgerow.inventory.secrecy import names_secret
 
-_SECRET_KEY = re.compile(r"(^|_)(pass|passwd|password|passphrase|secret|token|api_key|private_key)$")
 _SECRET_VALUE = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----")
 
 
@@ -68,7 +68,7 @@ def _secrets(found: Files) -> Iterator[Problem]:
         for key, value in _leaves(definition.key, definition.value):
             if not isinstance(value, str) or isinstance(value, Vaulted) or not value or TEMPLATE.search(value):
                 continue
-            if _SECRET_KEY.search(key.lower()) or _SECRET_VALUE.search(value):
+            if names_secret(key) or names_secret(definition.key) or _SECRET_VALUE.search(value):
                 # The value is not repeated: this text ends in logs.
                 allowed = "a vaulted value, or a lookup that Ansible resolves"
                 hint = f"ansible-vault encrypt_string --name {key}"

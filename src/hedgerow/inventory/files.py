@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +21,12 @@ Place = tuple[str | int, ...]
 
 _YAML_SUFFIXES = {".yml", ".yaml", ".json"}
 _VAULT_HEADER = "$ANSIBLE_VAULT;"
+# By these names community.sops.sops, which ansible.cfg enables, takes a file for one of SOPS.
+SOPS_SUFFIXES = (".sops.yml", ".sops.yaml", ".sops.json")
+SOPS_KEY = "sops"
+"""Under this key SOPS keeps what it needs to decrypt a file."""
+_SOPS_VALUE = "ENC[AES256_GCM,"
+_ENCRYPT = "sops encrypt --in-place"
 
 
 class Vaulted(str):
@@ -95,10 +101,11 @@ class Definition:
 
 @dataclass(frozen=True)
 class Files:
-    """All that could be read, and what could not."""
+    """All that could be read, and what could not. ``sealed`` are files that ansible-vault encrypted as a whole."""
 
     documents: list[Document]
     faults: list[Fault]
+    sealed: list[Path] = field(default_factory=list)
 
     def definitions(self) -> Iterator[Definition]:
         """Yield every variable of every file."""
@@ -136,13 +143,12 @@ class Files:
 
 def read(path: Path) -> Files:
     """Read the inventory at ``path``, a folder or one hosts file."""
-    documents: list[Document] = []
-    faults: list[Fault] = []
+    found = Files([], [])
     for file, kind, name in _walk(path):
-        parsed = _parse(file, kind, name, faults)
+        parsed = _parse(file, kind, name, found)
         if parsed is not None:
-            documents.append(parsed)
-    return Files(documents, faults)
+            found.documents.append(parsed)
+    return found
 
 
 def _walk(path: Path) -> Iterator[tuple[Path, Kind, str | None]]:
@@ -154,7 +160,7 @@ def _walk(path: Path) -> Iterator[tuple[Path, Kind, str | None]]:
     for kind, folder_name in (("group_vars", "group_vars"), ("host_vars", "host_vars")):
         entries = folder / folder_name
         for entry in sorted(entries.iterdir()) if entries.is_dir() else ():
-            name = entry.stem if entry.is_file() and entry.suffix in _YAML_SUFFIXES else entry.name
+            name = _owner(entry)
             actual: Kind = "all_vars" if (kind, name) == ("group_vars", "all") else kind  # type: ignore[assignment]
             files = [entry] if entry.is_file() else sorted(file for file in entry.rglob("*") if file.is_file())
             for file in files:
@@ -163,12 +169,22 @@ def _walk(path: Path) -> Iterator[tuple[Path, Kind, str | None]]:
                     yield file, actual, name
 
 
-def _parse(file: Path, kind: Kind, name: str | None, faults: list[Fault]) -> Document | None:
+def _owner(entry: Path) -> str:
+    """The group or host whose variables a file or folder of ``group_vars`` or ``host_vars`` holds."""
+    if not entry.is_file():
+        return entry.name
+    sops = next((suffix for suffix in SOPS_SUFFIXES if entry.name.endswith(suffix)), None)
+    return entry.name.removesuffix(sops) if sops else entry.stem if entry.suffix in _YAML_SUFFIXES else entry.name
+
+
+def _parse(file: Path, kind: Kind, name: str | None, found: Files) -> Document | None:
     """Return the file's content with lines; None where it is unreadable (then ``faults`` says so) or not for us."""
+    faults = found.faults
     lines: dict[Place, int] = {}
     try:
         text = file.read_text(encoding="utf-8")
         if text.startswith(_VAULT_HEADER):
+            found.sealed.append(file)
             return None
         loader = _Loader(text)
         node = loader.get_single_node()
@@ -184,12 +200,34 @@ def _parse(file: Path, kind: Kind, name: str | None, faults: list[Fault]) -> Doc
     except (OSError, ValueError, yaml.YAMLError) as error:
         faults.append(Fault(file, None, f"cannot be read: {error}"))
         return None
+    return _document(Document(file, kind, name, data, lines), faults)
+
+
+def _document(document: Document, faults: list[Fault]) -> Document | None:
+    """``document`` as what it is, None where it is nothing that has hosts or variables."""
+    file, data = document.file, document.data
     if data is not None and not isinstance(data, dict):
         faults.append(Fault(file, 1, f"holds a {type(data).__name__}, where a mapping of keys to values belongs"))
         return None
-    if kind == "hosts_file" and data and "plugin" in data:
-        return None  # the configuration of an inventory plugin, not hosts
-    return Document(file, kind, name, data, lines)
+    if document.kind == "hosts_file":
+        # The configuration of an inventory plugin is none.
+        return None if data and "plugin" in data else document
+    if not file.name.endswith(SOPS_SUFFIXES):
+        return document
+    if not data or not isinstance(data.get(SOPS_KEY), dict):
+        faults.append(Fault(file, None, f"has a name as SOPS's files have, and is not encrypted: {_ENCRYPT} {file}"))
+        return None
+    sealed = {key: _sealed(value) for key, value in data.items() if key != SOPS_KEY}
+    return replace(document, data=sealed)
+
+
+def _sealed(value: Any) -> Any:
+    """What SOPS encrypted: it leaves keys, and values that are empty, as they are."""
+    if isinstance(value, dict):
+        return {key: _sealed(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_sealed(item) for item in value]
+    return Vaulted(value) if isinstance(value, str) and value.startswith(_SOPS_VALUE) else value
 
 
 def _mark(node: yaml.Node, place: Place, lines: dict[Place, int], file: Path, faults: list[Fault]) -> None:

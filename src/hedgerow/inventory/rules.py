@@ -20,9 +20,11 @@ from typing import Any
 from hedgerow.inventory import source
 from hedgerow.inventory.files import Files
 from hedgerow.inventory.problem import Problem, choices, did_you_mean, scalar, shown
-from hedgerow.inventory.schema import Schema
+from hedgerow.inventory.schema import MISPLACED, UNKNOWN, Schema
+from hedgerow.inventory.secrecy import OWN
 
 _IMPLICIT = ("ansible_local",)  # added by ansible-inventory itself
+_OWN_NAME = f"begin the names of your own variables with {OWN}"
 
 
 def problems(path: Path, listing: dict[str, Any], found: Files, schema: Schema) -> Iterator[Problem]:
@@ -86,16 +88,20 @@ def _missing(whole: _Whole, schema: Schema) -> Iterator[Problem]:
 def _dynamic(whole: _Whole, schema: Schema) -> Iterator[Problem]:
     """Judge what comes from scripts, plugins and INI files; what stands in YAML was judged with its line."""
     written = {definition.key for definition in whole.found.definitions()}
+    sealed = bool(whole.found.sealed)
     for host, variables in whole.hosts.items():
         rest = {key: value for key, value in variables.items() if key not in written}
         for problem in schema.host_problems(host, rest):
+            # A vault's values are not repeated, whatever their names.
+            about_key = problem.what in (UNKNOWN, MISPLACED)
+            what = problem.what if about_key or not sealed else "does not have the right form"
             yield whole.problem(
                 host,
-                f"{problem.what} (host {host})",
+                f"{what} (host {host})",
                 key=problem.key or host,
-                value=problem.value,
+                value=None if sealed else problem.value,
                 allowed=problem.allowed or "",
-                hint=problem.hint,
+                hint=problem.hint or (_OWN_NAME if sealed and problem.what == UNKNOWN else None),
             )
 
 

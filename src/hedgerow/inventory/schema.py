@@ -18,11 +18,13 @@ from hedgerow import paths
 from hedgerow.errors import UsageError
 from hedgerow.inventory.files import Document, Place, Vaulted
 from hedgerow.inventory.problem import Problem, brief, choices, did_you_mean, scalar, shown
+from hedgerow.inventory.secrecy import OWN
 
 if TYPE_CHECKING:
     import jsonschema
 
 TEMPLATE = re.compile(r"\{\{|\{%")
+UNKNOWN, MISPLACED = "is an unknown key", "does not belong here"
 
 _KINDS = ("hosts_file", "all_vars", "group_vars", "host_vars", "host")
 _VALUE_NAMES = {
@@ -174,10 +176,10 @@ class Schema:
         is_vars = "unevaluatedProperties" in rule
         known = self._known(rule)
         for key, item in value.items():
-            if key in known:
+            if key in known or (is_vars and str(key).startswith(OWN)):
                 continue
             home = self.home(str(key)) if is_vars else None
-            what = "is an unknown key" if home is None else "does not belong here"
+            what = UNKNOWN if home is None else MISPLACED
             everything = "the keys of inventory/schema.json and the options in roles/*/README.md"
             yield Problem(
                 shown(document.file),

@@ -1,6 +1,6 @@
 """Read an inventory through ``ansible-inventory --list`` and give it types.
 
-Values arrive unrendered: Jinja stays Jinja and vaulted values stay encrypted.
+Values arrive unrendered: Jinja stays Jinja, vaulted values stay encrypted, and secrets do not arrive (``secrecy``).
 That is why a value with two readers is literal (``check`` enforces it).
 """
 
@@ -19,9 +19,12 @@ import msgspec
 
 from hedgerow import paths
 from hedgerow.errors import MachineError, UsageError
+from hedgerow.inventory import secrecy
 from hedgerow.inventory.model import FleetRelease, Host, Inventory
 
 _TIMEOUT_S = 120  # a dynamic inventory may ask a cloud or an asset database
+
+_UNLOCK = "name the file with the vault's password: export ANSIBLE_VAULT_PASSWORD_FILE=FILE (docs/secrets.md)"
 
 # Struct field → inventory key, where they differ.
 _HOST_KEYS = {"address": "ansible_host", "serial": "pi_serial"}
@@ -57,7 +60,12 @@ def _fingerprint(path: Path) -> tuple[tuple[str, int, int], ...]:
 
 
 def list_hosts(path: Path, *, limit: str | None = None) -> dict[str, Any]:
-    """Return the raw document of ``ansible-inventory --list``."""
+    """Return the document of ``ansible-inventory --list``, with the values of secrets hidden.
+
+    Raises:
+        UsageError: Ansible cannot read it.
+        MachineError: ``ansible-inventory`` is not installed beside this Python.
+    """
     program = Path(sys.executable).with_name("ansible-inventory")
     if not program.is_file():
         raise MachineError(
@@ -73,6 +81,8 @@ def list_hosts(path: Path, *, limit: str | None = None) -> dict[str, Any]:
         "ANSIBLE_INVENTORY_ANY_UNPARSED_IS_FAILED": "true",
         "ANSIBLE_NOCOLOR": "1",
         "ANSIBLE_FORCE_COLOR": "0",
+        # No command here needs what SOPS encrypts, so none asks for the key. The name is community.sops' own.
+        "SOPS_ANSIBLE_AWX_DISABLE_VARS_PLUGIN_TEMPORARILY": "true",
     }
     try:
         done = subprocess.run(
@@ -91,13 +101,15 @@ def list_hosts(path: Path, *, limit: str | None = None) -> dict[str, Any]:
             next_step=f"run it by hand: {' '.join(command)}",
         ) from error
     if done.returncode != 0:
+        gist = _gist(done.stderr)
+        locked = "no vault secrets" in gist or "Decryption failed" in gist
         raise UsageError(
-            "ansible cannot read the inventory: " + _gist(done.stderr),
+            f"ansible cannot read the inventory: {gist}",
             where=str(path),
-            next_step=f"hedgerow inventory check -i {path}",
+            next_step=_UNLOCK if locked else f"hedgerow inventory check -i {path}",
         )
     document: dict[str, Any] = json.loads(done.stdout)
-    return document
+    return secrecy.hide(document)
 
 
 def _gist(stderr: str) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from processes import watched
 
+from hedgerow.backup.age_keys import Identity
 from hedgerow.identity.ca import FleetCA
 
 ROOT = Path(__file__).parents[3]
@@ -85,17 +86,34 @@ def key_bytes(tmp_path, environment) -> bytes:
 
 
 @pytest.fixture
-def inventory(tmp_path, environment) -> Path:
+def age_key(environment, secret_file) -> str:
+    """What SOPS decrypts with."""
+    identity = Identity.generate()
+    environment |= {
+        "SOPS_AGE_KEY_FILE": str(secret_file("age-key", identity.text)),
+        "PATH": f"{BIN}:{os.environ['PATH']}",
+    }
+    return identity.text
+
+
+@pytest.fixture(params=["vault.yml", "vault.sops.yml"])
+def inventory(request, tmp_path, environment, age_key) -> Path:
+    """Its secrets encrypted by ansible-vault or by SOPS; a key that is Hedgerow's names one of the operator's own."""
     folder = tmp_path / "inventory"
     (folder / "group_vars" / "all").mkdir(parents=True)
     (folder / "hosts.yml").write_text("all: {hosts: {pi-1: }}\n")
     (folder / "group_vars" / "all" / "fleet.yml").write_text(
         f"fleet: {FLEET}\nansible_connection: local\nansible_python_interpreter: {sys.executable}\n"
         f"target: {tmp_path / 'placed'}\nowner: '{os.getuid()}'\ngroup: '{os.getgid()}'\n"
+        "webhook_secret: '{{ vault_webhook }}'\n"
     )
-    vault = folder / "group_vars" / "all" / "vault.yml"
-    vault.write_text(f"webhook_secret: {VAULTED}\n")
-    subprocess.run([BIN / "ansible-vault", "encrypt", vault], env=environment, check=True, capture_output=True)
+    vault = folder / "group_vars" / "all" / request.param
+    vault.write_text(f"vault_webhook: {VAULTED}\n")
+    recipient = Identity(age_key).recipient
+    command = [BIN / "ansible-vault", "encrypt"]
+    if ".sops." in vault.name:
+        command = [BIN / "sops", "encrypt", "--age", recipient, "--in-place"]
+    subprocess.run([*command, vault], env=environment, check=True, capture_output=True)
     assert VAULTED not in vault.read_text()
     (tmp_path / "site.yml").write_text(PLAYBOOK)
     return folder
@@ -112,8 +130,8 @@ def play(tmp_path: Path, inventory: Path, environment: dict[str, str], *argument
 
 
 @pytest.mark.slow
-def test_a_run_keeps_what_it_was_told(tmp_path, inventory, environment, key_bytes):
-    canaries = [each.encode() for each in (VAULTED, VAULT_PASSWORD, CA_PASSPHRASE)] + [key_bytes]
+def test_a_run_keeps_what_it_was_told(tmp_path, inventory, environment, key_bytes, age_key):
+    canaries = [each.encode() for each in (VAULTED, VAULT_PASSWORD, CA_PASSPHRASE, age_key)] + [key_bytes]
     with watched() as processes:
         output = play(tmp_path, inventory, environment, "--check") + play(tmp_path, inventory, environment)
     assert "Place a file that holds the secret" in output
