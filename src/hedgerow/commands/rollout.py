@@ -133,16 +133,17 @@ def start(
 @rollout.command()
 @click.argument("bundle", metavar="NAME@VERSION")
 @inventory_option
+@model_option
 @policy_option
 @limit_option
-def stage(*, bundle: str, path: Path, policy_file: Path | None, limit: str | None) -> int:
+def stage(*, bundle: str, path: Path, model: str | None, policy_file: Path | None, limit: str | None) -> int:
     """Have every host fetch NAME@VERSION and change nothing that is served; start or resume releases it then.
 
     It waits for the policy's download windows. Cut off, the same command goes on.
     """
     rollouts = store.folder(inventories.load(path).fleet)
     before = store.sizes(rollouts)
-    code = starting.start(path, bundle, policy=policy_file, limit=limit, check=False, ahead="only")
+    code = starting.start(path, bundle, policy=policy_file, limit=limit, check=False, ahead="only", model=model)
     return int(starting.exit_code(code, rollouts, before))
 
 

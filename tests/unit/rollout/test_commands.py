@@ -324,3 +324,19 @@ def test_a_held_host_is_left_out_of_the_plan_and_told_of_until_it_is_released(fl
 def test_wrong_use_of_hold_and_release_is_said(fleet, words: list[str], says: str) -> None:
     with pytest.raises((UsageError, click.UsageError), match=says):
         run(*words)
+
+
+def test_an_application_is_fetched_ahead_beside_the_model_that_is_named(
+    fleet, published: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    played: list[list[str]] = []
+
+    def play(words: list[str]) -> int:
+        played.append(words)
+        return 0
+
+    monkeypatch.setattr(start, "_play", play)
+    run("stage", "kiosk@1.0.0", "--model", OLD)
+    (words,) = played
+    said = json.loads(words[words.index("-e") + 1])
+    assert (said["bundle"], said["model"], said["stage_ahead"]) == ("kiosk@1.0.0", OLD, "only")
