@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import time
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -62,6 +63,24 @@ class Proof:
             measured = f"{len(found) - len(failed)} of {len(found)} tests passed"
             measured += f": {failed[:2]}" if failed else f"; no such test: {missing}" if missing else ""
             self.add(claim, "shown by tests", measured, ok=bool(found) and not failed and not missing)
+
+    def add_scenario(self, name: str, claim: str) -> None:
+        """A row for a whole Molecule scenario, made and removed for it; what it printed is shown where it failed."""
+        started = time.monotonic()
+        command = ["tools/molecule.sh", "test", "-s", name]
+        done = subprocess.run(
+            command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
+        )
+        text = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout)
+        if done.returncode != 0:
+            log = ROOT / "var" / f"proof-{name}.log"
+            log.parent.mkdir(exist_ok=True)
+            log.write_text(text, encoding="utf-8")
+            sys.stderr.write(f"{text[-6000:]}\nall of it: {log}\n")
+        passed = ", ".join(re.findall(r"\d+ (?:failed|passed)[^\n=]*", text)[-1:]).strip()
+        minutes = (time.monotonic() - started) / 60
+        measured = f"exit code {done.returncode}, {passed}, {minutes:.1f} min"
+        self.add(claim, "all pass", measured, ok=done.returncode == 0)
 
     def finish(self, title: str, *, as_json: bool) -> int:
         """Print the table; the exit code: 1 where a row falls short."""

@@ -1,14 +1,14 @@
 """Prove identity and secrets: every claim with its bar and what was measured, non-zero where one falls short.
 
-    make prove-identity                                    everything that needs no fleet
+    make prove-identity                                          everything: about an hour on two cores
     .venv/bin/python -m bench.prove_identity --only backup
-    .venv/bin/python -m bench.prove_identity --only fleet  thirty emulated Pis, made and removed: half an hour
 
 The parts: `authority` (root, issuing CAs, lists, rotation), `devices` (keys, swap, renewal), `servers` (who may do
 what), `ssh`, `audit`, `backup` (with the drill), `secrets` (canaries), `figures` (certificates a second, the cost of a
-handshake) and `fleet` (every host's certificate rotated; where HEDGEROW_TEST_INVENTORY names a converged fleet, on that
-one, with canaries on its hosts), which runs only where it is asked for by name. The last two measure: run them on a
-machine that has nothing else to do.
+handshake), `scenario` (certificates of an emulated fleet exchanged, stolen, cloned, broken, out of time: a quarter of
+an hour) and `fleet` (every certificate of thirty emulated Pis rotated, made and removed for it; where
+HEDGEROW_TEST_INVENTORY names a converged fleet, those of that one, with canaries on its hosts). `figures` and `fleet`
+measure: run them on a machine that has nothing else to do.
 """
 
 from __future__ import annotations
@@ -64,6 +64,7 @@ SHOWN: dict[str, dict[str, tuple[str, ...]]] = {
         "tasks that handle secrets say no_log": ("tests/policy/test_no_log.py", "tests/policy/test_secrets.py"),
     },
 }
+SCENARIO = "rotation under load, offline beyond expiry, stolen, cloned, wrong clock, full disk: no request fails"
 FLEET: dict[str, tuple[str, ...]] = {
     "canaries turn up on no host: processes, journal, files": ("tests/fleet/test_canaries.py",),
 }
@@ -71,16 +72,18 @@ FLEET: dict[str, tuple[str, ...]] = {
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parts = (*SHOWN, "figures", "fleet")
+    parts = (*SHOWN, "figures", "scenario", "fleet")
     parser.add_argument("--only", choices=parts, action="append", help="this part; may be given several times")
     parser.add_argument("--json", action="store_true", dest="as_json")
     arguments = parser.parse_args()
     proof = Proof()
-    for part in arguments.only or (*SHOWN, "figures"):
+    for part in arguments.only or parts:
         if part in SHOWN:
             proof.add_tests(SHOWN[part], pytest(sorted({test for tests in SHOWN[part].values() for test in tests})))
         elif part == "figures":
             figures(proof)
+        elif part == "scenario":
+            proof.add_scenario("identity", SCENARIO)
         else:
             fleet(proof)
     return proof.finish("Identity and secrets", as_json=arguments.as_json)
