@@ -6,17 +6,16 @@ Groups load on first use: a device has no ansible and no rich, and
 
 from __future__ import annotations
 
-import importlib
 import json
 import sys
 
 import click
 
 from hedgerow import __version__
+from hedgerow.commands.lazy import Entries, LazyGroup
 from hedgerow.errors import ExitCode, HedgerowError
 
-# name → (module:attribute, one line for --help)
-COMMANDS: dict[str, tuple[str, str]] = {
+COMMANDS: Entries = {
     "demo": ("hedgerow.commands.demo:demo", "From nothing to three serving emulated Pis, every step named."),
     "emulate": ("hedgerow.commands.emulate:emulate", "Build, boot, alter and remove emulated Pi hosts."),
     "inventory": ("hedgerow.commands.inventory:inventory", "Check and show an inventory."),
@@ -36,27 +35,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 
 
-class LazyGroup(click.Group):
-    """A group whose commands are imported when they are asked for."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click calls it so
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - same
-        entry = COMMANDS.get(cmd_name)
-        if entry is None:
-            return None
-        module, _, attribute = entry[0].partition(":")
-        command: click.Command = getattr(importlib.import_module(module), attribute)
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - same
-        # The stock version imports every command for its help line.
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
-
-
-@click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=LazyGroup, entries=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="hedgerow")
 def cli() -> None:
     """Fleets of Raspberry Pi 5 + AI HAT+ 2, from one inventory.

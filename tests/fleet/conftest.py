@@ -171,10 +171,6 @@ def _adds(number: float, products: int, *, made_for: str) -> bytes:
 _PATIENCE_S = 120.0
 
 
-_GONE_BACK_S = 300.0
-"""By then a host that nobody confirmed has gone back: the rollout tests' ``confirm_within_s``, and a minute."""
-
-
 def eventually(condition: Callable[[], bool], *, within_s: float = _PATIENCE_S) -> None:
     """Wait until ``condition`` holds; fail if it does not in time."""
     deadline = time.monotonic() + within_s
@@ -238,10 +234,11 @@ def spinney(controller: Controller) -> Any:
 def sound(woods: Any, wait: Callable[..., None]) -> Iterator[None]:
     """After whatever a test did: no host is drained, none without a model in service, none waits for anybody.
 
-    A test that fails in the middle of a rollout kills it; hosts that nobody confirms then go back when their time is
-    over, and the next test has a sound fleet again.
+    A test that fails in the middle of a rollout kills it; that one is brought to its end here, so that the next test
+    has a sound fleet again.
     """
     yield
+    woods.settle()
     left: list[str] = []
 
     def well() -> bool:
@@ -249,7 +246,7 @@ def sound(woods: Any, wait: Callable[..., None]) -> Iterator[None]:
         return not left
 
     try:
-        wait(well, within_s=_GONE_BACK_S)
+        wait(well)
     except AssertionError:
         pytest.fail("; ".join(left))
 

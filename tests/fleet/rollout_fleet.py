@@ -163,6 +163,11 @@ class Fleet:
         """All lines of the newest rollout's journal."""
         return Journal(self.rollouts / store.ids(self.rollouts)[-1]).events()
 
+    def settle(self) -> None:
+        """Bring to its end what a test that failed has left half-way; nothing after one that passed."""
+        if store.ids(self.rollouts) and self.state().turns:
+            self.hedgerow("rollout", "abort", "--reason", "its test failed")
+
     def outcomes(self) -> dict[str, str | None]:
         """How each planned host came out of the newest rollout."""
         hosts = self.state().hosts

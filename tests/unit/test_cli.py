@@ -1,10 +1,14 @@
 import importlib
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import click
 import pytest
 
 from hedgerow import cli
+from hedgerow.commands import rollout
 from hedgerow.errors import ExitCode, RefusedError, UsageError
 
 
@@ -14,11 +18,32 @@ def test_help_lists_every_command():
     assert all(name in text for name in cli.COMMANDS)
 
 
-@pytest.mark.parametrize("name", cli.COMMANDS)
-def test_every_listed_command_exists_and_has_help(name):
-    module, _, attribute = cli.COMMANDS[name][0].partition(":")
+@pytest.mark.parametrize("where", [*cli.COMMANDS.values(), *rollout.COMMANDS.values()], ids=lambda entry: entry[0])
+def test_every_listed_command_exists_and_has_help(where):
+    module, _, attribute = where[0].partition(":")
     command = getattr(importlib.import_module(module), attribute)
     assert command.help
+
+
+@pytest.mark.parametrize("entries", [cli.COMMANDS, rollout.COMMANDS], ids=["hedgerow", "rollout"])
+def test_commands_are_called_as_they_are_listed(entries):
+    for name, (where, _) in entries.items():
+        module, _, attribute = where.partition(":")
+        assert getattr(importlib.import_module(module), attribute).name == name
+
+
+def test_no_command_of_a_rollout_is_left_out():
+    folder = Path(rollout.__file__).parent
+    modules = [importlib.import_module(f"hedgerow.commands.{file.stem}") for file in folder.glob("rollout_*.py")]
+    made = {each.name for module in modules for each in vars(module).values() if isinstance(each, click.Command)}
+    assert made == set(rollout.COMMANDS)
+
+
+def test_an_emergency_stop_waits_for_no_module_that_it_does_not_need():
+    """What a stop imports is on its way to the fleet; boto3 and matplotlib alone take as long as the rest of it."""
+    code = "import sys; from hedgerow.commands import rollout_steering; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"boto3", "matplotlib", "tuf", "httpx", "ansible"} & set(done.stdout.split())
 
 
 def failing(error):

@@ -1,42 +1,36 @@
-"""``hedgerow rollout``: plan, start, and see what became of it."""
+"""``hedgerow rollout``: which commands there are.
+
+Each is imported when it is asked for: an emergency stop waits for neither the simulator nor the report's pictures.
+"""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
-import msgspec
 
-from hedgerow import inventory as inventories
-from hedgerow.commands import (
-    rollout_holds,
-    rollout_lint,
-    rollout_report,
-    rollout_simulate,
-    rollout_steering,
-    rollout_watching,
-)
-from hedgerow.commands.inventory import inventory_option
-from hedgerow.output import json_option, out, print_json, print_table
-from hedgerow.rollout import plan_tables, plan_text, policy, prepare, store
-from hedgerow.rollout import start as starting
-from hedgerow.rollout.plan import Plan
+from hedgerow.commands.lazy import Entries, LazyGroup
 
-policy_option = click.option(
-    "--policy",
-    "policy_file",
-    type=click.Path(path_type=Path),
-    help="Waves, soak and budgets (YAML); without it the inventory's rollout_policy, else the careful defaults.",
-)
-limit_option = click.option("-l", "--limit", help="Narrow the plan to hosts of this Ansible pattern.")
+_HERE = "hedgerow.commands.rollout_"
+COMMANDS: Entries = {
+    "plan": (f"{_HERE}start:plan", "Show who would get a release, in which order and in which waves."),
+    "start": (f"{_HERE}start:start", "Release; go on with a release that was cut off."),
+    "stage": (f"{_HERE}start:stage", "Have every host fetch a release, and change nothing that is served."),
+    "status": (f"{_HERE}watching:status", "How far the newest rollout has come, and what it waits for."),
+    "watch": (f"{_HERE}watching:watch", "Follow the newest rollout until it ends."),
+    "pause": (f"{_HERE}steering:pause", "Start no further host until it is resumed."),
+    "resume": (f"{_HERE}steering:resume", "Go on with a rollout that was paused or cut off."),
+    "approve": (f"{_HERE}steering:approve", "Say yes to a wave that the policy holds back for people."),
+    "abort": (f"{_HERE}steering:abort", "Emergency stop: every host that got the release goes back."),
+    "rollback": (f"{_HERE}steering:rollback", "Bring every host of a rollout back to the version before."),
+    "supersede": (f"{_HERE}steering:supersede", "Let another release take over from a rollout that is stuck."),
+    "hold": (f"{_HERE}holds:hold", "Leave a host out of rollouts."),
+    "release": (f"{_HERE}holds:release", "Take a host in again: end its hold and its quarantine."),
+    "simulate": (f"{_HERE}simulate:simulate", "Say how a rollout would go, without a host."),
+    "report": (f"{_HERE}report:show_report", "Show what a rollout did on every host, and why."),
+    "lint": (f"{_HERE}lint:lint", "Say what is wrong with a policy."),
+}
 
 
-model_option = click.option(
-    "--model", metavar="NAME@VERSION", help="Of what is no model: what hosts serve, where no rollout knows."
-)
-
-
-@click.group()
+@click.command(cls=LazyGroup, entries=COMMANDS)
 def rollout() -> None:
     """Start, watch and undo rolling updates.
 
@@ -44,119 +38,3 @@ def rollout() -> None:
     Every command works on the same playbook, policy and journal as
     ansible-playbook -i INVENTORY playbooks/rollout.yml -e bundle=NAME@VERSION
     """  # noqa: D301 - click reads \b
-
-
-for _command in (
-    *rollout_watching.COMMANDS,
-    *rollout_steering.COMMANDS,
-    *rollout_holds.COMMANDS,
-    *rollout_lint.COMMANDS,
-    *rollout_report.COMMANDS,
-    *rollout_simulate.COMMANDS,
-):
-    rollout.add_command(_command)
-
-
-@rollout.command()
-@click.argument("bundle", metavar="NAME@VERSION", required=False)
-@inventory_option
-@model_option
-@policy_option
-@limit_option
-@click.option("--policy-schema", is_flag=True, help="Print the JSON Schema of a policy and stop.")
-@json_option
-def plan(
-    *,
-    bundle: str | None,
-    path: Path,
-    model: str | None,
-    policy_file: Path | None,
-    limit: str | None,
-    policy_schema: bool,
-    as_json: bool,
-) -> None:
-    """Show who would get NAME@VERSION, in which order and in which waves. Touches no host.
-
-    It is a model, or an application of the inventory's. Instead of it: runtime (this tree's), or configuration
-    (inference_runtime_server in the inventory).
-    """
-    if policy_schema:
-        print_json(policy.schema())
-        return
-    if bundle is None:
-        raise click.UsageError("say which bundle: hedgerow rollout plan assistant@1.1.0")
-    found = inventories.load(path)
-    inside = set(found.hosts if limit is None else inventories.load(path, limit=limit).hosts)
-    made = prepare.plan(
-        found.fleet,
-        wish=prepare.Wish.of(
-            bundle, model=model, hosts={host.name: host.vars for host in found.pis}, stage=found.registry_stage
-        ),
-        policy=found.vars.get("rollout_policy") if policy_file is None else str(policy_file),
-        targets=[prepare.target(host.name, host.vars, limited=host.name not in inside) for host in found.pis],
-    )
-    if as_json:
-        print_json({"counts": made.counts(), **msgspec.to_builtins(made)})
-        return
-    _print_plan(made)
-
-
-@rollout.command()
-@click.argument("bundle", metavar="NAME@VERSION")
-@inventory_option
-@model_option
-@policy_option
-@limit_option
-@click.option("--check", is_flag=True, help="Plan only.")
-@click.option("--stage-ahead", is_flag=True, help="Every host fetches it before the first wave starts.")
-def start(
-    *,
-    bundle: str,
-    path: Path,
-    model: str | None,
-    policy_file: Path | None,
-    limit: str | None,
-    check: bool,
-    stage_ahead: bool,
-) -> int:
-    """Release NAME@VERSION; go on with it if it was cut off. Instead of it: runtime or configuration, as for plan.
-
-    Exit code 4: it ended with hosts missing; the same command goes on.
-    """
-    rollouts = store.folder(inventories.load(path).fleet)
-    before = store.sizes(rollouts)
-    ahead: starting.Ahead = "yes" if stage_ahead else "no"
-    code = starting.start(path, bundle, policy=policy_file, limit=limit, check=check, ahead=ahead, model=model)
-    return int(starting.exit_code(code, rollouts, before))
-
-
-@rollout.command()
-@click.argument("bundle", metavar="NAME@VERSION")
-@inventory_option
-@model_option
-@policy_option
-@limit_option
-def stage(*, bundle: str, path: Path, model: str | None, policy_file: Path | None, limit: str | None) -> int:
-    """Have every host fetch NAME@VERSION and change nothing that is served; start or resume releases it then.
-
-    It waits for the policy's download windows. Cut off, the same command goes on.
-    """
-    rollouts = store.folder(inventories.load(path).fleet)
-    before = store.sizes(rollouts)
-    code = starting.start(path, bundle, policy=policy_file, limit=limit, check=False, ahead="only", model=model)
-    return int(starting.exit_code(code, rollouts, before))
-
-
-def _print_plan(made: Plan) -> None:
-    """Waves and strata as tables, everything else a line each."""
-
-    def line(text: str) -> None:
-        out.print(text, markup=False, highlight=False, soft_wrap=True)
-
-    line(plan_text.headline(made))
-    print_table(None, plan_tables.WAVE_COLUMNS, plan_tables.wave_rows(made))
-    if len(made.strata) > 1:
-        line(f"spread over {', '.join(made.policy.stratify)}")
-        print_table(None, plan_tables.strata_columns(made), plan_tables.strata_rows(made))
-    for remark in plan_text.remarks(made):
-        line(remark)

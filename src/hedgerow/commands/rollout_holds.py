@@ -86,9 +86,6 @@ def release(*, host: str, path: Path, reason: str) -> None:
     _say("next: the same hedgerow rollout start again reaches it")
 
 
-COMMANDS = (hold, release)
-
-
 def _tell_of_turn(rollout_id: str, state: State, host: str, *, running: bool) -> None:
     if host not in state.turns:
         return

@@ -1,4 +1,4 @@
-"""``hedgerow rollout lint``: is a policy right, and does it make sense? Joined to ``hedgerow rollout``."""
+"""``hedgerow rollout lint``: is a policy right, and does it make sense?"""
 
 from __future__ import annotations
 
@@ -63,6 +63,3 @@ def _fleet(found: Inventory) -> Fleet:
 
 def _say(text: str) -> None:
     out.print(text, markup=False, highlight=False, soft_wrap=True)
-
-
-COMMANDS = (lint,)

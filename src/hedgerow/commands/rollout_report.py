@@ -79,6 +79,3 @@ def _verify(archive: Path, key: Key, *, as_json: bool) -> int:
         text = f"{told['rollout']} ({bundle['name']}, {told['phase']}): {len(told['entries'])} entries as signed"
         out.print(f"{text} by key {key.keyid[:16]}", markup=False, highlight=False, soft_wrap=True)
     return ExitCode.FAILED if problems else ExitCode.OK
-
-
-COMMANDS = (show_report,)

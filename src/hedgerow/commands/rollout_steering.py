@@ -1,4 +1,4 @@
-"""What operators ask of a rollout: pause, resume, approve, abort, rollback, supersede. Joined to ``hedgerow rollout``.
+"""What operators ask of a rollout: pause, resume, approve, abort, rollback, supersede.
 
 Where a process rolls out, the request goes to it and its answer comes from the
 journal. Where none does, what can be done is done by the playbook that these
@@ -224,9 +224,6 @@ def supersede(*, bundle: str, path: Path, policy_file: Path | None, limit: str |
                 next_step="mend what is named above, then the same command again",
             )
     return _run(about, lambda: starting.start(path, bundle, policy=policy_file, limit=limit, check=False))
-
-
-COMMANDS = (pause, resume, approve, abort, rollback, supersede)
 
 
 def _take_back(path: Path, about: Rollout, request: Request, done: str) -> int:

@@ -109,6 +109,3 @@ def _say_held(found: Inventory, held: Mapping[str, holds.Standing]) -> None:
 
 def _say(text: str) -> None:
     out.print(text, markup=False, highlight=False, soft_wrap=True)
-
-
-COMMANDS = (status, watch)

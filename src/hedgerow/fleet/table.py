@@ -11,7 +11,8 @@ from typing import Any
 import msgspec
 
 from hedgerow.errors import DeviceError, NetworkError
-from hedgerow.fleet.endpoint import DeviceClient, Endpoint, Report
+from hedgerow.fleet.endpoint import DeviceClient, Endpoint
+from hedgerow.fleet.reported import Report
 
 PARALLEL = 32
 """Hosts asked at once: enough to hide a few that time out, few enough for a controller's sockets."""

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from hedgerow.errors import NetworkError
-from hedgerow.fleet.endpoint import Report
+from hedgerow.fleet.reported import Report
 from hedgerow.rollout.remote import Completed, parse_answer, parse_report
 
 SERVER_BACK_S = 20

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 
 from hedgerow.device.change import Change
 from hedgerow.errors import RefusedError, UsageError
-from hedgerow.fleet.endpoint import Report, ReportedApplication
+from hedgerow.fleet.reported import Report, ReportedApplication
 from hedgerow.registry.reference import Reference
 from hedgerow.rollout.gate.samples import Expectation, Look
 from hedgerow.rollout.plan_types import Kind, Release

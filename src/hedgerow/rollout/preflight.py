@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hedgerow.fleet.endpoint import Report
+from hedgerow.fleet.reported import Report
 from hedgerow.rollout import kinds
 from hedgerow.rollout.events import HostState, Outcome
 from hedgerow.rollout.gate.judge import Look

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hedgerow.errors import DeviceError, HedgerowError, NetworkError
-from hedgerow.fleet.endpoint import Report, decode_report
+from hedgerow.fleet.reported import Report, decode_report
 
 PROGRAM = "/opt/hedgerow/runtime/current/bin/hedgerow-device"
 """By its full path: root's PATH under sudo is the host's own affair."""

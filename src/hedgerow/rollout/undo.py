@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import msgspec
 
 from hedgerow.errors import DeviceError, NetworkError
-from hedgerow.fleet.endpoint import Report
+from hedgerow.fleet.reported import Report
 from hedgerow.rollout.events import Outcome
 from hedgerow.rollout.hostline import HostLine
 

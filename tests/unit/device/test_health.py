@@ -22,7 +22,7 @@ from hedgerow.device.health import (
     Serving,
     build,
 )
-from hedgerow.fleet.endpoint import decode_report
+from hedgerow.fleet.reported import decode_report
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 SCHEMA = Path(health.__file__).parent / "health.schema.json"

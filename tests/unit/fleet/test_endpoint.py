@@ -11,7 +11,8 @@ from hedgerow.device import health
 from hedgerow.device.processor import ProcessorState
 from hedgerow.errors import DeviceError, NetworkError, UsageError
 from hedgerow.fleet import access
-from hedgerow.fleet.endpoint import DeviceClient, Endpoint, decode_report
+from hedgerow.fleet.endpoint import DeviceClient, Endpoint
+from hedgerow.fleet.reported import decode_report
 from hedgerow.identity.profiles import Profile
 
 FLEET = "meadow-unit"

@@ -14,7 +14,7 @@ import pytest
 from rollout_killing import Killed, Moments, killable_journal
 
 from hedgerow.errors import NetworkError
-from hedgerow.fleet.endpoint import ReportedApplication
+from hedgerow.fleet.reported import ReportedApplication
 from hedgerow.rollout import decide, requests, store
 from hedgerow.rollout.events import State
 from hedgerow.rollout.gate.samples import Answer, Kind, Look

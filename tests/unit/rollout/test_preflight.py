@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from hedgerow.fleet.endpoint import Report, ReportedBoard, ReportedModel, ReportedPending, ReportedReason
+from hedgerow.fleet.reported import Report, ReportedBoard, ReportedModel, ReportedPending, ReportedReason
 from hedgerow.registry.manifest import Requires
 from hedgerow.rollout import preflight
 from hedgerow.rollout.events import HostState, Outcome

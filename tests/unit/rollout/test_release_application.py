@@ -11,7 +11,7 @@ import stages
 from hedgerow import paths
 from hedgerow.device.change import Change
 from hedgerow.errors import RefusedError, UsageError
-from hedgerow.fleet.endpoint import Report, ReportedApplication, ReportedModel
+from hedgerow.fleet.reported import Report, ReportedApplication, ReportedModel
 from hedgerow.models import pack_application
 from hedgerow.models.describing import Description
 from hedgerow.models.pack_application import ApplicationRequest

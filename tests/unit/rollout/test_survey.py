@@ -105,7 +105,7 @@ def test_a_variant_of_the_version_is_as_good_as_the_version(run, release: Releas
 FIRST_REPORTS = """
 import os, sys
 from concurrent.futures import ThreadPoolExecutor
-from hedgerow.fleet.endpoint import decode_report
+from hedgerow.fleet.reported import decode_report
 
 REPORT = '''{"status": "ok", "model": {"name": "a", "version": "1", "sha256": "x"}, "board": {"disk_free_mb": 9}}'''
 sys.setswitchinterval(1e-6)

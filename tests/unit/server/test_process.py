@@ -18,7 +18,7 @@ import server_support as support
 from cryptography import x509
 
 from hedgerow.device import health
-from hedgerow.fleet.endpoint import decode_report
+from hedgerow.fleet.reported import decode_report
 from hedgerow.identity.ca import FleetCA
 from hedgerow.identity.profiles import CLIENT_PROFILES, DeviceNames, Profile
 

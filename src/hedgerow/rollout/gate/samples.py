@@ -11,7 +11,7 @@ from enum import StrEnum
 
 import msgspec
 
-from hedgerow.fleet.endpoint import ReportedApplication
+from hedgerow.fleet.reported import ReportedApplication
 from hedgerow.rollout.gate.statistics import percentile
 from hedgerow.rollout.policy.gate import Metric
 

@@ -13,7 +13,8 @@ from typing import Protocol
 
 from hedgerow.errors import DeviceError, NetworkError
 from hedgerow.fleet.chat_stream import ChatPiece
-from hedgerow.fleet.endpoint import DeviceClient, Report
+from hedgerow.fleet.endpoint import DeviceClient
+from hedgerow.fleet.reported import Report
 from hedgerow.registry import probe as questions
 from hedgerow.registry.manifest import GoldenText
 from hedgerow.registry.probe import Probe

@@ -9,7 +9,7 @@ import pytest
 
 from hedgerow.errors import DeviceError, NetworkError
 from hedgerow.fleet.chat_stream import ChatPiece
-from hedgerow.fleet.endpoint import Report, ReportedModel, ReportedReason
+from hedgerow.fleet.reported import Report, ReportedModel, ReportedReason
 from hedgerow.registry.manifest import GoldenTensor, GoldenTensors
 from hedgerow.rollout.gate.samples import Kind, Look
 from hedgerow.rollout.gate.watcher import HttpsWatcher
