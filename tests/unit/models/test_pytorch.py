@@ -177,5 +177,11 @@ def test_the_command(hedgerow, exported, tmp_path):
     said = ("--name", "cnn", "--version", "2.0.0", "--license", "MIT", "--output", output, "--json")
     code, out, err = hedgerow("model", "import", "--pytorch", exported / "cnn.pt2", *said)
     assert code == 0, err
-    assert json.loads(out)["format"] == "onnx"
+    facts = json.loads(out)
+    assert facts["format"] == "onnx"
+    assert facts["conversion"]["outputs"][0]["max_abs_error"] < 1e-5
     assert bundle.verify_files(output).manifest.provenance.tools["torch"].startswith("2.")
+    # From the cache, in words.
+    code, out, _ = hedgerow("model", "import", "--pytorch", exported / "cnn.pt2", *said[:-3])
+    assert code == 0
+    assert "cosine 1.0" in out
