@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,28 +12,32 @@ import click
 
 from hedgerow.commands.model_import_show import Reporter, progress, show
 from hedgerow.errors import UsageError
-from hedgerow.output import json_option
+from hedgerow.output import err, json_option
 
 if TYPE_CHECKING:
     from hedgerow.models.describing import Description
 
 _PATH: Final = click.Path(path_type=Path)
-SOURCES: Final = ("gguf", "huggingface", "onnx", "tflite", "hef", "genai")
+SOURCES: Final = ("gguf", "huggingface", "onnx", "pytorch", "tflite", "hef", "genai")
 # Which option means something for which source; the others take all of them.
 _OF: Final[Mapping[str, tuple[str, ...]]] = {
     "quality": ("recipe", "gguf", "huggingface"),
     "exact": ("recipe", "gguf"),
-    "shape": ("onnx",),
-    "inputs": ("onnx",),
-    "as_it_is": ("onnx",),
+    "shape": ("onnx", "pytorch"),
+    "inputs": ("onnx", "pytorch"),
+    "as_it_is": ("onnx", "pytorch"),
+    "in_container": ("pytorch",),
+    "time_limit": ("pytorch",),
     "hailort": ("hef",),
     "architecture": ("hef",),
     "language_model": ("hef",),
-    "golden": ("onnx", "tflite", "hef", "genai"),
-    "memory_mb": ("onnx", "tflite", "hef", "genai"),
-    "hat": ("onnx", "tflite", "hef", "genai"),
-    "description": ("onnx", "tflite", "hef", "genai"),
+    "golden": ("onnx", "pytorch", "tflite", "hef", "genai"),
+    "memory_mb": ("onnx", "pytorch", "tflite", "hef", "genai"),
+    "hat": ("onnx", "pytorch", "tflite", "hef", "genai"),
+    "description": ("onnx", "pytorch", "tflite", "hef", "genai"),
 }
+# A container's own monitor ends it; only if that fails is podman ended from outside.
+_CONTAINER_GRACE_S: Final = 60
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,7 @@ class _Asked:
 @click.option("--gguf", type=_PATH, help="A GGUF checkpoint of the llama architecture.")
 @click.option("--huggingface", type=_PATH, help="A folder of the Llama family: config.json, safetensors, tokenizer.")
 @click.option("--onnx", type=_PATH, help="An ONNX model: simplified, its shapes made static.")
+@click.option("--pytorch", type=_PATH, help="A PyTorch program (torch.export.save): converted to ONNX.")
 @click.option("--tflite", type=_PATH, help="A TensorFlow Lite model.")
 @click.option("--hef", type=_PATH, help="A network that Hailo's Dataflow Compiler compiled.")
 @click.option("--genai", type=_PATH, help="A folder that onnxruntime-genai reads.")
@@ -60,9 +66,13 @@ class _Asked:
     help="fast (default): 4-bit, for speed. faithful: nearly the checkpoint's own answers, about a fifth slower.",
 )
 @click.option("--exact", is_flag=True, help="Keep a GGUF file's quantized blocks as they are; slower.")
-@click.option("--shape", multiple=True, metavar="INPUT=1,3,…", help="Of an ONNX input; -1 leaves a dimension free.")
-@click.option("--inputs", type=_PATH, help="An .npz with an array an ONNX input, to compare and to ask.")
+@click.option("--shape", multiple=True, metavar="INPUT=1,3,…", help="Of an input; -1 leaves a dimension free.")
+@click.option("--inputs", type=_PATH, help="An .npz with an array an input, to compare and to ask.")
 @click.option("--as-it-is", is_flag=True, help="Do not simplify the ONNX model.")
+@click.option(
+    "--in-container", is_flag=True, help="Convert the PyTorch program in a container of its own (root, podman)."
+)
+@click.option("--time-limit", type=click.IntRange(min=1), help="Seconds that PyTorch's conversion may take (900).")
 @click.option("--hailort", metavar="RANGE", help="Versions of HailoRT that run the HEF, as >=5.1,<5.2.")
 @click.option("--architecture", help="The HEF's chip, where the file names one that is not known here: hailo10h …")
 @click.option("--language-model", is_flag=True, help="The HEF is a language model.")
@@ -82,6 +92,7 @@ def import_(recipe: str | None, output: Path | None, *, as_json: bool, **options
       hedgerow model import smollm2
       hedgerow model import --gguf tuned.gguf --name assistant --version 1.1.0 --exact
       hedgerow model import --onnx detect.onnx --shape images=1,3,224,224 --license MIT --name detect
+      hedgerow model import --pytorch detect.pt2 --license MIT --name detect
       hedgerow model import --hef detect.hef --hailort '>=5.1,<5.2' --golden asked.json --license MIT --name detect
 
     The bundle lands in var/cache/bundles, named by a hash of all that went into it; a second run answers from there.
@@ -134,6 +145,8 @@ def _import(asked: _Asked, recipe: str | None, report: Reporter) -> Path:
             shapes = dict(_shape(text) for text in options["shape"])
             request = OnnxRequest(path, said, shapes, options["inputs"], simplify=not options["as_it_is"])
             return import_onnx(request, progress=report)
+        case "pytorch":
+            return _import_pytorch(path, said, options, report)
         case "tflite":
             return file_imports.import_tflite(path, said)
         case "genai":
@@ -146,6 +159,33 @@ def _import(asked: _Asked, recipe: str | None, report: Reporter) -> Path:
                 )
             hef = file_imports.HefRequest(path, options["hailort"], options["architecture"], options["language_model"])
             return file_imports.import_hef(hef, said)
+
+
+def _import_pytorch(path: Path, said: Description, options: Mapping[str, Any], report: Reporter) -> Path:
+    from hedgerow.models import place, pytorch_import, torch_archive, torch_image, torch_run, torch_worker
+
+    torch_archive.read(path)  # what is wrong with the file is said before anything has to be installed or built
+    limit = options["time_limit"] or torch_run.TIME_LIMIT_S
+    with contextlib.ExitStack() as held:
+        command: torch_run.Command | None = None
+        if options["in_container"]:
+            command = held.enter_context(torch_image.command(say=err.print, time_limit_s=limit))
+            limit += _CONTAINER_GRACE_S
+            tools = torch_image.locked_versions(torch_worker.TOOLS)
+        else:
+            torch_run.need_torch()
+            tools = place.versions_of(*torch_worker.TOOLS)
+        request = pytorch_import.PyTorchRequest(
+            path,
+            said,
+            tools,
+            dict(_shape(text) for text in options["shape"]),
+            options["inputs"],
+            simplify=not options["as_it_is"],
+            command=command,
+            time_limit_s=limit,
+        )
+        return pytorch_import.import_pytorch(request, progress=report)
 
 
 def _import_decoder(asked: _Asked, recipe: str | None, report: Reporter) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +36,12 @@ def show(place: Path, *, as_json: bool) -> None:
 
     loaded = bundle.load(place)
     manifest = loaded.manifest
+    conversion = _conversion(place)
     if as_json:
         facts: dict[str, Any] = {"path": str(place), "name": manifest.name, "version": manifest.version}
         facts |= {"kind": manifest.kind, "format": manifest.format, "sha256": loaded.sha256, "size": manifest.size}
         facts |= {"files": len(manifest.files), "golden": [golden.expect for golden in _texts(manifest.golden)]}
-        print_json(facts)
+        print_json(facts | ({"conversion": conversion} if conversion else {}))
         return
     rows: list[tuple[str, Any]] = [
         ("bundle", manifest.reference),
@@ -50,10 +52,21 @@ def show(place: Path, *, as_json: bool) -> None:
         ("needs", f"{manifest.requires.memory_mb} MB of memory at full context"),
     ]
     rows += [(f"golden {number}", golden.expect) for number, golden in enumerate(_texts(manifest.golden), 1)]
+    rows += [
+        (f"output {each['name']}", f"off by {each['max_abs_error']} of {each['range']}, cosine {each['cosine']}")
+        for each in conversion.get("outputs", [])
+    ]
     tensors = len(manifest.golden) - len(_texts(manifest.golden))
     if tensors:
         rows.append(("golden", f"{tensors} of tensors"))
     print_table(None, ("what", "value"), rows)
+
+
+def _conversion(place: Path) -> dict[str, Any]:
+    """How near the ONNX form came to PyTorch's answers, of a bundle that was converted."""
+    file = place / "conversion.json"
+    found: dict[str, Any] = json.loads(file.read_bytes()) if file.is_file() else {}
+    return found
 
 
 def _texts(golden: tuple[Any, ...]) -> list[Any]:

@@ -81,17 +81,11 @@ def _fill(
     request: OnnxRequest, folder: Path, files: list[Path], tools: dict[str, str], progress: place.Progress
 ) -> Manifest:
     model = quantize_files.load(request.file)
-    _check_operators(model, request.file)
-    set_shapes(model, request.shapes, request.file)
-    before = Session.of(model, request.file)
+    before = open_model(model, request.shapes, request.file)
     feeds = onnx_probe.read(request.inputs, before) if request.inputs else onnx_probe.make_up(before)
     expected = before.run(feeds)
     progress("simplify", 0, 1)
-    if request.simplify:
-        model = _simplified(model, request.file)
-    quantize_files.save(model, folder / MODEL_FILE)
-    after = Session.of_file(folder / MODEL_FILE)
-    compare(expected, after.run(feeds), request.file)
+    after = settle(model, folder, feeds, expected, request.file, simplify=request.simplify)
     progress("simplify", 1, 1)
     return make(
         request.said,
@@ -99,11 +93,38 @@ def _fill(
         files=files,
         tools=tools,
         format="onnx",
-        requires=Requires(memory_mb=_memory_mb(folder, onnx.load(folder / MODEL_FILE, load_external_data=False))),
+        requires=Requires(memory_mb=memory_mb(folder)),
         inputs=after.inputs,
         outputs=after.outputs,
         golden=() if request.said.golden is not None else (golden(feeds, expected, request.file),),
     )
+
+
+def open_model(model: onnx.ModelProto, shapes: Shapes, path: Path) -> Session:
+    """Give ``model``, which came from ``path``, its ``shapes``, and load it.
+
+    Raises:
+        UsageError: as ``set_shapes``; or onnxruntime has not all of its operators.
+    """
+    _check_operators(model, path)
+    set_shapes(model, shapes, path)
+    return Session.of(model, path)
+
+
+def settle(
+    model: onnx.ModelProto, folder: Path, feeds: Arrays, expected: Arrays, path: Path, *, simplify: bool
+) -> Session:
+    """Write ``model`` into ``folder``, simplified where that is asked for, held to what it answered before.
+
+    Raises:
+        PublisherError: as ``compare``.
+    """
+    if simplify:
+        model = _simplified(model, path)
+    quantize_files.save(model, folder / MODEL_FILE)
+    after = Session.of_file(folder / MODEL_FILE)
+    compare(expected, after.run(feeds), path)
+    return after
 
 
 def _check_operators(model: onnx.ModelProto, path: Path) -> None:
@@ -256,8 +277,9 @@ def _tensor(name: str, value: np.ndarray) -> GoldenTensor:
     return GoldenTensor(name, value.shape, data)
 
 
-def _memory_mb(folder: Path, model: onnx.ModelProto) -> int:
+def memory_mb(folder: Path) -> int:
     """An upper estimate: weights twice (mapped file and kernels' own layout), the four largest activations, runtime."""
+    model = onnx.load(folder / MODEL_FILE, load_external_data=False)
     weights = sum(path.stat().st_size for path in folder.iterdir())
     try:
         values = onnx.shape_inference.infer_shapes(model).graph.value_info

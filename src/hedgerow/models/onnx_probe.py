@@ -111,11 +111,12 @@ def make_up(session: Session) -> Arrays:
         shape = tuple(1 if size < 0 else size for size in tensor.shape)
         kind = TYPES[node.type][0]
         if np.issubdtype(kind, np.floating):
-            feeds[tensor.name] = (random.integers(0, 9, shape) / 8).astype(kind)
+            values: Any = random.integers(0, 9, shape) / 8
         elif kind is np.uint8:
-            feeds[tensor.name] = random.integers(0, 256, shape).astype(kind)
+            values = random.integers(0, 256, shape)
         else:
-            feeds[tensor.name] = random.integers(0, 2, shape).astype(kind)
+            values = random.integers(0, 2, shape)
+        feeds[tensor.name] = np.asarray(values, dtype=kind)  # of shape (), a plain number came
     return feeds
 
 

@@ -79,7 +79,7 @@ def build(target: Target, root: Path | None = None, *, extras: Sequence[str] = (
             return found, False
         locked = _locked_packages(root, target, extras)
         with _fresh_folder(folder) as work:
-            wheels = [*_dependencies(locked, target, folder.parent), _own_wheel(root, work)]
+            wheels = [*dependencies(locked, target, folder.parent), _own_wheel(root, work)]
             if runtime_version(root, extras) != version:
                 raise MachineError(
                     "the tree changed while its wheel was built, so the wheel has no certain version",
@@ -132,8 +132,8 @@ def _locked_packages(root: Path, target: Target, extras: Sequence[str]) -> list[
     )
 
 
-def _dependencies(locked: Sequence[lock.Locked], target: Target, cache: Path) -> list[Path]:
-    """Wheels of the lock for ``target``, downloaded once; pip verifies every hash."""
+def dependencies(locked: Sequence[lock.Locked], target: Target, cache: Path) -> list[Path]:
+    """Wheels of ``locked`` for ``target`` below ``cache``, downloaded once; pip verifies every hash."""
     lines = "".join(f"{entry.line()}\n" for entry in locked)
     key = hashlib.sha256(f"{target.name}\n{lines}".encode()).hexdigest()[:16]
     folder = cache / f"deps-{target.name}-{key}"

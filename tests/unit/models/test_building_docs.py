@@ -7,7 +7,14 @@ from pathlib import Path
 import pytest
 
 from hedgerow.commands.model import model
-from hedgerow.models import application_unit, describing, oci_archive, pack_application
+from hedgerow.models import (
+    application_unit,
+    describing,
+    oci_archive,
+    pack_application,
+    torch_archive,
+    torch_program,
+)
 from hedgerow.registry import manifest
 from hedgerow.registry.manifest import GoldenText, Quantization, Requires
 
@@ -70,3 +77,11 @@ def test_rules_of_refusals_are_all_named(page):
     assert len(rules) == 8
     missing = {rule for rule in rules if rule not in page}
     assert not missing
+
+
+def test_rules_of_pytorchs_files_are_all_named(page):
+    sources = [Path(module.__file__).read_text() for module in (torch_archive, torch_program)]
+    rules = {rule for source in sources for rule in re.findall(r"\(rule: ([a-z-]+)\)", source)}
+    rules |= {rule for source in sources for rule in re.findall(r'"(known-[a-z]+)"', source)}
+    table = page.partition("### PyTorch")[2].partition("### TensorFlow Lite")[0]
+    assert rules == set(re.findall(r"^\| ([a-z]+-[a-z-]+) \|", table, re.MULTILINE))

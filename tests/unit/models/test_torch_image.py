@@ -1,0 +1,87 @@
+"""PyTorch's container: its lock, what it is made from, and what a run of it may do. Podman is a stand-in here."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from hedgerow.errors import MachineError, UsageError
+from hedgerow.models import torch_image, torch_worker
+from hedgerow.paths import repository_root
+from hedgerow.runtime import lock
+
+
+def test_the_lock_has_pytorch_without_cuda():
+    locked = {entry.name: entry for entry in torch_image._locked()}
+    assert locked["torch"].requirement.endswith("+cpu")
+    assert locked["torch"].hashes
+    assert not [name for name in locked if name.startswith(("nvidia", "cuda", "triton"))]
+    assert torch_image.locked_versions(torch_worker.TOOLS).keys() == set(torch_worker.TOOLS)
+    with pytest.raises(UsageError, match="no tensorflow"):
+        torch_image.locked_versions(["tensorflow"])
+    # One environment may have both, so a version in two locks is the same one.
+    text = (repository_root() / "requirements/dev.txt").read_text()
+    lock.union({"torch": list(locked.values()), "dev": lock.parse(text, torch_image.target(), where="dev")})
+
+
+def test_a_run_in_the_container_may_do_little(tmp_path):
+    words = torch_image.run_words("image:1", tmp_path / "asked", tmp_path / "answered", 90)
+    flags = words[: words.index("image:1")]
+    for flag in ("--network=none", "--read-only", "--cap-drop=all", "--security-opt=no-new-privileges", "--rm"):
+        assert flag in flags
+    assert "--user=65534:65534" in flags
+    assert "--timeout=90" in flags
+    volumes = [flag.removeprefix("--volume=") for flag in flags if flag.startswith("--volume=")]
+    assert [volume.rsplit(":", 1)[1] for volume in volumes] == ["ro", "rw", "ro"]
+    assert volumes[0] == f"{tmp_path}/asked:/asked:ro"
+    assert not [flag for flag in flags if flag.startswith(("--privileged", "--device", "--env=HEDGEROW"))]
+    assert words[-3:] == ["/worker.py", "/asked", "/answered"]
+
+
+def test_the_image_is_named_by_what_it_is_made_from(monkeypatch):
+    locked = torch_image._locked()
+    assert torch_image.digest(locked) == torch_image.digest(locked)
+    assert torch_image.digest(locked[1:]) != torch_image.digest(locked)
+    before = torch_image.digest(locked)
+    monkeypatch.setattr(torch_image, "PACKAGES", ("python3",))
+    assert torch_image.digest(locked) != before
+
+
+def test_the_image_is_made_of_debian_and_wheels_alone(monkeypatch, tmp_path):
+    words = torch_image.bootstrap_words(tmp_path / "debian.tar")
+    assert words[0] == "mmdebstrap"
+    assert words[-2:] == ["bookworm", str(tmp_path / "debian.tar")]
+    assert "--no-index" in torch_image._SETUP
+    assert "--require-hashes" in torch_image._SETUP
+    seen = []
+
+    class Podman:
+        def run(self, *args, **_):
+            seen.append([str(arg) for arg in args])
+            missing = args[:2] == ("image", "exists")
+            return subprocess.CompletedProcess(args, int(missing), "", "")
+
+    wheel = tmp_path / "a-1-py3-none-any.whl"
+    wheel.write_bytes(b"wheel")
+    monkeypatch.setattr(torch_image, "_run_mmdebstrap", lambda words: Path(words[-1]).write_bytes(b"tar"))
+    monkeypatch.setattr(torch_image.wheelhouse, "dependencies", lambda *_: [wheel])
+    said = []
+    name = torch_image.ensure(Podman(), tmp_path / "images", said.append)
+    assert name == f"localhost/hedgerow-torch:{torch_image.digest(torch_image._locked())}"
+    assert [words[0] for words in seen] == ["image", "import", "rm", "run", "commit", "rm"]
+    made_by = seen[3]
+    assert "--network=none" in made_by
+    assert made_by[-4:-2] == [f"{name}-base", "sh"]
+    assert seen[4][-1] == name
+    assert len(said) == 1
+
+
+def test_a_container_needs_root_and_programs(monkeypatch):
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with pytest.raises(UsageError, match="root"), torch_image.command(say=print):
+        pass
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(torch_image.shutil, "which", lambda program: None if program == "mmdebstrap" else program)
+    with pytest.raises(MachineError, match="mmdebstrap is not installed"), torch_image.command(say=print):
+        pass
