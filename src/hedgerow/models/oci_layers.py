@@ -30,6 +30,7 @@ from hedgerow.models.oci_tree import File, Folder, Link, Node, Tree, TreeError
 
 MAX_BYTES: Final = 1024 * 1024 * 1024
 """Of all layers together, unpacked: a device copies that twice within the time that its switch has."""
+_SMALLER: Final = f"leave out what it does not need; {MAX_BYTES // 1024**2} MB and {MAX_ENTRIES} files are allowed"
 _PREFIX: Final = ".wh."
 _OPAQUE: Final = ".wh..wh..opq"
 _LONGEST_PATH: Final = 4000
@@ -83,20 +84,21 @@ def applied(layout: Layout, image: Image, scratch: Path, limits: Limits) -> Iter
 def _unpack(layout: Layout, layer: Layer, plain: IO[bytes], where: str, limits: Limits) -> None:
     """Write the layer's plain tar to ``plain``: no more of it than is allowed, and what its DiffID says."""
     hasher = hashlib.sha256()
+    if layer.blob.size > limits.bytes:
+        raise _too_large(where)
     with layout.blob(layer.blob) as blob, _opened(blob, layer.compression) as source:
         while data := source.read(_CHUNK):
             limits.bytes -= len(data)
             if limits.bytes < 0:
-                raise RefusedError(
-                    "the image unpacks to more than a device takes (rule: image-size)", where=where, next_step=_SMALLER
-                )
+                raise _too_large(where)
             hasher.update(data)
             plain.write(data)
     if hasher.hexdigest() != layer.diff_id:
         raise PublisherError("a layer is not what the image's configuration says", where=where, next_step=AGAIN)
 
 
-_SMALLER: Final = f"leave out what it does not need; {MAX_BYTES // 1024**2} MB and {MAX_ENTRIES} files are allowed"
+def _too_large(where: str) -> RefusedError:
+    return RefusedError("the image is larger than a device takes (rule: image-size)", where=where, next_step=_SMALLER)
 
 
 def _opened(blob: IO[bytes], compression: str) -> IO[bytes]:

@@ -162,7 +162,9 @@ class _Archive:
             members = archive.getmembers()
         except (tarfile.TarError, EOFError, OSError, RecursionError) as error:
             raise UsageError(f"the archive is damaged: {error}", where=where, next_step=AGAIN) from error
-        self._members = {member.name.removeprefix("./"): member for member in members if member.isreg()}
+        # Of a sparse one a few bytes could be exabytes.
+        plain = (member for member in members if member.isreg() and member.sparse is None)
+        self._members = {member.name.removeprefix("./"): member for member in plain}
 
     def open(self, name: str) -> IO[bytes]:
         file = self._archive.extractfile(self._members[name])

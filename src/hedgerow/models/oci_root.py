@@ -13,7 +13,7 @@ from typing import Final
 
 from hedgerow.device.application_files import MAX_ENTRIES
 from hedgerow.device.application_unit import FILES_SEEN
-from hedgerow.errors import RefusedError, UsageError
+from hedgerow.errors import PublisherError, RefusedError, UsageError
 from hedgerow.models.oci_tree import File, Folder, Link, Tree, TreeError
 
 _MOUNTED: Final = ("dev", "proc", "run", "sys", "tmp", "var/tmp")
@@ -43,6 +43,7 @@ def write(tree: Tree, target: Path, where: str) -> int:
     """Write ``tree`` to ``target``; return how many bytes its files are once unpacked.
 
     Raises:
+        PublisherError: a link leads in a circle.
         RefusedError: a link leads out of the root, or it has more files than a device takes.
     """
     written: dict[int, str] = {}
@@ -89,8 +90,10 @@ def _relative(tree: Tree, path: tuple[str, ...], link: Link, where: str) -> str:
         target = "../" * (len(path) - 1) + (target.lstrip("/") or ".")
     try:
         outside = tree.find(target, start=path[:-1]).outside
-    except TreeError:
-        outside = False  # a circle leads nowhere
+    except TreeError as error:  # newer Pythons unpack none such
+        raise PublisherError(
+            f"the link {'/'.join(path)} to {link.target} {error}", where=where, next_step="build the image without it"
+        ) from error
     if outside:
         raise RefusedError(
             f"{'/'.join(path)} is a link to {link.target}, out of the image (rule: stays-inside)",

@@ -181,6 +181,8 @@ def test_rights_are_dropped_where_one_asks_for_it(root, tmp_path):
         ([entry("etc/.wh.")], "hides no name"),
         ([entry("etc/.wh...")], "hides no name"),
         ([entry("a\nb")], "no path"),
+        ([entry("a\udcff")], "no path"),
+        ([link("a", "\udcff")], "no path"),
         ([entry("a/" + "b" * 256)], "longer than a name"),
         ([entry("a", kind=b"V")], "neither file, folder nor link"),
         ([entry("a", pax={"x": "y" * 2_000_000})], "header is too long"),
@@ -197,6 +199,13 @@ def test_a_layer_that_says_two_things_or_none_is_damaged(root, layer, says):
     assert "layer" in caught.value.where
 
 
+def test_a_link_in_a_circle_is_told(root):
+    assert root([link("X11", ".")]) == {"X11": "-> ."}
+    for entries in ([link("a", "a")], [link("a", "b"), link("b", "/a")]):
+        with pytest.raises(PublisherError, match="leads in a circle of links"):
+            root(entries)
+
+
 def test_a_bomb_is_cut_off_before_it_has_grown(root, tmp_path):
     """100 MB of nothing are 100 KB of gzip, a few KB of zstd."""
     bomb = [entry("zeros", bytes(100_000_000))]
@@ -207,6 +216,8 @@ def test_a_bomb_is_cut_off_before_it_has_grown(root, tmp_path):
         root([entry("a", bytes(600_000))], [entry("b", bytes(600_000))], limits=Limits(bytes=1_000_000))
     with pytest.raises(RefusedError, match="more files"):
         root([entry(str(number)) for number in range(20)], limits=Limits(entries=19))
+    with pytest.raises(RefusedError, match="image-size"):  # before it is even hashed
+        root([entry("a", bytes(600_000))], limits=Limits(bytes=500_000), kind="tar")
     assert not (tmp_path / "root.tar").exists()
 
 
