@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import shutil
 import socketserver
 import threading
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from tests.support import oci
 
 from hedgerow.device import application_switch, events, links
 from hedgerow.device.application_switch import Places
@@ -221,6 +223,29 @@ def test_one_thing_changes_at_a_time(command, registry, make_bundle):
     assert command("revert", "--kind", "model").code == 3
     assert command("revert", "--kind", "application", "--name", "other").code == 3
     assert command(*REVERT).code == 0
+
+
+@pytest.mark.usefixtures("served")
+def test_an_oci_image_comes_and_goes_as_a_folder_does(command, device, systemd, registry, tmp_path):
+    ours, other = ("amd64", "arm64") if platform.machine() == "x86_64" else ("arm64", "amd64")
+    layers = [oci.RUN, oci.entry("etc/gone")], [oci.entry("etc/.wh.gone", ""), oci.link("bin/run", "/app/run")]
+    for version, machine in (("1.1.0-oci", ours), ("1.1.0-other", other)):
+        archive = oci.image(tmp_path / "kiosk.tar", *layers, architecture=machine)
+        said = Description("kiosk", version, "MIT")
+        request = ApplicationRequest(archive, said, (Port(8090),), platform=f"linux/{machine}")
+        registry.publish(pack_application.pack(request, cache=tmp_path / "packed"))
+    refused = command("stage", "kiosk@1.1.0-other")
+    assert (refused.code, "rule: machine" in refused.error["what"]) == (3, True)
+    new = "kiosk@1.1.0-oci"
+    assert command("stage", new).code == 0
+    done = command("activate", new, "--confirm-within", "3600")
+    assert done.code == 0, done.stderr
+    assert (both(device), systemd.runs) == (("1.1.0-oci", "1.0.0"), "1.1.0-oci")
+    home = device.config.application_dir / "kiosk/1.1.0-oci"
+    assert ((home / "files/bin/run").read_text(), (home / "files/etc/gone").exists()) == ("#!/bin/sh\n", False)
+    assert f"RootDirectory={home}/files\n" in (home / "hedgerow-application-kiosk.service").read_text()
+    assert command(*REVERT).code == 0
+    assert (both(device), systemd.runs) == (("1.0.0", None), "1.0.0")
 
 
 @pytest.mark.usefixtures("served")

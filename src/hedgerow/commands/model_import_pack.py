@@ -100,20 +100,32 @@ def pack_adapter(  # noqa: PLR0917 -- click passes them by name
 @click.option("--port", "ports", multiple=True, metavar="PORT[/udp][=WHAT FOR]", help="It listens on; repeatable.")
 @click.option("--asks", "models", multiple=True, metavar="NAME", help="A model that it asks; repeatable.")
 @click.option("--memory-mb", type=click.IntRange(min=1), default=128, show_default=True, help="What it may take.")
+@click.option(
+    "--platform",
+    type=click.Choice(["linux/arm64", "linux/amd64"]),
+    default="linux/arm64",
+    show_default=True,
+    help="Of an image: which one; the second for machines that stand in for a device.",
+)
+@click.option("--drop-setuid", is_flag=True, help="Of an image: pack files without setuid bits and capabilities.")
 @_said
-def pack_application(
+def pack_application(  # noqa: PLR0917 -- click passes them by name
     source: Path,
     ports: tuple[str, ...],
     models: tuple[str, ...],
     memory_mb: int,
+    platform: str,
     output: Path | None,
     *,
+    drop_setuid: bool,
     as_json: bool,
     **said: Any,
 ) -> None:
-    """Pack SOURCE, an OCI image archive or a folder with a unit, as an application that runs beside the server.
+    """Pack SOURCE, an OCI image or a folder with a unit, as an application that runs beside the server.
 
-    Refused (exit code 3) where it would run as root, could gain rights, or exposes a port that was not declared.
+    An image (an archive or a layout) is made a root file system with a unit; its own user is not asked, for
+    applications run as one that systemd makes up. Refused (exit code 3) where it could gain rights, leads out of
+    itself, or exposes a port that was not declared; a folder's unit too where it would run as root.
 
     \b
     Example:
@@ -128,6 +140,8 @@ def pack_application(
         tuple(application.read_port(port) for port in ports),
         models,
         memory_mb,
+        platform,
+        drop_setuid,
     )
     _finish(application.pack(request), output, as_json=as_json)
 

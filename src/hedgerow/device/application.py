@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import socket
 import time
 from pathlib import Path
@@ -154,7 +155,14 @@ def require_application(manifest: Manifest, change: Change, *, where: str) -> No
         raise RefusedError(f"it is {manifest.kind} {manifest.reference}, not {change}", where=where)
     if manifest.application is None or manifest.application.unit is None:
         raise RefusedError(
-            f"{change} is an OCI image, and devices start folders with a systemd unit alone (rule: unit-folder)",
+            f"{change} is an OCI image as it was built; devices start what was packed with a unit (rule: unit-folder)",
             where=where,
-            next_step="pack what the image holds as a folder with one unit: hedgerow model pack-application FOLDER",
+            next_step="pack the image again: hedgerow model pack-application IMAGE.tar",
+        )
+    machine = platform.machine()
+    if manifest.requires.machine not in {None, machine}:
+        raise RefusedError(
+            f"{change} is for {manifest.requires.machine}, and this device is {machine} (rule: machine)",
+            where=where,
+            next_step="pack the image that is for it: hedgerow model pack-application --platform",
         )

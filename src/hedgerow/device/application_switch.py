@@ -21,7 +21,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import socket
 import subprocess
 import sys
@@ -141,7 +140,7 @@ class Switch:
         kept = {newest, *(_target(home, link) for link in LINKS)}
         for entry in home.iterdir():
             if entry.is_dir() and not entry.is_symlink() and entry.name not in kept:
-                shutil.rmtree(entry, ignore_errors=True)
+                files.take_away(entry)
 
     # -- what runs ---------------------------------------------------------
 

@@ -87,9 +87,10 @@ def make(
     tools: dict[str, str],
     requires: Requires,
     golden: tuple[Golden, ...] = (),
+    sources: tuple[Source, ...] = (),
     **fields: Any,
 ) -> Manifest:
-    """Return the manifest of the bundle in ``folder``. ``files`` are what it was made from.
+    """Return the manifest of the bundle in ``folder``. ``files`` and ``sources`` are what it was made from.
 
     Schema 1 where that can say it all, so that devices of any age read it.
 
@@ -109,7 +110,7 @@ def make(
             requires=msgspec.structs.replace(requires, **said.requires),
             golden=read_golden(said.golden) if said.golden is not None else golden,
             provenance=Provenance(
-                sources=tuple(Source(path.name, sha256=bundle.hash_file(path)) for path in files),
+                sources=(*sources, *(Source(path.name, sha256=bundle.hash_file(path)) for path in files)),
                 builder=said.builder,
                 tools=tools,
             ),

@@ -176,7 +176,7 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=Tr
         named = [("license_file", self.license_file), ("sbom", self.sbom)]
         named += [("proofs", proof.path) for proof in self.proofs]
         if self.application is not None:
-            named += [("application.image", self.application.image), ("application.unit", self.application.unit)]
+            named += [(f"application.{name}", getattr(self.application, name)) for name in ("image", "unit", "root")]
         questions = [*self.golden, *(golden for variant in self.variants for golden in variant.golden)]
         asked = {each.adapter for each in questions if isinstance(each, GoldenText)} - {None}
         named += [("golden.adapter", adapter_path(str(name))) for name in sorted(asked, key=str)]

@@ -44,7 +44,7 @@ Natural = Annotated[int, Meta(ge=0)]
 Format = Literal[
     "onnx", "onnx-genai", "hef", "gguf",
     # Schema 2:
-    "tflite", "onnx-adapter", "wheels", "oci-archive", "unit-folder", "files",
+    "tflite", "onnx-adapter", "wheels", "oci-archive", "unit-folder", "unit-root", "files",
 ]  # fmt: skip
 Hat = Literal["none", "hat-plus-13", "hat-plus-26", "hat-plus-2"]
 Architecture = Literal["aarch64", "x86_64"]

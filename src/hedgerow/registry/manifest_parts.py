@@ -38,7 +38,7 @@ FORMATS: Final[dict[Kind, tuple[Format, ...]]] = {
     "model": (*OLD_FORMATS, "tflite"),
     "adapter": ("onnx-adapter",),
     "runtime": ("wheels",),
-    "application": ("oci-archive", "unit-folder"),
+    "application": ("unit-folder", "unit-root", "oci-archive"),
     "configuration": ("files",),
 }
 ASKED: Final[tuple[Kind, ...]] = ("model", "adapter")
@@ -128,21 +128,25 @@ def is_root(user: str) -> bool:
 
 
 class Application(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What runs beside the server: an OCI image archive, or a folder with a systemd unit.
+    """What runs beside the server: files with a systemd unit.
 
-    ``image`` or ``unit`` is a path in the bundle. ``user`` is who it runs as, never root. ``ports`` are all it listens
-    on; ``models`` are the bundles that it asks for answers.
+    ``unit`` is a path in the bundle, and so is ``root``: a tar of a whole root file system, of an OCI image. ``image``
+    is an archive of one as it was built, which no device starts: of bundles from before there was ``root``. ``user`` is
+    who it runs as, never root. ``ports`` are all it listens on; ``models`` are the bundles that it asks for answers.
     """
 
     user: Text
     image: str | None = None
     unit: str | None = None
+    root: str | None = None
     ports: tuple[Port, ...] = ()
     models: tuple[Name, ...] = ()
 
     def __post_init__(self) -> None:
         if (self.image is None) == (self.unit is None):
             raise ValueError("application names an image or a unit, one of the two")
+        if self.root is not None and self.unit is None:
+            raise ValueError("application names a root without a unit that starts something in it")
         if is_root(self.user):
             raise ValueError("application.user is root; applications run unprivileged")
         numbers = [(port.protocol, port.number) for port in self.ports]

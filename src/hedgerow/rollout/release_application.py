@@ -66,13 +66,13 @@ def read(
     ``past`` are the rollouts before, newest first, which say what the ``planned`` hosts serve, unless ``model`` does.
 
     Raises:
-        RefusedError: the registry has no such application; it is an image; nobody knows which model is served, or hosts
+        RefusedError: the registry has no such application; it has no unit; nobody knows which model is served, or hosts
             serve different ones.
         PublisherError: something that devices would fetch is missing or cut off.
     """
     reference = Reference(change.name, change.version)
     manifest, data = verify.fetchable(store_of_stage(fleet, stage), reference, kind=KIND)
-    _refuse_image(manifest)
+    _require_unit(manifest)
     served = releases.read(fleet, model or served_model(planned, past), stage=stage)
     digest = manifests.digest(data)
     return Release(
@@ -92,11 +92,11 @@ def read(
     )
 
 
-def _refuse_image(manifest: Manifest) -> None:
+def _require_unit(manifest: Manifest) -> None:
     if manifest.application is None or manifest.application.unit is None:
         raise RefusedError(
-            f"rule unit-folder: {manifest.reference} is an OCI image, and devices start folders with a unit alone",
-            next_step="pack what the image holds as a folder with one unit: hedgerow model pack-application FOLDER",
+            f"rule unit-folder: {manifest.reference} is an OCI image as it was built; devices start what has a unit",
+            next_step="pack the image again: hedgerow model pack-application IMAGE.tar",
         )
 
 

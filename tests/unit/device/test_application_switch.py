@@ -188,7 +188,7 @@ def test_no_json_asks_for_nothing(places, systemd):
         ({"unit": b"[Service]\nExecStart=/bin/sh\nConflicts=hedgerow-server.service\n"}, "Conflicts="),
         ({"name": "other"}, "describes application other@1.2.0"),
         ({"kind": "model"}, "describes model"),
-        ({"application": {"user": "10001", "image": "image.tar"}}, "it is an image"),
+        ({"application": {"user": "10001", "image": "image.tar"}}, "it is an image as it was built"),
         ({"application": {"unit": "../kiosk.service"}}, "does not lie at the top"),
         ({"application": {"unit": "kiosk.service", "ports": [{"number": 22}]}}, "its port 22/tcp"),
         ({"application": {"unit": "kiosk.service", "ports": [{"number": 8090, "protocol": "tcp\nUser=root"}]}}, "port"),

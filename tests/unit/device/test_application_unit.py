@@ -88,6 +88,39 @@ def test_a_unit_that_starts_nothing_is_refused() -> None:
         units.check("[Service]\nType=simple\n")
 
 
+ROOTED = Told("kiosk", TOLD.files, own_root=True)
+
+
+def test_a_root_of_its_own_is_all_that_it_sees() -> None:
+    found = settings(units.render(UNIT + "WorkingDirectory=/srv\nTemporaryFileSystem=/data\n", ROOTED))
+    assert (found["RootDirectory"], found["MountAPIVFS"]) == ([str(TOLD.files)], ["yes"])
+    assert (found["WorkingDirectory"], found["TemporaryFileSystem"]) == (
+        ["/srv"], ["/data:mode=1777,nodev,nosuid,noexec"],
+    )  # fmt: skip
+    assert found["BindReadOnlyPaths"] == ["-/etc/hosts -/etc/resolv.conf"]
+    # Without "+" these would be the device's paths, of which none is there.
+    assert all(path.lstrip("-").startswith("+/") for path in found["NoExecPaths"][0].split())
+    assert settings(units.render(UNIT, ROOTED))["WorkingDirectory"] == ["/"]
+    beside = settings(units.render(UNIT, TOLD))
+    inside = settings(units.render(UNIT, ROOTED))
+    where = {"BindReadOnlyPaths", "WorkingDirectory", "InaccessiblePaths", "NoExecPaths", "ExecPaths", "ProtectHome"}
+    ports = {"SocketBindAllow", "MemoryMax"}
+    assert {key for key in beside if beside[key] != inside.get(key)} == where | ports
+    assert set(inside) - set(beside) == {"RootDirectory", "MountAPIVFS"}
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["", "x", "/x/../y", "/..", "/x//y", "/a b", "/x:ro", "/%n", "/x/", "/é", "/dev", "/dev/shm", "/proc/1", "/sys",
+     "/run", "/run/x", "/tmp", "/tmp/x", "/var/tmp", "/etc/hosts", "/etc/resolv.conf", "/"],
+)  # fmt: skip
+def test_a_volume_is_a_folder_of_its_own(path: str) -> None:
+    with pytest.raises(UnitError, match="no folder that an application may have"):
+        units.render(UNIT + f"TemporaryFileSystem={path}\n", ROOTED)
+    with pytest.raises(UnitError, match="TemporaryFileSystem= is nothing"):
+        units.render(UNIT + f"TemporaryFileSystem={path}\n", TOLD)
+
+
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="judged by systemd itself")
 def test_systemd_finds_it_tight_and_whole(tmp_path: Path) -> None:
     """As all units of ours: 2.5 at the most (``--threshold`` takes tenths)."""

@@ -10,7 +10,9 @@ from hedgerow.commands.model import model
 from hedgerow.models import (
     application_unit,
     describing,
-    oci_archive,
+    oci_layers,
+    oci_root,
+    oci_unit,
     pack_application,
     torch_archive,
     torch_program,
@@ -72,9 +74,12 @@ def test_the_manifests_new_fields_are_all_named(page):
 
 
 def test_rules_of_refusals_are_all_named(page):
-    sources = [Path(module.__file__).read_text() for module in (application_unit, oci_archive, pack_application)]
+    sources = [
+        Path(module.__file__).read_text()
+        for module in (application_unit, oci_layers, oci_root, oci_unit, pack_application)
+    ]
     rules = {rule for source in sources for rule in re.findall(r"\(rule: ([a-z-]+)\)", source)}
-    assert len(rules) == 8
+    assert len(rules) == 9
     missing = {rule for rule in rules if rule not in page}
     assert not missing
 

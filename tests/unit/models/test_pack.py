@@ -1,8 +1,5 @@
 """Bundles that are no models: runtimes, adapters, applications; what would be unsafe to run is refused."""
 
-import gzip
-import hashlib
-import io
 import json
 import os
 import tarfile
@@ -22,7 +19,7 @@ from hedgerow.models.pack_adapter import AdapterRequest
 from hedgerow.models.pack_application import ApplicationRequest, read_port
 from hedgerow.models.pack_runtime import RuntimeRequest, fits
 from hedgerow.registry import bundle
-from hedgerow.registry.manifest import Base, Port, Requires
+from hedgerow.registry.manifest import Base, Requires
 
 SAID = Description("thing", "1.0.0", "MIT", builder="hedgerow model pack")
 
@@ -179,101 +176,7 @@ def test_what_is_no_adapter_is_told(tmp_path):
         pack_adapter.read(path)
 
 
-# --- applications: images
-
-
-def entry(name, data=b"x", *, mode=0o755, kind=tarfile.REGTYPE, pax=None, link=""):
-    info = tarfile.TarInfo(name)
-    info.size, info.mode, info.type, info.pax_headers, info.linkname = len(data), mode, kind, pax or {}, link
-    return info, data
-
-
-def tar(entries):
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as archive:
-        for info, data in entries:
-            archive.addfile(info, io.BytesIO(data) if info.isreg() else None)
-    return out.getvalue()
-
-
-def image(path, *, user="10001", ports=("8090/tcp",), files=None, damage=None, images=1, kind="tar+gzip"):
-    layer = tar([entry("app/run")] if files is None else files)
-    blobs = {}
-
-    def put(data, media):
-        digest = hashlib.sha256(data).hexdigest()
-        blobs[f"blobs/sha256/{digest}"] = data
-        return {"mediaType": media, "digest": f"sha256:{digest}", "size": len(data)}
-
-    packed = gzip.compress(layer, mtime=0) if kind.endswith("gzip") else layer
-    layers = [put(packed, f"application/vnd.oci.image.layer.v1.{kind}")]
-    config = {"config": {"User": user, "ExposedPorts": {port: {} for port in ports}}}
-    config = put(json.dumps(config).encode(), "application/vnd.oci.image.config.v1+json")
-    manifest = put(
-        json.dumps({"config": config, "layers": layers}).encode(), "application/vnd.oci.image.manifest.v1+json"
-    )
-    if damage is not None:
-        name = [*blobs][damage]
-        blobs[name] = blobs[name][:-1] + b"?"
-    blobs["index.json"] = json.dumps({"manifests": [manifest] * images}).encode()
-    path.write_bytes(tar([entry(name, data) for name, data in blobs.items()]))
-    return path
-
-
-def test_an_image_becomes_an_application(tmp_path):
-    ports = (read_port("8090/tcp=a page"),)
-    request = ApplicationRequest(image(tmp_path / "i.tar"), SAID, ports, ("assistant",), 256)
-    found = twice(pack_application.pack, request, tmp_path)
-    assert (found.kind, found.format, found.requires.memory_mb) == ("application", "oci-archive", 256)
-    assert (found.application.user, found.application.image) == ("10001", "image.tar")
-    assert found.application.ports == (Port(8090, "tcp", "a page"),)
-
-
-@pytest.mark.parametrize("kind", ["tar", "tar+gzip"])
-def test_kinds_of_layers(tmp_path, kind):
-    request = ApplicationRequest(image(tmp_path / "i.tar", kind=kind), SAID, (Port(8090),))
-    assert bundle.load(pack_application.pack(request, cache=tmp_path / "c")).manifest.kind == "application"
-
-
-@pytest.mark.parametrize(
-    "fields, says",
-    [
-        ({"user": ""}, "unprivileged"),
-        ({"user": "root"}, "unprivileged"),
-        ({"user": "0:0"}, "unprivileged"),
-        ({"user": "00"}, "unprivileged"),
-        ({"files": [entry("a"), entry("b", b"", mode=0o4755, kind=tarfile.LNKTYPE, link="a")]}, "no-setuid"),
-        ({"ports": ("9999/tcp",)}, "declared-ports"),
-        ({"ports": ("8090/udp",)}, "declared-ports"),
-        ({"files": [entry("bin/su", mode=0o4755)]}, "no-setuid"),
-        ({"files": [entry("bin/wall", mode=0o2755)]}, "no-setuid"),
-        ({"files": [entry("bin/ping", pax={"SCHILY.xattr.security.capability": "x"})]}, "no-capabilities"),
-        ({"files": [entry("dev/mem", b"", kind=tarfile.CHRTYPE)]}, "no-devices"),
-    ],
-)
-def test_an_image_that_could_gain_rights_is_refused(tmp_path, fields, says):
-    request = ApplicationRequest(image(tmp_path / "i.tar", **fields), SAID, (Port(8090),))
-    with pytest.raises(RefusedError, match=says) as caught:
-        pack_application.pack(request, cache=tmp_path / "c")
-    assert caught.value.exit_code == 3
-    assert list((tmp_path / "c").iterdir()) == []
-
-
-@pytest.mark.parametrize("damage", [0, 1, 2])
-def test_a_blob_that_was_altered_is_found(tmp_path, damage):
-    request = ApplicationRequest(image(tmp_path / "i.tar", damage=damage), SAID, (Port(8090),))
-    with pytest.raises(PublisherError, match="not what its name says"):
-        pack_application.pack(request, cache=tmp_path / "c")
-
-
-@pytest.mark.parametrize("fields, says", [({"images": 2}, "2 images"), ({"kind": "tar+zstd"}, "a layer is")])
-def test_an_archive_of_another_kind_is_told(tmp_path, fields, says):
-    request = ApplicationRequest(image(tmp_path / "i.tar", **fields), SAID, (Port(8090),))
-    with pytest.raises(UsageError, match=says):
-        pack_application.pack(request, cache=tmp_path / "c")
-    (tmp_path / "i.tar").write_bytes(b"nothing")
-    with pytest.raises(UsageError, match="no image archive"):
-        pack_application.pack(request, cache=tmp_path / "c")
+# --- applications: folders (images: test_pack_image.py)
 
 
 @pytest.mark.parametrize("text", ["80", "x", "8090/sctp", "70000", ""])
@@ -281,8 +184,6 @@ def test_a_port_is_refused(text):
     with pytest.raises(UsageError):
         read_port(text)
 
-
-# --- applications: folders
 
 UNIT = "[Service]\nExecStart=/opt/app/run\nDynamicUser=yes\nNoNewPrivileges=yes\n"
 

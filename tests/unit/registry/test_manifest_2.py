@@ -75,7 +75,14 @@ def application(**changes) -> Manifest:
     return make(**given | {"application": Application("1000", image="app.tar", ports=(Port(8090),))} | changes)
 
 
-@pytest.mark.parametrize("build", [make, several, adapter, application])
+def rooted() -> Manifest:
+    files = (file("app.service"), file("root.tar"))
+    return application(
+        format="unit-root", files=files, application=Application("dynamic", unit="app.service", root="root.tar")
+    )
+
+
+@pytest.mark.parametrize("build", [make, several, adapter, application, rooted])
 def test_each_kind_round_trips_and_the_json_schema_agrees(build):
     data = manifests.encode(build())
     assert manifests.decode(data, where="x") == build()
@@ -131,6 +138,8 @@ REFUSED = [
     (application, {"application": None}, "application belongs to"),
     (application, {"application": {"user": "app", "image": "app.tar", "unit": "app.tar"}}, "one of the two"),
     (application, {"application": {"user": "app", "image": "else.tar"}}, "not in files"),
+    (application, {"application": {"user": "app", "unit": "app.tar", "root": "else.tar"}}, "not in files"),
+    (application, {"application": {"user": "app", "image": "app.tar", "root": "app.tar"}}, "without a unit"),
     (application, {"application": {"user": "0:0", "image": "app.tar"}}, "unprivileged"),
     (application, {"application": {"user": "a", "image": "app.tar", "ports": [{"number": 80}]}}, ">= 1024"),
     (application, {"application": {"user": "a", "image": "app.tar", "ports": [{"number": 8090}] * 2}}, "twice"),
