@@ -14,6 +14,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import oci_answering
 import pytest
 import rollout_fleet as fleets
 
@@ -196,10 +197,13 @@ def publish_kiosk(woods, folder: Path, version: str, *, dies_after_s: float = 0)
     (source / "serve").write_text(KIOSK.format(dies_after_s=dies_after_s))
     (source / "serve").chmod(0o755)
     request = ApplicationRequest(source, Description("kiosk", version, "MIT"), (Port(8090),), memory_mb=64)
-    bundle = pack_application.pack(request, cache=folder / "packed")
+    publish(woods, pack_application.pack(request, cache=folder / "packed"))
+    return f"kiosk@{version}"
+
+
+def publish(woods, bundle: Path) -> None:
     for done in (woods.hedgerow("registry", "publish", str(bundle), "--yes"), woods.controller.play("publish.yml")):
         assert done.returncode == 0, done.stdout + done.stderr
-    return f"kiosk@{version}"
 
 
 def kiosks(woods) -> dict[str, str | None]:
@@ -245,5 +249,28 @@ def test_an_application_that_dies_after_its_start_stops_at_the_canary(woods, tmp
     assert [str(host.outcome) for host in outcomes.values() if host.outcome is not None] == ["reverted"]
     reason = next(host.reason for host in outcomes.values() if host.outcome is not None)
     assert "kiosk" in (reason or "")
+    assert kiosks(woods) == before
+    callers.none_failed()
+
+
+def test_an_image_runs_on_a_root_of_its_own_and_goes_back(woods, tmp_path: Path) -> None:
+    """What people have is an image: unpacked by the device, started by systemd, as a user that owns nothing."""
+    before = kiosks(woods)
+    image = oci_answering.write(tmp_path / "image.tar", "2.0.0", port=8090)
+    said = Description("kiosk", "2.0.0", "Artistic-2.0")
+    request = ApplicationRequest(image, said, (Port(8090),), memory_mb=64, platform=oci_answering.PLATFORM)
+    publish(woods, pack_application.pack(request, cache=tmp_path / "packed"))
+    pi = woods.pis[0]
+    with fleets.Callers(woods, woods.pis) as callers:
+        done = woods.rollout("kiosk@2.0.0", **FAST)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert set(woods.outcomes().values()) == {"confirmed"}
+    version, user, *root = kiosks(woods)[pi].split()
+    assert version == "2.0.0"
+    assert int(user.removeprefix("uid=")) >= 61184, "not a user that systemd made up (UID_MIN of DynamicUser=)"
+    assert {"answer.pl", "proc", "dev"} <= set(root)
+    assert {"opt", "home", "srv", "boot"}.isdisjoint(root), "it sees the device's own root"
+    back = woods.hedgerow("rollout", "rollback", "--reason", "a test")
+    assert back.returncode == 0, back.stdout + back.stderr
     assert kiosks(woods) == before
     callers.none_failed()
