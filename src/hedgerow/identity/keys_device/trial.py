@@ -194,6 +194,9 @@ class _Received:
 
 
 _EARLY = "not yet valid"
+_ALL_IS_WELL = ("depth=", "verify return:1")
+_CUT = "it cut the connection, as it does where this device's certificate was revoked"
+_WAS_REVOKED = "on the controller: hedgerow ca log; for a board that was found again, hedgerow ca readmit"
 # What s_client says, in the words of whoever has to act on it; the first that fits.
 _SAYINGS = (
     ("connect:errno", "it cannot be reached", "look at the network and at the gateway: ping, systemctl status nginx"),
@@ -207,6 +210,10 @@ _SAYINGS = (
     ("alert certificate revoked", "it refuses this device's certificate: revoked", "hedgerow ca log"),
     ("alert", "it refuses this device's certificate", "hedgerow-device identity show; the gateway's log says why"),
     ("Could not read", "the key cannot be used", "hedgerow-device identity show"),
+    # In TLS 1.3 a client has shaken hands before it can be refused; a server that is told later can but hang up.
+    ("unexpected eof", _CUT, _WAS_REVOKED),
+    ("read:errno", _CUT, _WAS_REVOKED),
+    ("write:errno", _CUT, _WAS_REVOKED),
 )
 
 
@@ -216,10 +223,10 @@ def _no_answer(peer: Peer, said: str) -> PeerError:
             fault = PeerError(f"no answer from {peer.name}: {meaning}", where=str(peer), next_step=next_step)
             fault.early = text == _EARLY
             return fault
-    lines = [line for line in said.splitlines() if line.strip()]
-    return PeerError(
-        f"no answer from {peer.name}: {lines[-1] if lines else 'it hung up'}", where=str(peer), next_step="try again"
-    )
+    lines = [line for line in said.splitlines() if line.strip() and not line.startswith(_ALL_IS_WELL)]
+    if not lines:
+        return PeerError(f"no answer from {peer.name}: {_CUT}", where=str(peer), next_step=_WAS_REVOKED)
+    return PeerError(f"no answer from {peer.name}: {lines[-1]}", where=str(peer), next_step="try again")
 
 
 def parse_address(text: str, default_port: int) -> tuple[str, int]:

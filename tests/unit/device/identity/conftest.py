@@ -6,7 +6,9 @@ takes a certificate that has expired and judges it itself.
 
 import datetime as dt
 import json
+import socket
 import ssl
+import struct
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -36,6 +38,7 @@ class Gateway:
         self.reject_fresh = False
         self.certify_for = None  # another CA
         self.crl = None
+        self.cut = None  # "reset" or "end": how the connection ends after the handshake, without an answer
         self.issue_now = None
         gateway = DeviceNames(fleet="meadow", site="orchard", host="gw-orchard", serial="10000000ffffffff")
         self.name = gateway.dns
@@ -77,6 +80,17 @@ class _Server(ThreadingHTTPServer):
 def _handler(gateway):  # noqa: C901 - one class, five short methods
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+
+        def handle_one_request(self):
+            if gateway.cut is None:
+                super().handle_one_request()
+                return
+            if gateway.cut == "reset":
+                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            else:
+                self.rfile.readline()  # what comes while nobody reads would be answered with a reset
+                self.connection.unwrap()
+            self.close_connection = True
 
         def do_GET(self):
             peer = self._peer()

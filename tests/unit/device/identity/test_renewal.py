@@ -163,6 +163,18 @@ def test_nobody_at_the_gateway_is_said(enrolled, device):
     assert contents(folder) == before
 
 
+@pytest.mark.parametrize("how", ["reset", "end"])
+def test_whoever_is_cut_off_without_a_word_hears_what_that_may_mean(enrolled, device, gateway, how):
+    """A service that knows a certificate as revoked says nothing to it, and TLS 1.3 has no word for that in time."""
+    folder = enrolled(ago=25)
+    before = contents(folder)
+    gateway.cut = how
+    with pytest.raises(NetworkError, match="certificate was revoked") as caught:
+        device().renew(force=False, new_key=False)
+    assert "readmit" in (caught.value.next_step or "")
+    assert contents(folder) == before
+
+
 def test_a_server_of_another_name_is_not_asked(enrolled, device, gateway):
     enrolled(ago=25)
     with pytest.raises(NetworkError, match="no answer"):
