@@ -57,8 +57,8 @@ def converged(hosts: int, folder: Path) -> Iterator[Inventory]:
         run("hedgerow", "registry", "init", "--unattended", *where)
         run("hedgerow", "runtime", "build", *where)
         run("pyinfra", "-y", f"@first-contact/{where[1]}", "deploy/bootstrap.py")
-        # None of these Pis has a HAT, and no release asks for the role: a fleet of thirty is made sooner without it.
-        run(play, *where, str(_SCENARIO / "converge.yml"), "--forks", "4", "--skip-tags", "hat")
+        # None of these Pis has a HAT or an application, and no release here asks for either.
+        run(play, *where, str(_SCENARIO / "converge.yml"), "--forks", "4", "--skip-tags", "hat,applications")
         run("hedgerow", "registry", "publish", str(bundle), "--yes", *where)
         run(play, *where, "playbooks/publish.yml")
         extra = {"bundle": f"adder@{FIRST}", "rollout_policy": {"waves": ["100%"]}}
