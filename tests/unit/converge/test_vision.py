@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import pytest
 import yaml
 
@@ -107,6 +108,42 @@ def test_what_was_asked_for_is_left_as_it_is() -> None:
     vision.plan(wanted, "by a test")
     assert wanted == asked(GUARDED)
     assert GUARDED["source"]["password"] == "swordfish"  # type: ignore[index]
+
+
+def unit(found: dict[str, Any], *, apparmor: bool = True) -> set[str]:
+    """Lines of the unit that the role makes of a plan."""
+    path = Path(__file__).parents[3] / "roles/vision/templates/etc/systemd/system/hedgerow-vision.service.j2"
+    text = jinja2.Environment(trim_blocks=True, undefined=jinja2.StrictUndefined, autoescape=True).from_string(
+        path.read_text(encoding="utf-8")
+    )
+    facts = {"state": {"apparmor": {"enabled": apparmor}}}
+    known = {"_vision_plan": found, "_vision_header": "", "vision_memory_maximum": "25%", "hedgerow_facts": facts}
+    return set(text.render(known).splitlines())
+
+
+def test_the_unit_opens_what_the_cameras_need() -> None:
+    lines = unit(plan(DESK, GUARDED, forward={"when": {"drift": True}, "to": {"kind": "folder"}}))
+    assert {
+        "DevicePolicy=closed",
+        "DeviceAllow=/dev/video2 rw",
+        "SupplementaryGroups=video",
+        "LoadCredential=camera-1.password:/etc/hedgerow/vision/camera-1.password",
+        "IPAddressDeny=any",
+        "IPAddressAllow=localhost 192.0.2.8",
+        "StateDirectory=hedgerow-vision",
+        "AppArmorProfile=hedgerow-vision",
+        "MemoryMax=25%",
+    } <= lines
+    assert [line for line in lines if line.startswith("DeviceAllow=")] == ["DeviceAllow=/dev/video2 rw"]
+
+
+def test_the_unit_opens_nothing_that_no_camera_needs() -> None:
+    lines = unit(plan(DOOR), apparmor=False)
+    assert {"PrivateDevices=yes", "IPAddressAllow=localhost 192.0.2.7"} <= lines
+    for word in ("DeviceAllow", "LoadCredential", "StateDirectory", "SupplementaryGroups", "AppArmorProfile"):
+        assert not [line for line in lines if line.startswith(word)], word
+    named = unit(plan({"name": "door", "source": {"kind": "rtsp", "url": "rtsp://cam.lan/1"}}))
+    assert not [line for line in named if line.startswith("IPAddress")], "a name may get another address"
 
 
 def source(**more: Any) -> dict[str, Any]:
