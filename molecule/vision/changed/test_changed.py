@@ -113,7 +113,7 @@ MARKS = 'hedgerow_vision_detections_total{camera="tape",class="mark"}'
 
 def test_the_camera_that_left_has_left_nothing(pi):
     assert pi.root("find /etc/hedgerow/vision -type f") == ""
-    assert "door" not in pi.root("cat /etc/hedgerow/vision.yml /etc/nftables.conf")
+    assert "camera-door" not in pi.root("cat /etc/nftables.conf")
     assert "LoadCredential" not in pi.root(f"systemctl cat {UNIT}")
 
 
