@@ -128,6 +128,19 @@ def test_detections_are_counted_and_a_swap_needs_no_restart(pi, activated):
     assert pi.root(f"systemctl show -p MainPID --value {UNIT}") == pid, f"restarted since {since}"
 
 
+def test_the_gateway_scrapes_detections(pi, gateway):
+    """As Prometheus does: with the gateway's certificate, from the device exporter."""
+    name = f"{pi.name}.{pi.entry.site}.{pi.fleet.fleet}"
+    identity = "/var/lib/hedgerow/identity"
+    text = gateway.root(
+        f"curl --silent --show-error --fail --max-time 20 --resolve {name}:9101:{pi.entry.address} "
+        f"--cacert {identity}/ca.crt --cert {identity}/device.crt --key {identity}/device.key "
+        f"https://{name}:9101/metrics"
+    )
+    assert "hedgerow_device_vision_up 1.0" in text
+    assert next(float(line.rpartition(" ")[2]) for line in text.splitlines() if line.startswith(MARKS)) > 0
+
+
 def test_one_that_was_killed_comes_back(pi):
     pi.root(f"systemctl kill -s KILL {UNIT}")
     deadline = time.monotonic() + 60
