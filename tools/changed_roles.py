@@ -26,7 +26,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 _OF_A_ROLE = re.compile(r"(?:roles|molecule)/(?P<folder>[a-z_]+)/|tests/host/test_(?P<test>[a-z_]+)\.py$")
-OFF_BY_DEFAULT = frozenset({"renewal_service", "ssh_access"})
+OFF_BY_DEFAULT = frozenset({"renewal_service", "ssh_access", "vision"})
 # Besides what `_OF_A_ROLE` names, only these concern no scenario.
 _ELSEWHERE = re.compile(
     r"(?:docs|bench|deploy|inventory/example|playbooks|tests/(?:unit|policy|faults|fleet|conformance|vm))/|[^/]+\.md$"

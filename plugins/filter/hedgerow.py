@@ -25,6 +25,7 @@ from hedgerow.converge import (
     reboot,
     renewal,
     storage,
+    vision,
 )
 from hedgerow.device.change import configuration_version
 from hedgerow.errors import HedgerowError
@@ -99,6 +100,8 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "hedgerow_ssh_sudoers": on_host.sudoers,
     "hedgerow_ssh_targets": on_host.targets,
     "hedgerow_storage": storage.plan,
+    "hedgerow_vision_egress": vision.egress,
+    "hedgerow_vision_plan": vision.plan,
     "hedgerow_verify_depth": lambda fleet: generations.depth(paths.fleet_dir(fleet) / "ca"),
 }
 

@@ -15,8 +15,9 @@ pytestmark = [pytest.mark.fleet, pytest.mark.slow]
 def wanted(host):
     """Profile → mode, as the inventory says."""
     kind = "gateway" if host.entry.is_gateway else "pi"
+    kinds = (kind, "vision") if kind == "pi" and host.var("vision_cameras") else (kind,)
     overrides = [host.var(f"apparmor_profile_modes{level}", {}) for level in ("", "_group", "_host")]
-    return apparmor.modes((kind,), host.var("apparmor_mode", "enforce"), *overrides)
+    return apparmor.modes(kinds, host.var("apparmor_mode", "enforce"), *overrides)
 
 
 def enabled(host):

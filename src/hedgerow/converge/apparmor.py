@@ -29,6 +29,8 @@ PROFILES: Mapping[str, frozenset[str]] = {
     "hedgerow-nginx": frozenset({"gateway"}),
     # Of gateways that renew certificates: none does unless it is asked to.
     "hedgerow-renewal": frozenset({"renewal"}),
+    # Of Pis that read cameras: the same.
+    "hedgerow-vision": frozenset({"vision"}),
 }
 _ABI = re.compile(r"(?m)^abi <abi/[^>]+>,$")
 _FLAGS = re.compile(r"(?m)^(profile .*flags=\()([^)]*)(\) \{)$")
@@ -37,7 +39,7 @@ _LOCAL = re.compile(r"(?m)^ *include if exists <local/")
 
 
 def modes(kinds: Iterable[str], mode: str, *overrides: Mapping[str, str]) -> dict[str, str]:
-    """Profile → mode for a host of these kinds (``pi``, ``gateway``, ``renewal``); later overrides win.
+    """Profile → mode for a host of these kinds (``pi``, ``gateway``, ``renewal``, ``vision``); later overrides win.
 
     Raises:
         UsageError: a profile or a mode that does not exist.

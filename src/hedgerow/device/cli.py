@@ -202,11 +202,12 @@ def report(*, path: Path, as_json: bool) -> int:
 
 @cli.command()
 @config_option
-def exporter(*, path: Path) -> None:
+@click.option("--vision", is_flag=True, help="Tell what `hedgerow vision run` counts on 127.0.0.1:9102, too.")
+def exporter(*, path: Path, vision: bool) -> None:
     """Serve the board's and the HAT's metrics over mutual TLS."""
     from hedgerow.device.exporter import serve
 
-    serve(configs.load(path))
+    serve(configs.load(path), vision=vision)
 
 
 def _is_whole(config: DeviceConfig, change: Change, variant: str | None) -> bool:

@@ -23,6 +23,7 @@ UNITS: dict[str, str | None] = {
     "hedgerow-node-exporter": "prometheus-node-exporter.service",
     "hedgerow-nginx": "nginx.service",
     "hedgerow-renewal": "hedgerow-renewal.service",
+    "hedgerow-vision": "hedgerow-vision.service",
 }
 _TIMEOUT_S = 120
 _SYSTEM = Path("/")

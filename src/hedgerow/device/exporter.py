@@ -28,6 +28,7 @@ from prometheus_client.exposition import choose_encoder
 from hedgerow.device.metrics import Board, DeviceCollector
 from hedgerow.device.notify import notify
 from hedgerow.device.store.layout import Layout
+from hedgerow.device.vision_metrics import VisionCollector
 from hedgerow.errors import MachineError
 from hedgerow.identity import profiles, tls
 from hedgerow.identity.crlfile import CrlFile
@@ -154,9 +155,17 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 @contextmanager
 def listen(
-    device: Device, *, credentials: Path, board: Board, port: int = PORT, crl: Path = tls.CRL
+    device: Device,
+    *,
+    credentials: Path,
+    board: Board,
+    port: int = PORT,
+    crl: Path = tls.CRL,
+    vision: VisionCollector | None = None,
 ) -> Iterator[_Server]:
     """Yield a bound server; the caller runs ``serve_forever``. ``crl``: where revoked certificates are listed, if any.
+
+    ``vision``: tells what the device's cameras have counted; None where it has none.
 
     Raises:
         MachineError: the port is taken.
@@ -165,6 +174,8 @@ def listen(
     context = tls.server_context(credentials)
     registry = CollectorRegistry()
     registry.register(DeviceCollector(board, credentials / "device.crt", store=Layout(device.models_dir).written))
+    if vision is not None:
+        registry.register(vision)
     anchors = certificates((credentials / "ca.crt").read_bytes())
     try:
         server = _Server(port, device, context, registry, anchors=anchors, revoked=CrlFile(crl))
@@ -180,8 +191,11 @@ def listen(
         yield server
 
 
-def serve(device: Device, *, port: int = PORT) -> None:
-    """Serve until SIGTERM. Certificate and key come from ``$CREDENTIALS_DIRECTORY``, else from the identity folder."""
+def serve(device: Device, *, port: int = PORT, vision: bool = False) -> None:
+    """Serve until SIGTERM. Certificate and key come from ``$CREDENTIALS_DIRECTORY``, else from the identity folder.
+
+    ``vision``: the device has cameras whose metrics are told, too.
+    """
     board = Board()
     credentials = Path(os.environ.get("CREDENTIALS_DIRECTORY", IDENTITY))
 
@@ -192,7 +206,8 @@ def serve(device: Device, *, port: int = PORT) -> None:
     signal.set_wakeup_fd(wakeup)
     for each in (signal.SIGTERM, signal.SIGINT):
         signal.signal(each, lambda *_: None)
-    with listen(device, credentials=credentials, board=board, port=port) as server:
+    cameras = VisionCollector() if vision else None
+    with listen(device, credentials=credentials, board=board, port=port, vision=cameras) as server:
         threading.Thread(target=server.serve_forever, name="serve", daemon=True).start()
         threading.Thread(target=_keep_asking, args=(board,), name="hat", daemon=True).start()
         notify("READY=1")

@@ -52,7 +52,11 @@ def facts(profiles: dict[str, str] | None = None, **labels: str) -> dict[str, An
 
 
 def test_a_host_has_the_profiles_of_what_runs_on_it() -> None:
-    assert set(apparmor.modes(PI, "enforce")) == set(apparmor.PROFILES) - {"hedgerow-nginx", "hedgerow-renewal"}
+    assert set(apparmor.modes(PI, "enforce")) == set(apparmor.PROFILES) - {
+        "hedgerow-nginx",
+        "hedgerow-renewal",
+        "hedgerow-vision",
+    }
     assert set(apparmor.modes(("gateway",), "enforce")) == {"hedgerow-node-exporter", "hedgerow-nginx"}
     renews = {"hedgerow-node-exporter", "hedgerow-nginx", "hedgerow-renewal"}
     assert set(apparmor.modes(("gateway", "renewal"), "enforce")) == renews

@@ -116,7 +116,8 @@ def test_the_secrets_of_a_configuration(tmp_path):
 
 def test_the_manuals_examples(tmp_path):
     text = (paths.repository_root() / "docs" / "vision.md").read_text(encoding="utf-8")
-    whole, forward = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    # The third, an inventory, is tests/unit/converge/test_vision.py's.
+    whole, forward, _ = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
     assert len(load(tmp_path, whole).cameras) == 3
     assert load(tmp_path, whole + forward).forward.per_hour == 12
     other = re.sub(r"(?m)^  to: .*$", "", forward).replace("  # or: {kind", "  to: {kind")
