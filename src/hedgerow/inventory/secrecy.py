@@ -35,4 +35,11 @@ def hide(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def _hidden(key: str, value: Any) -> Any:
-    return HIDDEN if isinstance(value, str) and value and names_secret(key) else value
+    """``value`` without secrets, in it or below it. A switch is none, whatever its name."""
+    if isinstance(value, bool | None):
+        return value
+    if names_secret(key):
+        return HIDDEN
+    if isinstance(value, dict):
+        return {name: _hidden(str(name), item) for name, item in value.items()}
+    return [_hidden(key, item) for item in value] if isinstance(value, list) else value

@@ -48,6 +48,15 @@ def test_no_command_sees_what_ansible_decrypts_for_it(copy, vault_password):
     assert CANARY not in str(source.list_hosts(copy.path))
 
 
+def test_a_secret_may_lie_deep_and_be_no_text(copy, vault_password):
+    cameras = f"vision_cameras: [{{name: door, password: {CANARY}}}]\n"
+    copy.write("group_vars/all/vault.yml", f"vault_tokens: {{a: {CANARY}}}\nvault_pin: 930193\n{cameras}")
+    vault(copy.path / "group_vars/all/vault.yml")
+    variables = source.load(copy.path).hosts["pi-orchard-1"].vars
+    assert (variables["vault_tokens"], variables["vault_pin"]) == (HIDDEN, HIDDEN)
+    assert variables["vision_cameras"] == [{"name": "door", "password": HIDDEN}]
+
+
 def test_an_own_variable_of_another_name_is_refused_without_its_value(copy, vault_password):
     copy.write("group_vars/all/vault.yml", f"webhook: {CANARY}\nboard_memory_mb: {CANARY}\n")
     vault(copy.path / "group_vars/all/vault.yml")
