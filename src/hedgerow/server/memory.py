@@ -2,8 +2,10 @@
 
 And how it comes back: what the C library's allocator is told (``settle``, ``trim``).
 
-- The measure is PSS (``/proc/self/smaps``): pages of this process, a shared one by its share. What Python and the
-  allocator hold back of things that are gone is returned first, so that it is not counted as free room.
+- The measure is anonymous memory, in RAM or swapped out (``/proc/self/smaps``). It is this process's alone: PSS would
+  fall by megabytes whenever another process starts that maps the same libraries, as each worker does. A library's own
+  pages are the page cache's, and no model's. What Python and the allocator hold back of things that are gone is
+  returned first, so that it is not counted as free room.
 - Files of the model that are mapped count whole: their pages come as they are first read, which may be long after.
 - It is a difference, so what requests on other models take meanwhile is in it. Caches that grow with requests are not.
 """
@@ -26,6 +28,10 @@ SMAPS: Final = Path("/proc/self/smaps")
 _KB: Final = 1024
 # A mapping's first line: addresses, rights, offset, device, inode, and the path where it has one (proc_pid_smaps(5)).
 _HEAD: Final = re.compile(r"^[0-9a-f]+-[0-9a-f]+ \S+ \S+ \S+ \d+ *(.*)$")
+
+# Fields of a mapping, in kB (the kernel's Documentation/filesystems/proc.rst): anonymous pages present, those swapped
+# out, and those given back that the kernel has not taken yet (MADV_FREE).
+_COUNTED: Final = {"Anonymous": 1, "Swap": 1, "LazyFree": -1}
 
 # mallopt(3).
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
@@ -55,10 +61,12 @@ def parse(text: str, folder: str) -> Usage:
         head = _HEAD.match(line)
         if head is not None:
             inside = head[1].startswith(f"{folder}/")
-        elif inside and line.startswith("Size:"):
-            mapped += int(line.split()[1]) * _KB
-        elif not inside and line.startswith("Pss:"):
-            own += int(line.split()[1]) * _KB
+            continue
+        field, _, value = line.partition(":")
+        if inside and field == "Size":
+            mapped += int(value.split()[0]) * _KB
+        elif not inside and field in _COUNTED:
+            own += _COUNTED[field] * int(value.split()[0]) * _KB
     return Usage(own, mapped)
 
 

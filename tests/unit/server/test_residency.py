@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import mmap
+import subprocess
+import sys
 from pathlib import Path
 
 import httpx
@@ -85,14 +87,35 @@ def test_idle_models_go_and_the_next_look_is_when_one_may_be() -> None:
 
 def test_mappings_are_told_apart_by_their_path() -> None:
     text = (Path(__file__).parent / "smaps.txt").read_text()
-    assert memory.parse(text, "/srv/models/talker/1") == memory.Usage((1220 + 44 + 60) * 1024, 131072 * 1024)
-    assert memory.parse(text, "/srv/models/talk") == memory.Usage((1220 + 44 + 60 + 2048) * 1024, 0)
+    own = memory.parse(text, "/srv/models/talker/1").own
+    assert own == (40 + 16 + (44 - 12) + 60) * 1024  # there, swapped out, given back and not yet taken, the stack
+    assert memory.parse(text, "/srv/models/talker/1") == memory.Usage(own, 131072 * 1024)
+    assert memory.parse(text, "/srv/models/talk") == memory.Usage(own, 0)
 
 
 def test_memory_that_is_taken_is_measured(tmp_path: Path) -> None:
     kept, size = memory.measured(tmp_path, lambda: np.ones(32 * MB, np.uint8))
     assert 31 * MB <= size < 48 * MB  # what was freed meanwhile may take some hundred kilobytes off
     assert kept[-1] == 1
+
+
+def test_a_process_that_starts_meanwhile_and_shares_the_libraries_takes_nothing_off(tmp_path: Path) -> None:
+    others = []
+
+    def load() -> np.ndarray:
+        program = "import onnxruntime; print('there', flush=True); input()"
+        kept = np.ones(8 * MB, np.uint8)
+        other = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        others.append(other)
+        assert other.stdout.readline() == b"there\n"
+        return kept
+
+    try:
+        _, size = memory.measured(tmp_path, load)
+        assert 7 * MB <= size < 24 * MB
+    finally:
+        for other in others:
+            other.communicate(b"\n", timeout=support.PATIENCE_S)
 
 
 def test_a_mapped_file_counts_whole_before_it_is_read(tmp_path: Path) -> None:
