@@ -16,7 +16,7 @@ from hedgerow.identity.keys_device import kinds, otp
 from hedgerow.identity.profiles import Profile
 
 SERIAL = "10000000a1b2c3d4"
-STAND_IN = Path(__file__).parents[3] / "src/hedgerow/emulator/guest/fw-crypto"
+STAND_IN = Path(__file__).parents[3] / "src/hedgerow/emulator/guest/image/usr/bin"
 
 
 @pytest.fixture
