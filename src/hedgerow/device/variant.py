@@ -1,14 +1,15 @@
-"""Which variant of a bundle this device takes: the one that it is told, or the best for its own HAT and memory."""
+"""Which variant of a bundle this device takes: the one that it is told, or the best for its own hardware."""
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from hedgerow.device import hardware
 from hedgerow.errors import RefusedError
 from hedgerow.registry import variants
-from hedgerow.registry.fitting import Misfit, choose
+from hedgerow.registry.fitting import Misfit, Traits, choose
 from hedgerow.registry.manifest import ONLY, Manifest, Requires
 
 
@@ -32,11 +33,13 @@ def best(manifest: Manifest) -> str:
     """
     found = hardware.read(with_hailortcli=False, disk_paths=())
     builds = [_build(manifest, name) for name in variants.names(manifest)]
-    chosen = choose(builds, hat=found["hat"]["kind"], memory_mb=found["board"]["memory_mb"])
+    # What inventories call a board it does not know itself; a rollout, which does, names the variant.
+    here = Traits(hat=found["hat"]["kind"], memory_mb=found["board"]["memory_mb"], machine=platform.machine())
+    chosen = choose(builds, here)
     if isinstance(chosen, Misfit):
         raise RefusedError(
             f"no variant of {manifest.reference} fits this device: {chosen.reason} (rule: compatible)",
-            where="the board's HAT and memory",
+            where="the board's HAT, memory and architecture",
             next_step=f"name one all the same: hedgerow-device stage {manifest.reference} --variant NAME",
         )
     return chosen.name

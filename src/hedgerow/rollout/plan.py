@@ -20,7 +20,7 @@ from hedgerow.rollout.batches import SiteBudget
 from hedgerow.rollout.plan_types import HOLD_LABEL, Held, Kind, Placement, Plan, Release, Target
 from hedgerow.rollout.policy import Policy
 from hedgerow.rollout.strata import Stratum
-from hedgerow.rollout.variants import Misfit, Variant
+from hedgerow.rollout.variants import Misfit, Traits, Variant
 
 __all__ = ["HOLD_LABEL", "Held", "Kind", "Placement", "Plan", "Release", "Target", "make"]
 
@@ -116,13 +116,13 @@ def _variants(targets: Iterable[Target], of: Sequence[Variant]) -> tuple[dict[st
         return {}, []
 
     @cache
-    def best(hat: str | None, memory_mb: int | None) -> Variant | Misfit:
-        return variants.choose(of, hat=hat, memory_mb=memory_mb)
+    def best(host: Traits) -> Variant | Misfit:
+        return variants.choose(of, host)
 
     chosen: dict[str, Variant] = {}
     misfits: list[Held] = []
     for target in targets:
-        found = best(target.hat, target.memory_mb)
+        found = best(target.traits)
         if isinstance(found, Misfit):
             misfits.append(Held(target.name, found.reason))
         else:

@@ -13,7 +13,7 @@ from hedgerow.rollout import variants
 from hedgerow.rollout.batches import SiteBudget
 from hedgerow.rollout.policy import Policy
 from hedgerow.rollout.strata import UNKNOWN, Stratum
-from hedgerow.rollout.variants import Variant
+from hedgerow.rollout.variants import Traits, Variant
 
 HOLD_LABEL = "hold"
 """A host whose ``labels`` carry this key is left out; the value says why."""
@@ -32,6 +32,8 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     storage: str | None = None
     board: str | None = None
     """The board's revision."""
+    machine: str | None = None
+    """As ``uname -m`` says it."""
     memory_mb: int | None = None
     labels: dict[str, str] = {}
     applications: tuple[str, ...] = ()
@@ -52,6 +54,11 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     """That rollout."""
     limited: bool = False
     """Outside of the operator's ``--limit``."""
+
+    @property
+    def traits(self) -> Traits:
+        """What a variant is chosen by."""
+        return Traits(hat=self.hat, memory_mb=self.memory_mb, board=self.board, machine=self.machine)
 
     def stratum(self, keys: Sequence[str]) -> Stratum:
         """Its values of ``keys`` (the policy's ``stratify``)."""

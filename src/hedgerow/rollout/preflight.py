@@ -13,7 +13,8 @@ DISK_MARGIN_MB = 100
 """Left free beside a new bundle, for logs and metadata."""
 
 UNPACKED = {"runtime": 6, "application": 2}
-"""Size of an installed runtime, or a placed application, with what it came in, in bundles."""
+"""Size of an installed runtime, or a placed application, with what it came in, in bundles; where its manifest says
+what it takes beside its own files (``requires.disk_mb``), that counts."""
 
 MENDED_BY_A_RELEASE = frozenset({"no_model", "model_failed"})
 """Critical reasons that a release may take away; a host with any other is not well enough to get one."""
@@ -60,7 +61,7 @@ def unfit(
     critical = {reason.code for reason in report.reasons if reason.severity == "critical"} - MENDED_BY_A_RELEASE
     if critical:
         return Outcome.REFUSED, f"not well before its turn: {', '.join(sorted(critical))}"
-    lack = _unlike(report, release) or _lack(report, release, wanted) or _memory(report, release, place)
+    lack = _unlike(report, release) or _lack(report, release, place, wanted) or _memory(report, release, place)
     return None if lack is None else (Outcome.REFUSED, lack)
 
 
@@ -80,11 +81,13 @@ def unseen(look: Look) -> str | None:
     return None if look.reached else f"it answers over SSH, but not as its users reach it: {look.note or 'no answer'}"
 
 
-def _lack(report: Report, release: Release, wanted: str | None) -> str | None:
+def _lack(report: Report, release: Release, place: Placement | None, wanted: str | None) -> str | None:
     """What the host has too little of for one more bundle."""
+    size_mb = release.size_bytes / 1e6
+    own = [each for each in release.variants if place is None or place.variant in {None, each.name}]
+    said = [each.requires.disk_mb for each in own if each.requires.disk_mb is not None]
     # They are unpacked beside the archive that they come in.
-    times = UNPACKED.get(release.kind, 1)
-    needed_mb = times * release.size_bytes / 1e6 + DISK_MARGIN_MB
+    needed_mb = DISK_MARGIN_MB + (size_mb + max(said) if said else UNPACKED.get(release.kind, 1) * size_mb)
     free_mb = report.board.disk_free_mb
     if serves(report, release, wanted) or free_mb is None or free_mb >= needed_mb:
         return None

@@ -53,8 +53,8 @@ FACTS = ("site", "hat", "cooling", "storage", "labels", "board_memory_mb", relea
 def target(name: str, variables: Mapping[str, Any], *, limited: bool) -> Target:
     """A host of the group ``pis`` as the plan sees it; ``variables`` as the inventory has them.
 
-    The inventory need not know what board a host is: labels ``board`` (its revision) and ``memory_mb`` say it, and
-    ``board_memory_mb`` the latter, too. What nobody says is unknown.
+    The inventory need not know what board a host is: labels ``board`` (its revision), ``machine`` (``uname -m``) and
+    ``memory_mb`` say it, and ``board_memory_mb`` the latter, too. What nobody says is unknown.
 
     Raises:
         UsageError: The label ``memory_mb`` is no number, or ``applications`` no list of names.
@@ -74,6 +74,7 @@ def target(name: str, variables: Mapping[str, Any], *, limited: bool) -> Target:
         cooling=variables.get("cooling"),
         storage=variables.get("storage"),
         board=labels.get("board"),
+        machine=labels.get("machine"),
         memory_mb=None if memory is None else int(memory),
         labels=labels,
         applications=release_application.of_inventory(name, variables.get(release_application.VARIABLE)),

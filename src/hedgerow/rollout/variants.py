@@ -10,10 +10,10 @@ from typing import Literal
 
 import msgspec
 
-from hedgerow.registry.fitting import Misfit, choose
+from hedgerow.registry.fitting import Misfit, Traits, choose
 from hedgerow.registry.manifest import Requires
 
-__all__ = ["ONLY", "READ_MB_S", "START_S", "Memory", "Misfit", "Variant", "choose", "memory"]
+__all__ = ["ONLY", "READ_MB_S", "START_S", "Memory", "Misfit", "Traits", "Variant", "choose", "memory"]
 
 ONLY = "default"
 """Name of the variant of a bundle that has no others."""

@@ -51,6 +51,19 @@ def test_disk_for_one_more_bundle(heavy: Release) -> None:
     )
 
 
+def test_disk_for_what_a_manifest_says_it_takes_beside_its_files(release: Release) -> None:
+    builds = [
+        Variant(name=name, requires=Requires(memory_mb=1, disk_mb=disk), sha256=release.sha256, size_bytes=90_000_000)
+        for name, disk in (("small", 50), ("large", 400))
+    ]
+    several = msgspec.structs.replace(release, variants=builds)
+    board = report(disk_free_mb=500)
+    assert preflight.unfit(board, several, Placement(variant="small")) is None
+    refused = (Outcome.REFUSED, "500 MB free on its disk, 590 MB needed")
+    assert preflight.unfit(board, several, Placement(variant="large")) == refused
+    assert preflight.unfit(board, several) == refused, "the largest, where nobody says which"
+
+
 @pytest.mark.parametrize(
     "known, pending, outcome",
     [

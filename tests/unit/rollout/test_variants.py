@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from hedgerow.registry.manifest import Requires
 from hedgerow.rollout import variants
-from hedgerow.rollout.variants import Memory, Misfit, Variant
+from hedgerow.rollout.variants import Memory, Misfit, Traits, Variant
 
 
 def variant(name: str, memory_mb: int, *hat: str, size: int = 90_000_000) -> Variant:
@@ -32,7 +32,7 @@ ALL = [CPU, SMALL, HAT, HATS]
     ],
 )
 def test_the_best_fitting(hat: str | None, memory_mb: int | None, name: str) -> None:
-    found = variants.choose(ALL, hat=hat, memory_mb=memory_mb)
+    found = variants.choose(ALL, Traits(hat=hat, memory_mb=memory_mb))
     assert isinstance(found, Variant)
     assert found.name == name
 
@@ -47,7 +47,7 @@ def test_the_best_fitting(hat: str | None, memory_mb: int | None, name: str) -> 
     ],
 )
 def test_a_misfit_says_why(offered: list[Variant], hat: str, memory_mb: int | None, reason: str) -> None:
-    found = variants.choose(offered, hat=hat, memory_mb=memory_mb)
+    found = variants.choose(offered, Traits(hat=hat, memory_mb=memory_mb))
     assert isinstance(found, Misfit)
     assert reason in found.reason
 
@@ -56,8 +56,8 @@ def test_a_misfit_says_why(offered: list[Variant], hat: str, memory_mb: int | No
 def test_the_choice_does_not_depend_on_the_order_and_always_fits(
     offered: list[Variant], hat: str | None, memory_mb: int
 ) -> None:
-    found = variants.choose(offered, hat=hat, memory_mb=memory_mb)
-    assert found == variants.choose(ALL, hat=hat, memory_mb=memory_mb) or isinstance(found, Misfit)
+    found = variants.choose(offered, Traits(hat=hat, memory_mb=memory_mb))
+    assert found == variants.choose(ALL, Traits(hat=hat, memory_mb=memory_mb)) or isinstance(found, Misfit)
     if isinstance(found, Variant):
         assert found.requires.memory_mb <= memory_mb
         assert not found.requires.hat or hat is None or hat in found.requires.hat
@@ -65,9 +65,42 @@ def test_the_choice_does_not_depend_on_the_order_and_always_fits(
         assert memory_mb < 900
 
 
+@pytest.mark.parametrize(
+    "needs, host, reason",
+    [
+        (Requires(memory_mb=1, board=("1.0", "1.1")), Traits(board="1.2"), "is for board 1.0 or 1.1, the host is 1.2"),
+        (Requires(memory_mb=1, machine="aarch64"), Traits(machine="x86_64"), "is for aarch64, the host is x86_64"),
+        (
+            Requires(memory_mb=1, npu_memory_mb=4000),
+            Traits(hat="hat-plus-26"),
+            "needs 4000 MB of memory on the HAT, hat-plus-26 has 0",
+        ),
+    ],
+)
+def test_whatever_else_a_manifest_requires_counts_where_the_host_is_known(
+    needs: Requires, host: Traits, reason: str
+) -> None:
+    build = Variant(name="only", requires=needs, sha256="a" * 64, size_bytes=1)
+    assert variants.choose([build], host) == Misfit(reason)
+    assert variants.choose([build], Traits()) == build, "what is not known refuses nothing"
+    assert variants.choose([build], Traits(hat="hat-plus-2", board="1.1", machine="aarch64")) == build
+
+
+def test_one_made_for_the_board_goes_before_one_for_any() -> None:
+    builds = [
+        Variant(name=name, requires=Requires(memory_mb=need, board=board), sha256="a" * 64, size_bytes=1)
+        for name, need, board in (("any", 900, ()), ("some", 800, ("1.0", "1.1")), ("own", 700, ("1.1",)))
+    ]
+    assert [getattr(variants.choose(builds, Traits(board=board)), "name", None) for board in ("1.1", "1.0", None)] == [
+        "own",
+        "some",
+        "any",
+    ]
+
+
 def test_no_variant_at_all_is_a_mistake_of_the_caller() -> None:
     with pytest.raises(ValueError, match="one variant at least"):
-        variants.choose([], hat=None, memory_mb=None)
+        variants.choose([], Traits())
 
 
 @pytest.mark.parametrize(
