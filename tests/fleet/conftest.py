@@ -50,6 +50,8 @@ class Controller:
     def start(self, playbook: str, *arguments: str, log: Path) -> subprocess.Popen[bytes]:
         """A playbook in a process group of its own, to be killed."""
         command = [_tool("ansible-playbook"), "-i", str(self.inventory.path), f"playbooks/{playbook}", *arguments]
+        # Tests that run in the background of a shell have Ctrl-C ignored, and so would their children.
+        command = ["env", "--default-signal=INT", *command]
         with log.open("wb") as file:
             return subprocess.Popen(
                 command, cwd=REPOSITORY, env=_plain(), stdout=file, stderr=subprocess.STDOUT, start_new_session=True

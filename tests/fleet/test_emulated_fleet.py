@@ -199,7 +199,9 @@ def test_names_resolve_among_the_hosts(up: EmulatedFleet) -> None:
 
 def test_a_killed_up_is_resumed(fleet: EmulatedFleet, inventory: Path) -> None:
     fleet.down()
-    command = [sys.executable, "-m", "hedgerow.cli", "emulate", "up", "-i", str(inventory)]
+    # Tests that run in the background of a shell have Ctrl-C ignored, and so would their children.
+    default = ["env", "--default-signal=INT"]
+    command = [*default, sys.executable, "-m", "hedgerow.cli", "emulate", "up", "-i", str(inventory)]
     for moment in (0.6, 0.9, 1.2, 1.5, 1.8, 2.1):
         process = subprocess.Popen(
             command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
