@@ -269,6 +269,11 @@ class Fleet(rollout_fleet.Fleet):
         return "OK"
 
 
+def said(done: subprocess.CompletedProcess[str]) -> str:
+    """A playbook's output as running text: Ansible folds long lines."""
+    return " ".join((done.stdout + done.stderr).split())
+
+
 def _tensor(model: str) -> Any:
     asked = messages.ModelInferRequest(model_name=model)
     tensor = asked.inputs.add(name="x", datatype="FP32", shape=[1])

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import identity_fleet as fleets
 import pytest
+from identity_fleet import said
 from rollout_fleet import Callers
-from test_identity_faults import said
 
 from hedgerow.identity.keys_device import otp
 

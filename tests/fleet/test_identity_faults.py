@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import identity_fleet as fleets
 import pytest
 import wrong_clock
+from identity_fleet import said
 from rollout_fleet import Callers
 
 from hedgerow.identity.profiles import Profile
@@ -34,11 +35,6 @@ def callers(spinney, pi) -> Iterator[Callers]:
     with Callers(spinney, [pi], fresh=True) as running:
         yield running
     running.none_failed()
-
-
-def said(done) -> str:
-    """A playbook's output as running text: Ansible folds long lines."""
-    return " ".join((done.stdout + done.stderr).split())
 
 
 # ── permissions ─────────────────────────────────────────────────────────────
