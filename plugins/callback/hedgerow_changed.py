@@ -45,7 +45,9 @@ class CallbackModule(CallbackBase):
         self._playbook = Path(playbook._file_name).name  # noqa: SLF001 - callbacks have no other way to know
 
     def v2_runner_on_ok(self, result: Any) -> None:
-        if result.result.get("changed", False):
+        # The keyword's value where a task has one, else the command line's.
+        acted_in_check = bool(context.CLIARGS.get("check")) and result.task.check_mode is False
+        if result.result.get("changed", False) and not acted_in_check:
             found = self._uncertain if result.result.get("uncertain", False) else self._changed
             found.add((result.host.get_name(), result.task.get_name()))
 
