@@ -96,7 +96,9 @@ def _apart(entries: Sequence[Entry]) -> list[str]:
     found = []
     for entry in entries:
         path, name = entry.item.path, entry.source.name
-        encrypted = name.endswith((".key", ".pem")) and entry.item.link is None and b"ENCRYPTED" in _head(entry.source)
+        if entry.item.link is not None:
+            continue
+        encrypted = name.endswith((".key", ".pem")) and b"ENCRYPTED" in _head(entry.source)
         if encrypted or (path.startswith("fleet/ssh-ca/keys/") and not name.endswith(".pub")):
             found.append(f"the passphrase of {path}")
         elif name == "key.uri":

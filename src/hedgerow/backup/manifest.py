@@ -78,14 +78,20 @@ def decode(data: bytes) -> Manifest:
     return found
 
 
+def leads_out(path: str, link: str) -> bool:
+    """Whether a link at ``path`` (``fleet/…`` or ``inventory/…``) climbs out of that top folder on its way."""
+    depth = path.count("/") - 1
+    out = link.startswith("/")
+    for part in link.split("/"):
+        depth += -1 if part == ".." else 0 if part in {"", "."} else 1
+        out = out or depth < 0
+    return out
+
+
 def _require_inside(item: Item) -> None:
     """Nothing is ever written outside the two folders, whoever made the file."""
     parts = item.path.split("/")
     below = item.path.startswith((FLEET, INVENTORY)) and len(parts) > 1
-    # How deep a link lies below its top folder: it may climb no higher.
-    depth, links_out = len(parts) - 2, item.link is not None and item.link.startswith("/")
-    for part in (item.link or "").split("/"):
-        depth += -1 if part == ".." else 0 if part in {"", "."} else 1
-        links_out = links_out or depth < 0
+    links_out = item.link is not None and leads_out(item.path, item.link)
     if not below or {"", ".", ".."} & set(parts) or "\0" in item.path or links_out:
         raise ManifestError("a path in the backup leads out of its folder", where=item.path[:200])

@@ -2,12 +2,15 @@
 
 - Everything in the fleet's folder goes, so that what a later release adds is not forgotten. Left out are hidden files
   (locks, half-written ones), who holds the rollouts' lease, one-use challenges, and large files of bundles.
+- Links go as links; those that lead out of the folder (variables that inventories share, a registry on another disk)
+  as what they lead to: a restored controller has nothing at the other end.
 - CA, SSH CA and registries are held by their own locks until the backup is written. Logs are append-only: their anchors
   are read first, then their lengths, and of each exactly that much goes.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -18,7 +21,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Final, NamedTuple
 
-from hedgerow.backup.manifest import FLEET, INVENTORY, Item, LeftOut
+from hedgerow.backup.manifest import FLEET, INVENTORY, Item, LeftOut, leads_out
 from hedgerow.errors import MachineError
 from hedgerow.registry.store import FolderStore
 
@@ -76,39 +79,61 @@ def _hold(held: ExitStack, folder: Path) -> None:
 def _look(fleet_dir: Path, inventory: Path, *, with_blobs: bool) -> Snapshot:
     entries: list[Entry] = []
     left_out: list[LeftOut] = []
-    files = [path for path in _walk(fleet_dir) if not _LEFT.search(path.relative_to(fleet_dir).as_posix())]
+    files = _walk(fleet_dir, FLEET)
     # An anchor may lag behind its log, never run ahead of it.
-    anchors = {path: path.read_bytes() for path in files if path.suffix == ".head"}
-    for path in files:
-        name = path.relative_to(fleet_dir).as_posix()
-        size = path.lstat().st_size
-        if path not in anchors and not with_blobs and _BUNDLES.search(name) and size > _LARGE_BYTES:
-            left_out.append(LeftOut(FLEET + name, size))
+    anchors = {each.path: each.path.read_bytes() for each in files if each.path.suffix == ".head"}
+    for each in files:
+        size = 0 if each.link else each.path.stat().st_size
+        large = size > _LARGE_BYTES and _BUNDLES.search(each.name.removeprefix(FLEET))
+        if each.path not in anchors and not with_blobs and large:
+            left_out.append(LeftOut(each.name, size))
         else:
-            entries.append(_entry(FLEET + name, path, anchors.get(path)))
+            entries.append(_entry(each, anchors.get(each.path)))
     if inventory.is_dir():
-        entries += [_entry(INVENTORY + path.relative_to(inventory).as_posix(), path) for path in _walk(inventory)
-                    if not _LEFT.search(path.relative_to(inventory).as_posix())]  # fmt: skip
+        entries += [_entry(each) for each in _walk(inventory, INVENTORY)]
     elif inventory.is_file():
-        entries.append(_entry(INVENTORY + inventory.name, inventory))
+        entries.append(_entry(_Found(inventory, INVENTORY + inventory.name)))
     return Snapshot(entries, left_out)
 
 
-def _walk(folder: Path) -> list[Path]:
-    """Files and links, sorted; what is neither (sockets) is nothing that a person could restore."""
-    found = []
-    for path in sorted(folder.rglob("*")):
-        mode = path.lstat().st_mode
-        if stat.S_ISREG(mode) or stat.S_ISLNK(mode):
-            found.append(path)
-    return found
+class _Found(NamedTuple):
+    """A file, or a ``link`` that stays in the folder; ``name`` is what it is called in the backup."""
+
+    path: Path
+    name: str
+    link: bool = False
 
 
-def _entry(name: str, path: Path, content: bytes | None = None) -> Entry:
-    status = path.lstat()
-    if stat.S_ISLNK(status.st_mode):
+def _walk(folder: Path, top: str) -> list[_Found]:
+    """What of ``folder`` goes, sorted; what is no file (sockets) is nothing that a person could restore."""
+    found: list[_Found] = []
+    # Each with the folders that it lies in, and whether a link was followed to it.
+    waiting = [(folder, frozenset({folder.resolve()}), False)]
+    while waiting:
+        here, above, elsewhere = waiting.pop()
+        for path in here.iterdir():
+            below = path.relative_to(folder).as_posix()
+            if _LEFT.search(below):
+                continue
+            mode = path.lstat().st_mode
+            follow = stat.S_ISLNK(mode) and (elsewhere or leads_out(top + below, str(path.readlink())))
+            if follow:
+                mode = path.stat().st_mode
+            if stat.S_ISDIR(mode):
+                home = path.resolve()
+                if home in above:
+                    raise OSError(errno.ELOOP, "a link leads to a folder that it lies in", str(path))
+                waiting.append((path, above | {home}, elsewhere or follow))
+            elif stat.S_ISREG(mode) or stat.S_ISLNK(mode):
+                found.append(_Found(path, top + below, link=stat.S_ISLNK(mode)))
+    return sorted(found)
+
+
+def _entry(each: _Found, content: bytes | None = None) -> Entry:
+    name, path = each.name, each.path
+    if each.link:
         return Entry(Item(name, link=str(path.readlink())), path)
-    mode = stat.S_IMODE(status.st_mode) & 0o777
+    mode = stat.S_IMODE(path.stat().st_mode) & 0o777
     if content is not None:
         return Entry(Item(name, len(content), hashlib.sha256(content).hexdigest(), mode), path, content)
     with path.open("rb") as file:

@@ -64,6 +64,43 @@ def left_behind(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if path.name.startswith("."))
 
 
+def test_what_links_lead_to_outside_comes_along(fleet, identity, var, tmp_path):
+    """Variables that inventories share, and a registry on another disk: a new controller has neither."""
+    (tmp_path / "shared" / "group_vars").mkdir(parents=True)
+    (tmp_path / "shared" / "group_vars" / "all.yml").write_text("fleet: x\n")
+    (tmp_path / "shared" / "group_vars" / "pis.yml").symlink_to("all.yml")
+    (tmp_path / "disk" / "metadata").mkdir(parents=True)
+    (tmp_path / "disk" / "metadata" / "1.root.json").write_text("{}")
+    inventory = tmp_path / "inventory"
+    (inventory / "host_vars").mkdir(parents=True)
+    (inventory / "hosts.yml").write_text("all: {}\n")
+    (inventory / "group_vars").symlink_to("../shared/group_vars")
+    (inventory / "host_vars" / "pi-1.yml").symlink_to(tmp_path / "shared" / "group_vars" / "all.yml")
+    (inventory / "same").symlink_to("host_vars")
+    (fleet / "registry").symlink_to(tmp_path / "disk")
+    create(FLEET, fleet, inventory, tmp_path / "b.age", [Recipient(identity.recipient)], by=BY)
+    shutil.rmtree(tmp_path / "shared")
+    shutil.rmtree(tmp_path / "disk")
+    shutil.rmtree(fleet)
+    back = bring_back(tmp_path / "b.age", identity, var, inventory=tmp_path / "back")
+    for name in ("group_vars/all.yml", "group_vars/pis.yml", "host_vars/pi-1.yml", "same/pi-1.yml"):
+        assert (Path(back.inventory) / name).read_text() == "fleet: x\n"
+    assert (Path(back.inventory) / "same").is_symlink(), "what stays inside stays a link"
+    assert (fleet / "registry" / "metadata" / "1.root.json").read_text() == "{}"
+
+
+@pytest.mark.parametrize("target, says", [("../nowhere", "No such file"), ("..", "a folder that it lies in")])
+def test_a_link_that_leads_nowhere_or_round_in_circles_is_told(fleet, identity, tmp_path, target, says):
+    (tmp_path / "outer" / "inventory").mkdir(parents=True)
+    (tmp_path / "outer" / "inventory" / "link").symlink_to(target)
+    with pytest.raises(MachineError, match=says) as caught:
+        create(
+            FLEET, fleet, tmp_path / "outer" / "inventory", tmp_path / "b.age", [Recipient(identity.recipient)], by=BY
+        )
+    assert "inventory/link" in str(caught.value.where)
+    assert not (tmp_path / "b.age").exists()
+
+
 def test_what_is_in_it(made, fleet, identity, var):
     manifest = reading.verify(made, [identity])
     items = {item.path: item for item in manifest.items}
