@@ -64,7 +64,7 @@ SHOWN: dict[str, dict[str, tuple[str, ...]]] = {
         "tasks that handle secrets say no_log": ("tests/policy/test_no_log.py", "tests/policy/test_secrets.py"),
     },
 }
-SCENARIO = "rotation under load, offline beyond expiry, stolen, cloned, wrong clock, full disk: no request fails"
+SCENARIO = "rotation, offline, stolen, cloned, board's key, wrong clock, full disk, controller lost: no request fails"
 FLEET: dict[str, tuple[str, ...]] = {
     "canaries turn up on no host: processes, journal, files": ("tests/fleet/test_canaries.py",),
 }
