@@ -66,7 +66,11 @@ def taken(fleet_dir: Path, inventory: Path, *, with_blobs: bool) -> Iterator[Sna
             found = _look(fleet_dir, inventory, with_blobs=with_blobs)
         except OSError as error:
             where = str(error.filename or fleet_dir)
-            raise MachineError(f"the backup cannot be made: {error.strerror}", where=where) from error
+            raise MachineError(
+                f"the backup cannot be made: {error.strerror}",
+                where=where,
+                next_step=f"mend or remove it: ls -l {where}",
+            ) from error
         yield found
 
 

@@ -98,6 +98,7 @@ def test_a_link_that_leads_nowhere_or_round_in_circles_is_told(fleet, identity, 
             FLEET, fleet, tmp_path / "outer" / "inventory", tmp_path / "b.age", [Recipient(identity.recipient)], by=BY
         )
     assert "inventory/link" in str(caught.value.where)
+    assert "ls -l" in str(caught.value.next_step)
     assert not (tmp_path / "b.age").exists()
 
 
