@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
 from hedgerow.server.batching import join, split
-from hedgerow.server.errors import DeadlineExceeded
+from hedgerow.server.errors import DeadlineExceeded, ServingError
 
 if TYPE_CHECKING:
     import asyncio
@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 @dataclass(eq=False)
 class Call:
-    """One request. Its caller waits for ``future``, and cancels it when it leaves."""
+    """One request. Its caller waits for ``future``; it has ``left`` where it does no more, whatever comes of it.
+
+    There is no ``future`` any more once the caller has its answer.
+    """
 
     ticket: Ticket
     model: Served
@@ -33,6 +36,7 @@ class Call:
     began: float | None = None
     rows: int = 0
     run: Run | None = None
+    left: bool = False
 
 
 def begin(calls: Sequence[Call]) -> None:
@@ -65,7 +69,7 @@ class Run:
 
     def stop_unless_wanted(self) -> None:
         """Have the runtime end where none of the callers waits any more."""
-        if all(call.future.cancelled() for call in self._calls):
+        if all(call.left for call in self._calls):
             self._stopped = True
             if self._handle is not None:
                 self._handle.terminate = True
@@ -88,6 +92,10 @@ class Run:
             return DeadlineExceeded("nobody waits for it any more")
         try:
             return self._infer(call.inputs, call.outputs)
+        except ServingError as error:
+            # Nobody asks where in a backend a caller's fault was found, and a traceback holds what it was found in.
+            error.__cause__ = error.__context__ = None
+            return error.with_traceback(None)
         except Exception as error:  # noqa: BLE001 - handed to its caller
             return error
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import weakref
 from typing import Any, ClassVar, Final, cast
 
 import httptools
@@ -159,9 +160,12 @@ class FillingProtocol(ReplyingProtocol):
                 length = value
         self._expected = int(length or b"0")
         scope: dict[str, Any] = self.scope  # type: ignore[assignment] # extensions are not in its type
-        scope[FILL] = functools.partial(self._fill, self.cycle)
+        scope[FILL] = functools.partial(self._fill, weakref.ref(self.cycle))  # weakly as ``REPLY``
 
-    async def _fill(self, cycle: RequestResponseCycle, memory: memoryview) -> bool:
+    async def _fill(self, reference: weakref.ref[RequestResponseCycle], memory: memoryview) -> bool:
+        cycle = reference()
+        if cycle is None:  # the request has ended
+            return False
         come, cycle.body = cycle.body, bytearray()
         if not cycle.more_body and len(come) == len(memory):  # all of it came with the head, as small ones do
             memory[:] = come

@@ -8,6 +8,7 @@ application that finds ``REPLY`` in a request's scope may give a whole answer in
 from __future__ import annotations
 
 import functools
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -18,7 +19,9 @@ Reply = Callable[[Headers, bytes | memoryview], bool]
 
 REPLY: Final = "hedgerow.reply"
 """Key in the ASGI scope of a ``Reply``: writes an answer with status 200, of a POST; False where it has to be sent as
-usual. ``headers`` must have the body's length, and nothing that came from a caller unchecked."""
+usual. ``headers`` must have the body's length, and nothing that came from a caller unchecked. It refers weakly to
+uvicorn's cycle, which has the scope: what refers to each other is freed only when the collector looks for it, and the
+next requests take new memory until then."""
 GIVEN: Final = "hedgerow.given"
 """Key of one more header for any answer, where a layer outside has one."""
 
@@ -29,11 +32,13 @@ class ReplyingProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         super().on_headers_complete()
         scope: dict[str, Any] = self.scope  # type: ignore[assignment] # extensions are not in its type
-        scope[REPLY] = functools.partial(self._reply, self.cycle)
+        scope[REPLY] = functools.partial(self._reply, weakref.ref(self.cycle))
 
-    def _reply(self, cycle: RequestResponseCycle, headers: Headers, body: bytes | memoryview) -> bool:
+    def _reply(self, reference: weakref.ref[RequestResponseCycle], headers: Headers, body: bytes | memoryview) -> bool:
+        cycle = reference()
         if (
-            cycle.disconnected
+            cycle is None
+            or cycle.disconnected
             or cycle.response_started
             or not cycle.keep_alive
             or self.flow.write_paused

@@ -271,7 +271,8 @@ async def _serve(service: Service) -> None:
     # What is there now stays; the collector need not walk through it again and again. Not later: models may go.
     gc.collect()
     gc.freeze()
-    # A request leaves no cycles behind, and looking for some after each 700 objects took 3 % of a small one's time.
+    # Over HTTP a request leaves none that refer to each other, over gRPC four small ones of the library's. Looking for
+    # them after each 700 objects took 3 % of a small one's time.
     gc.set_threshold(_OBJECTS)
     listeners = [_told_of(listener, service.plane) for listener in service.listeners]
     servers = [_Server(_uvicorn_config(listener, service.limits)) for listener in listeners]

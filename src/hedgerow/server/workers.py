@@ -103,14 +103,13 @@ class Workers:
         deadline = None if timeout_s is None else now + timeout_s
         ticket = Ticket(next(self._numbers), now, priority or NORMAL, deadline, rows, key, batching)
         call = lane.put(ticket, model, inputs, outputs)
+        # asyncio.timeout_at() cancels the task and catches that again, at five times the price.
+        clock = None if timeout_s is None else loop.call_at(now + timeout_s, _late, call, timeout_s)
         try:
-            async with asyncio.timeout_at(deadline) as clock:
-                return await call.future
-        except TimeoutError as error:
-            if not clock.expired():
-                raise
-            raise DeadlineExceeded(f"not done within {timeout_s:g} s") from error
+            return await call.future
         finally:
+            if clock is not None:
+                clock.cancel()
             lane.leave(call)
             if progress is not None:
                 progress.began, progress.rows = call.began, call.rows
@@ -170,6 +169,12 @@ class _Job:
         self._lane.dropped_before(self._calls)
 
 
+def _late(call: Call, timeout_s: float) -> None:
+    if not call.future.done():
+        call.left = True
+        call.future.set_exception(DeadlineExceeded(f"not done within {timeout_s:g} s"))
+
+
 def _raise(error: BaseException) -> None:
     raise error
 
@@ -214,12 +219,16 @@ class _Lane:
 
     def leave(self, call: Call) -> None:
         """The caller needs it no more: if it has not begun, it never will."""
+        call.left = call.left or call.future.cancelled() or not call.future.done()
         with self._lock:
             waited = self.waiting.pop(call.ticket, None) is not None
         if waited:
             call.model.let_go()
-        elif call.run is not None and call.future.cancelled():
+        elif call.run is not None and call.left:
             call.run.stop_unless_wanted()
+        if not call.left:
+            # An error knows the call by its traceback. If the call knew the error, both would stay, and the body.
+            del call.future
 
     def drop(self) -> None:
         """End what waits; from any thread."""
@@ -297,6 +306,8 @@ class _Lane:
     def _done(self, calls: Sequence[Call], results: Sequence[Arrays | Exception]) -> None:
         for call, result in zip(calls, results, strict=True):
             call.model.let_go()
+            # Each knows the other: a body would stay until Python's collector comes, and the next one take new pages.
+            call.run = None
             if call.future.done():  # the caller has left
                 continue
             if isinstance(result, Exception):

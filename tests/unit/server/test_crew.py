@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable
 
 import server_support as support
@@ -41,6 +42,37 @@ def test_no_more_threads_than_there_is_work_at_once() -> None:
         crew.give(job, busy=busy)
     assert all(job.ended.wait(support.PATIENCE_S) for job in together)
     assert crew.size == 3
+    crew.close()
+
+
+def test_who_rested_last_works_first() -> None:
+    """Two threads that took turns at one caller's requests would have its data in two cores' caches."""
+    crew = Crew(8, "test")
+    gate = threading.Barrier(2, timeout=support.PATIENCE_S)
+    together = [Job(gate.wait) for _ in range(2)]
+    for busy, job in enumerate(together, 1):
+        crew.give(job, busy=busy)
+    assert all(job.ended.wait(support.PATIENCE_S) for job in together)
+    support.wait(lambda: crew.resting == 2)
+    names = []
+    for _ in range(20):
+        job = Job(lambda: names.append(threading.current_thread().name))
+        crew.give(job, busy=1)
+        assert job.ended.wait(support.PATIENCE_S)
+        support.wait(lambda: crew.resting == 2)
+    assert len(set(names)) == 1
+    crew.close()
+
+
+def test_a_job_is_not_kept_while_its_thread_rests() -> None:
+    """It has its callers' data."""
+    crew = Crew(1, "test")
+    job = Job()
+    gone = weakref.ref(job)
+    crew.give(job, busy=1)
+    assert job.ended.wait(support.PATIENCE_S)
+    del job
+    support.wait(lambda: gone() is None)
     crew.close()
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import time
 import types
+import weakref
 
 import numpy as np
 import onnx
@@ -83,6 +85,37 @@ async def eventually(condition) -> None:
 
 def ask(workers: Workers, model, value: float, count: int = 1, **options) -> asyncio.Task:
     return asyncio.create_task(workers.infer(model, rows(value, count), [], **options))
+
+
+@pytest.mark.parametrize("batching", [Batching(), TOGETHER])
+@pytest.mark.parametrize("gone", ["answered", "refused", "left"])
+def test_a_request_is_forgotten_with_its_answer(gone: str, batching: Batching) -> None:
+    """Not when Python's collector next looks for what refers to each other: sixteen callers' bodies are megabytes."""
+    backend = Adder(threading.Semaphore(0))
+
+    async def work(workers: Workers) -> None:
+        model, forgotten = served(backend), []
+        for value in (1, 2):
+            inputs = rows(-value if gone == "refused" else value)
+            forgotten.append(weakref.ref(inputs["x"]))
+            asked = asyncio.create_task(workers.infer(model, inputs, [], batching=batching))
+            del inputs
+            await support.until(lambda: workers.running == 1)
+            if gone == "left":
+                asked.cancel()
+            backend.gate.release()
+            await asyncio.wait([asked])
+            assert asked.cancelled() if gone == "left" else bool(asked.exception()) == (gone == "refused")
+            await support.until(lambda: workers.running == 0)
+            del asked
+        await support.until(lambda: not any(each() is not None for each in forgotten))
+
+    gc.collect()
+    gc.disable()
+    try:
+        run(work)
+    finally:
+        gc.enable()
 
 
 def test_a_slow_model_keeps_nobody_else_waiting() -> None:

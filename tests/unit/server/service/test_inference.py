@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import gzip
 import http.client
 import json
 import zlib
 
+import numpy as np
 import pytest
 import server_support as support
 from server_asking import INFER, ROW
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from hedgerow.server.protocols import bodies
 from hedgerow.server.replying import ReplyingProtocol
@@ -206,3 +209,22 @@ def test_an_answer_written_at_once_says_what_one_in_messages_says(serve, monkeyp
     assert ("x-request-id", "0" * 32) in at_once[0]
     assert (closing[1], closing[2], at_once[2]) == (at_once[1], True, False)
     assert replied == [True, False]
+
+
+@pytest.mark.parametrize("size", [1, 40_000])
+def test_a_request_is_forgotten_with_its_answer(serve, size: int) -> None:
+    """Nothing of it waits for Python's collector: the next one finds its memory, still in the processor's caches."""
+    connection = http.client.HTTPConnection("127.0.0.1", serve().server.port, timeout=support.PATIENCE_S)
+    values = np.zeros((size, 2), np.float32)
+    head = json.dumps({"inputs": [ROW | {"shape": values.shape, "data": values.tolist()}]})
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(20):
+            connection.request("POST", INFER, head)
+            assert connection.getresponse().read()
+        cycles = [each for each in gc.get_objects() if type(each) is RequestResponseCycle]
+    finally:
+        gc.enable()
+    connection.close()
+    assert len(cycles) <= 2  # the connection's last one, and one that just ends
