@@ -6,8 +6,11 @@ import asyncio
 import json
 import logging
 import ssl
+import subprocess
 import sys
 import threading
+import time
+import types
 import uuid
 
 import grpc
@@ -70,7 +73,13 @@ def serve(tmp_path, running, root, capfd):
 
         server = support.InProcess(prepare, tmp_path, Limits())
         client = httpx.Client(base_url=server.url, timeout=support.PATIENCE_S)
-        client.lines = lambda: [line for line in "".join(capfd.readouterr()).splitlines() if line]
+
+        def lines() -> list[str]:
+            for handler in root.handlers:
+                handler.flush()
+            return [line for line in "".join(capfd.readouterr()).splitlines() if line]
+
+        client.lines = lines
         running.insert(0, client)
         running.insert(0, server)
         return client
@@ -137,6 +146,57 @@ def test_as_text(serve) -> None:
     assert " status=200 " in line
 
 
+def test_lines_come_together_and_in_order_within_a_tenth_of_a_second(root, capfd) -> None:
+    logs.configure(Logs(), Redactor())
+    written: list[str] = []
+    root.handlers[0].setStream(types.SimpleNamespace(write=written.append, flush=lambda: None))
+    tell = logs.RequestLines(lambda request: request.model == "slow")
+
+    async def main() -> None:
+        for number in range(5):
+            tell(finished(str(number)))
+        assert written == []
+        await support.until(lambda: written)
+        tell(finished("5"))
+        tell(finished("slow"))  # a warning: at once, and what came before stands before it
+        assert [line.count("\n") for line in written] == [5, 2]
+        tell(finished("7"))
+        logging.getLogger("hedgerow.server").info("a word")
+        tell(finished("8"))
+
+    started = time.monotonic()
+    asyncio.run(main())
+    assert time.monotonic() - started >= 0.1
+    assert len(written) == 3
+    tell(finished("9"))  # its loop has ended with a line held: both are written now
+    lines = [json.loads(line) for line in "".join(written).splitlines()]
+    assert [line.get("model", line["message"]) for line in lines] == [
+        "0", "1", "2", "3", "4", "5", "slow", "7", "a word", "8", "9"
+    ]  # fmt: skip
+
+
+def test_what_is_held_is_written_when_the_process_ends() -> None:
+    program = (
+        "import asyncio; from hedgerow.server.telemetry import logs\n"
+        "from hedgerow.server.telemetry.config import Logs\n"
+        "from hedgerow.server.telemetry.caller import Caller; from hedgerow.server.telemetry.finished import Finished\n"
+        "logs.configure(Logs(), None)\n"
+        "async def main():\n"
+        "    logs.RequestLines(lambda _: False)(Finished(Caller('0'), '1', 'm', '1', 'oip', 200, None, arrived=0.0,"
+        " started=0.0, began=None, first=None, last=0.0, ended=0.0))\n"
+        "asyncio.run(main())\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert json.loads(ended.stderr)["model"] == "m"
+
+
+def finished(model: str) -> Finished:
+    return Finished(
+        Caller("0" * 32), SPAN, model, "1.0.0", "oip", 200, None, arrived=0.0, started=0.0, began=None, first=None,
+        last=1.0, ended=1.0,
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize("format_", ["json", "text"])
 def test_nothing_that_anybody_wrote_comes_out(serve, format_) -> None:
     client = serve(format=format_)
@@ -167,6 +227,7 @@ def test_nor_over_grpc(tmp_path, root, capfd) -> None:
     plane._opened = True
     Telemetry(Settings(), plane.recorder, plane.metrics, {})
     codes = asyncio.run(call_over_grpc(plane))
+    root.handlers[0].flush()
     assert codes == ["OK", "INTERNAL", "INVALID_ARGUMENT", "NOT_FOUND", "INVALID_ARGUMENT"]
     out = "".join(capfd.readouterr())
     assert CANARY not in out
