@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import tracemalloc
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from hedgerow.server import access, config, observe, sockets, systemd
 from hedgerow.server.config import Address
 from hedgerow.server.observe import Observer
 from hedgerow.server.restarts import Restarts
-from hedgerow.server.statistics import WINDOW_S, Sample, Window, percentile
+from hedgerow.server.statistics import MAX_SAMPLES, WINDOW_S, Sample, Window, percentile
 
 REQUIRED = "host: h\nserial: s\nfleet: f\nsite: t\nmodel: m\n"
 
@@ -259,6 +260,18 @@ def test_figures_of_a_window() -> None:
         restarts=1,
     )
     assert Window().serving(0.0, queue=0, restarts=None) == Serving(window_s=WINDOW_S)
+
+
+def test_a_window_holds_the_newest_in_the_memory_that_it_has_from_the_start() -> None:
+    window = Window()
+    tracemalloc.start()
+    for number in range(MAX_SAMPLES + 2000):
+        window.add(Sample(at=1.0, duration_s=number / 1000, failed=number < 3000))
+    grown, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    found = window.serving(2.0, queue=0, restarts=None)
+    assert (found.requests, found.errors, found.p50_ms, found.p99_ms) == (MAX_SAMPLES, 1000, 17499.0, 31709.0)
+    assert grown < 10_000
 
 
 # ── access ──────────────────────────────────────────────────────────────────
