@@ -1,6 +1,6 @@
 """What the server costs on top of onnxruntime: the same model in process and behind REST and gRPC, in turns.
 
-    .venv/bin/python -m bench.server_tensors [--rounds 5] [--seconds 4] [--concurrency 1 4] [--json]
+    .venv/bin/python -m bench.server_tensors [--rounds 10] [--seconds 2] [--concurrency 1 4] [--json]
 
 Two models, made here. A CNN (MobileNetV2's 3.5 M parameters, a picture of 602 KB a request) and a tiny perceptron,
 where the model is nothing and the server is everything. Both sides use one thread a call, no spinning.
@@ -404,8 +404,8 @@ def _cells(each: Picture) -> tuple[object, ...]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=4.0, help="of load, each in turn")
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--seconds", type=float, default=2.0, help="of load, each in turn")
     parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 4])
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--raw", type=Path, help=argparse.SUPPRESS)
