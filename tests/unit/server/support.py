@@ -27,6 +27,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from onnx import TensorProto, helper
+from ports import free_port
 
 from hedgerow.identity.ca import FleetCA
 from hedgerow.identity.profiles import DeviceNames, Profile
@@ -339,14 +340,6 @@ class Process:
 def tells_of_an_exception(log: str) -> bool:
     """Whether a server's output has one: in a line of JSON, of text, or as Python writes it."""
     return any(sign in log for sign in ('"exception":', " exception=[", "Traceback"))
-
-
-def free_port() -> int:
-    """A port above those of real services."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def answers(port: int, path: str = "/health/ready") -> int | None:

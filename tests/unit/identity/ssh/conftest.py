@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import ports
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
@@ -78,7 +79,7 @@ class _Sshd:
     mounts: dict[Path, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.port = _free_port()
+        self.port = ports.free_port("0.0.0.0")
         self._process: subprocess.Popen[bytes] | None = None
         self.log = self.folder / "sshd.log"
 
@@ -158,12 +159,6 @@ class _Sshd:
         sudoers = self.folder / "sudoers"
         sudoers.write_text(f"Defaults env_reset\nroot ALL=(ALL:ALL) ALL\n{self.sudoers}", encoding="utf-8")
         sudoers.chmod(0o440)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("0.0.0.0", 0))
-        return int(probe.getsockname()[1])
 
 
 def _answers(address: str, port: int) -> bool:
@@ -374,7 +369,7 @@ def sshd_program() -> str:
 
 @pytest.fixture
 def free_port() -> int:
-    return _free_port()
+    return ports.free_port("0.0.0.0")
 
 
 @pytest.fixture

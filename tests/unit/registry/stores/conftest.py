@@ -9,7 +9,6 @@ import itertools
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -29,6 +28,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from ports import free_port
 
 from hedgerow.registry.store import FolderStore
 from hedgerow.registry.stores import open_store
@@ -77,14 +77,6 @@ class S3Server:
         return open_store(self.location(**how))
 
 
-def _free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-
-
 @pytest.fixture(scope="session")
 def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     weed = Path(sys.executable).parent / "weed"
@@ -101,7 +93,7 @@ def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     }
     (folder / "s3.json").write_text(json.dumps({"identities": [identity, reader]}))
     _make_certificate(folder)
-    ports = _free_ports(9)
+    ports = [free_port() for _ in range(9)]
     names = ["master.port", "master.port.grpc", "volume.port", "volume.port.grpc", "filer.port", "filer.port.grpc"]
     flags = {
         name: str(port) for name, port in zip([*names, "s3.port", "s3.port.grpc", "s3.port.https"], ports, strict=True)
