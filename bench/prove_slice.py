@@ -181,7 +181,7 @@ def prove_converge(proof: Proof, clone: Path) -> None:
 
 
 def prove_server(proof: Proof, clone: Path) -> None:
-    done = bench(clone, "bench/server_overhead.py")
+    done = bench(clone, "-m", "bench.server_overhead")
     claim, bar_text = "server's tokens/s over a bare loop, ten pairs", "≥ 95 %"
     if done is None:
         proof.add(claim, bar_text, "the benchmark failed", ok=False)
@@ -218,10 +218,10 @@ def prove_clean(proof: Proof, clone: Path) -> None:
     proof.add("make clean leaves nothing behind", "0 things", f"{len(left)} things {left[:3] or ''}", ok=not left)
 
 
-def bench(clone: Path, script: str, *arguments: str) -> dict[str, Any] | None:
+def bench(clone: Path, *script: str) -> dict[str, Any] | None:
     """Run one of our benchmarks; its JSON, None where it printed none."""
     done = subprocess.run(
-        [str(clone / ".venv/bin/python"), script, *arguments, "--json"],
+        [str(clone / ".venv/bin/python"), *script, "--json"],
         cwd=clone, text=True, capture_output=True, check=False,
     )  # fmt: skip
     try:

@@ -1,10 +1,12 @@
 """What the server costs on top of onnxruntime-genai: tokens a second over HTTP streaming beside a bare loop.
 
-    .venv/bin/python bench/server_overhead.py [--bundle DIR] [--pairs 10] [--tokens 128] [--json]
+    .venv/bin/python -m bench.server_overhead [--bundle DIR] [--pairs 10] [--tokens 128] [--json]
 
 The bare loop is the same bundle, interface of the package, options and thread count, in a process of its own. The two
 take turns, so that what else runs on the machine hits both; each pair gives a ratio, and their median is held to 0.95.
-Tokens a second are those after the first. The server's CPU a token counts its process, the bare loop's its own.
+A pair during which a hypervisor gave the cores to others is measured again (``quiet``). Tokens a second are those after
+the first. The server's CPU a token counts its process, the bare loop's its own. The first token comes once an answer
+and takes some milliseconds more or less each time, so five pairs of short answers follow each, for that alone.
 
 At the end the server is asked for its liveness every 10 ms while it reads a long prompt: how long may a probe wait?
 """
@@ -13,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import http.client
+import itertools
 import json
 import os
 import platform
@@ -29,6 +32,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.quiet import Quiet
+
 from hedgerow import paths
 from hedgerow.server.backends import default_threads
 
@@ -37,6 +42,8 @@ PROMPT = "Write a long story about a lighthouse and the people who keep it."
 LONG_PROMPT = "Tell me a story about a dog and a boat. " * 80
 READY_S = 60.0
 PROBE_EVERY_S = 0.01
+# Answers for the first token's sake: after each pair, and tokens of each.
+SHORT_PAIRS, SHORT_TOKENS = 5, 4
 
 
 @dataclass(frozen=True)
@@ -79,13 +86,14 @@ class Result:
     bare_cpu_ms_a_token: Spread
     server_cpu_ms_a_token: Spread
     probe_ms_while_reading: Spread
+    quiet: Quiet
 
 
 class Bare:
     """The loop in a child process: a line of JSON in, a line of JSON out."""
 
     def __init__(self, bundle: Path) -> None:
-        command = [sys.executable, __file__, "--bare", str(bundle)]
+        command = [sys.executable, "-m", "bench.server_overhead", "--bare", str(bundle)]
         self._child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.interface = str(self._read()["interface"])
 
@@ -249,15 +257,15 @@ class Server:
 
 
 def measure(bundle: Path, pairs: int, tokens: int) -> Result:
+    turns = itertools.count()
     with running(bundle) as (bare, server):
         bare.generate(8)
         server.generate(8)
-        runs = []
-        for number in range(pairs):
-            # Who begins alternates, so that a machine that slows down or warms up favours neither.
-            first, second = (bare, server) if number % 2 == 0 else (server, bare)
-            one, other = first.generate(tokens), second.generate(tokens)
-            runs.append((one, other) if number % 2 == 0 else (other, one))
+        quiet = Quiet()
+        runs, short = [], []
+        for _ in range(pairs):
+            runs.append(quiet.measure(lambda: _pair(bare, server, tokens, next(turns))))
+            short += [quiet.measure(lambda: _pair(bare, server, SHORT_TOKENS, next(turns))) for _ in range(SHORT_PAIRS)]
         probes = server.probe()
         interface = bare.interface
     for alone, served in runs:
@@ -273,11 +281,20 @@ def measure(bundle: Path, pairs: int, tokens: int) -> Result:
         bare_tokens_per_s=Spread.of([alone.tokens_per_s for alone, _ in runs]),
         server_tokens_per_s=Spread.of([served.tokens_per_s for _, served in runs]),
         ratio=Spread.of([served.tokens_per_s / alone.tokens_per_s for alone, served in runs]),
-        ttft_ratio=Spread.of([served.ttft_s / alone.ttft_s for alone, served in runs]),
+        ttft_ratio=Spread.of([served.ttft_s / alone.ttft_s for alone, served in short]),
         bare_cpu_ms_a_token=Spread.of([alone.cpu_ms for alone, _ in runs]),
         server_cpu_ms_a_token=Spread.of([served.cpu_ms for _, served in runs]),
         probe_ms_while_reading=Spread.of(probes),
+        quiet=quiet,
     )
+
+
+def _pair(bare: Bare, server: Server, tokens: int, turn: int) -> tuple[Generation, Generation]:
+    """Who begins alternates, so that a machine that slows down or warms up favours neither."""
+    if turn % 2 == 0:
+        return bare.generate(tokens), server.generate(tokens)
+    served = server.generate(tokens)
+    return bare.generate(tokens), served
 
 
 @contextmanager
@@ -324,6 +341,7 @@ def _show(result: Result) -> None:
         f"{result.bundle}, {result.interface}, {result.threads} threads, {result.tokens} tokens, {result.pairs} pairs"
     )
     print(result.machine)
+    print(result.quiet)
     for label, spread in (
         ("bare tokens/s", result.bare_tokens_per_s),
         ("server tokens/s", result.server_tokens_per_s),

@@ -11,7 +11,8 @@ leave to a server that does nothing else); callers are unmodified tritonclient i
 *Share of raw* is CPU of onnxruntime alone a request ÷ CPU of the server's process a request, the median of the
 rounds: the caller's own CPU is in neither, and other load bends it less than it bends anything else. *Tail* is p99 ÷
 p50, the server's over raw's of the same round; there the caller does count, as it takes its part of the same cores
-between two requests. So it does in requests a second, which is shown and held to nothing.
+between two requests. So it does in requests a second, which is shown and held to nothing. A while in which a hypervisor
+gave the cores to others is measured again (``quiet``).
 
 **Perceptron.** Requests a second at sixteen callers, with the lightest callers there are (``server_clients``), beside
 ``PEERS``: what other servers did on the machine of bench/README.md. Those were not run here. To compare across
@@ -23,6 +24,7 @@ core would answer if nothing else ran on it, for the server's Python runs on one
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import sys
 import tempfile
@@ -30,13 +32,14 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from bench import server_models as models
 from bench.proof import VERDICTS, machine
+from bench.quiet import Quiet
 from bench.server_process import Child, Server, Spread, percentile, questions, reply
 from bench.server_sketch import Sketch
 
@@ -141,6 +144,7 @@ class Result:
     raw_ms_then: float
     raw_ms_now: float
     peers: list[Peer]
+    quiet: Quiet
     ok: bool
 
 
@@ -199,11 +203,16 @@ class Bench:
     callers: Child
     servers: dict[str, Server]
     sketch: Sketch
+    quiet: Quiet = field(default_factory=Quiet)
 
     def raw(self, model: str, concurrency: int, seconds: float) -> Load:
-        return Load(**self.alone.ask(model=model, concurrency=concurrency, seconds=seconds))
+        ask = functools.partial(self.alone.ask, model=model, concurrency=concurrency, seconds=seconds)
+        return Load(**self.quiet.measure(ask))
 
     def served(self, model: str, kind: str, concurrency: int, seconds: float) -> Load:
+        return self.quiet.measure(functools.partial(self._served, model, kind, concurrency, seconds))
+
+    def _served(self, model: str, kind: str, concurrency: int, seconds: float) -> Load:
         server, _ = self._server(model, kind)
         before = server.cpu_s
         found = self.callers.ask(**self._whom(model, kind), concurrency=concurrency, seconds=seconds)
@@ -357,11 +366,11 @@ def measure(concurrencies: list[int], rounds: int, seconds: float) -> Result:
     now = Spread.of(raw_ms[1]).median
     peers = beside_peers(ours, now)
     ok = all(each.ok for each in shown) and all(each.ok for each in peers)
-    return Result(machine(), rounds, seconds, shown, ours, PEERS_RAW_MS, now, peers, ok)
+    return Result(machine(), rounds, seconds, shown, ours, PEERS_RAW_MS, now, peers, bench.quiet, ok)
 
 
 def show(result: Result) -> None:
-    title = f"CNN, 602 KB a request, {result.rounds} rounds of {result.seconds:g} s; {result.machine}"
+    title = f"CNN, 602 KB a request, {result.rounds} rounds of {result.seconds:g} s; {result.machine}; {result.quiet}"
     columns: tuple[str, ...] = (
         "door", "callers", "CPU ms: raw", "server", "caller", "share of raw", "a sketch's", "bar", "per s: raw",
         "server", "p50 ms", "p99 ms", "tail: raw", "server", "÷ (≤ 1)", "verdict",
