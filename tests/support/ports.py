@@ -7,16 +7,16 @@ are from below the range that it gives of itself, and each is locked for as long
 from __future__ import annotations
 
 import fcntl
+import os
 import random
 import socket
 import tempfile
 from pathlib import Path
-from typing import IO, Final
+from typing import Final
 
 _FROM: Final = 20_000
-_LOCKS: Final = Path(tempfile.gettempdir()) / "hedgerow-test-ports"
+_LOCKS: Final = Path(tempfile.gettempdir()) / f"hedgerow-test-ports-{os.getuid()}"
 _TRIES: Final = 10_000
-_held: list[IO[bytes]] = []
 
 
 def free_port(address: str = "127.0.0.1") -> int:
@@ -25,14 +25,13 @@ def free_port(address: str = "127.0.0.1") -> int:
     _LOCKS.mkdir(exist_ok=True)
     for _ in range(_TRIES):
         port = random.randrange(_FROM, int(first))
-        lock = (_LOCKS / str(port)).open("wb")
+        lock = os.open(_LOCKS / str(port), os.O_CREAT | os.O_WRONLY)  # open until the process ends
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             with socket.socket() as probe:
                 probe.bind((address, port))
         except OSError:
-            lock.close()
-            continue
-        _held.append(lock)
-        return port
+            os.close(lock)
+        else:
+            return port
     raise AssertionError(f"no port from {_FROM} to {first} is free")
