@@ -51,6 +51,13 @@ python3 -m venv /opt/torch
 dpkg-query --show >/opt/torch/debian-packages
 """
 
+# No control group: on version 2 crun loads a program there that guards devices, and lifts a limit for that, which not
+# every root may do (CAP_SYS_RESOURCE). Without mknod there is nothing to guard but /dev/null and its like. Podman then
+# shows the machine's groups, which are nobody's business.
+_CONFINED: Final = (
+    "--systemd=false", "--network=none", "--cap-drop=all", "--cgroups=disabled", "--security-opt=mask=/sys/fs/cgroup",
+)  # fmt: skip
+
 Say = Callable[[str], None]
 
 
@@ -105,8 +112,8 @@ def command(*, say: Say, time_limit_s: float = torch_run.TIME_LIMIT_S) -> Iterat
 def run_words(name: str, asked: Path, answered: Path, time_limit_s: float) -> list[str]:
     """Podman's words for one run: what the container may do is what stands here."""
     return [
-        "run", "--rm", "--systemd=false", "--network=none", "--read-only", "--cap-drop=all",
-        "--security-opt=no-new-privileges", f"--user={NOBODY}:{NOBODY}", f"--timeout={int(time_limit_s)}",
+        "run", "--rm", *_CONFINED, "--read-only", "--security-opt=no-new-privileges",
+        f"--user={NOBODY}:{NOBODY}", f"--timeout={int(time_limit_s)}",
         "--env=HOME=/tmp", "--env=CUDA_VISIBLE_DEVICES=",
         f"--volume={asked}:/asked:ro", f"--volume={answered}:/answered:rw",
         f"--volume={torch_run.WORKER}:/worker.py:ro",
@@ -148,8 +155,8 @@ def _build(podman: Podman, folder: Path, name: str, locked: Sequence[lock.Locked
         podman.run("rm", "--force", "--ignore", container)
         try:
             podman.run(
-                "run", "--name", container, "--network=none", "--systemd=false", "--volume", f"{mounted}:/mnt:ro",
-                base, "sh", "-c", _SETUP, timeout=None,
+                "run", "--name", container, *_CONFINED, "--volume", f"{mounted}:/mnt:ro", base, "sh", "-c", _SETUP,
+                timeout=None,
             )  # fmt: skip
             podman.run("commit", "--quiet", container, name, timeout=None)
         finally:
