@@ -144,10 +144,12 @@ def _build(podman: Podman, folder: Path, name: str, locked: Sequence[lock.Locked
     base = f"{name}-base"
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
         mounted = Path(temporary)
-        archive = mounted / "debian.tar"
-        _run_mmdebstrap(bootstrap_words(archive))
-        podman.run("import", "--quiet", archive, base, timeout=None)
-        archive.unlink()
+        # Of an attempt that was cut off, Debian may be there.
+        if podman.run("image", "exists", base, check=False).returncode != 0:
+            archive = mounted / "debian.tar"
+            _run_mmdebstrap(bootstrap_words(archive))
+            podman.run("import", "--quiet", archive, base, timeout=None)
+            archive.unlink()
         (mounted / "requirements.txt").write_text("".join(f"{entry.line()}\n" for entry in locked), encoding="utf-8")
         (mounted / "wheels").mkdir()
         for wheel in wheels:

@@ -50,33 +50,62 @@ def test_the_image_is_named_by_what_it_is_made_from(monkeypatch):
     assert torch_image.digest(locked) != before
 
 
-def test_the_image_is_made_of_debian_and_wheels_alone(monkeypatch, tmp_path):
+class Podman:
+    """A stand-in that has ``images`` and notes what it is told; what it is told to run fails where ``broken``."""
+
+    def __init__(self, *images, broken=False):
+        self.images, self.broken, self.seen = set(images), broken, []
+
+    def run(self, *args, **_):
+        self.seen.append([str(arg) for arg in args])
+        if args[0] == "run" and self.broken:
+            raise MachineError("podman run failed")
+        if args[0] in ("import", "commit"):
+            self.images.add(args[-1])
+        missing = args[:2] == ("image", "exists") and args[2] not in self.images
+        return subprocess.CompletedProcess(args, int(missing), "", "")
+
+    def told(self):
+        return [words[0] for words in self.seen]
+
+
+@pytest.fixture
+def no_debian(monkeypatch, tmp_path):
+    """A Debian and wheels that are there at once."""
+    wheel = tmp_path / "a-1-py3-none-any.whl"
+    wheel.write_bytes(b"wheel")
+    monkeypatch.setattr(torch_image, "_run_mmdebstrap", lambda words: Path(words[-1]).write_bytes(b"tar"))
+    monkeypatch.setattr(torch_image.wheelhouse, "dependencies", lambda *_: [wheel])
+
+
+def test_the_image_is_made_of_debian_and_wheels_alone(no_debian, tmp_path):
     words = torch_image.bootstrap_words(tmp_path / "debian.tar")
     assert words[0] == "mmdebstrap"
     assert words[-2:] == ["bookworm", str(tmp_path / "debian.tar")]
     assert "--no-index" in torch_image._SETUP
     assert "--require-hashes" in torch_image._SETUP
-    seen = []
-
-    class Podman:
-        def run(self, *args, **_):
-            seen.append([str(arg) for arg in args])
-            missing = args[:2] == ("image", "exists")
-            return subprocess.CompletedProcess(args, int(missing), "", "")
-
-    wheel = tmp_path / "a-1-py3-none-any.whl"
-    wheel.write_bytes(b"wheel")
-    monkeypatch.setattr(torch_image, "_run_mmdebstrap", lambda words: Path(words[-1]).write_bytes(b"tar"))
-    monkeypatch.setattr(torch_image.wheelhouse, "dependencies", lambda *_: [wheel])
-    said = []
-    name = torch_image.ensure(Podman(), tmp_path / "images", said.append)
+    podman, said = Podman(), []
+    name = torch_image.ensure(podman, tmp_path / "images", said.append)
     assert name == f"localhost/hedgerow-torch:{torch_image.digest(torch_image._locked())}"
-    assert [words[0] for words in seen] == ["image", "import", "rm", "run", "commit", "rm"]
-    made_by = seen[3]
+    assert podman.told() == ["image", "image", "import", "rm", "run", "commit", "rm"]
+    made_by = podman.seen[4]
     assert {"--network=none", "--cap-drop=all", "--cgroups=disabled"} <= set(made_by)
     assert made_by[-4:-2] == [f"{name}-base", "sh"]
-    assert seen[4][-1] == name
+    assert podman.seen[5][-1] == name
     assert len(said) == 1
+    assert torch_image.ensure(podman, tmp_path / "images", said.append) == name
+    assert len(said) == 1
+
+
+def test_a_build_that_failed_goes_on_from_its_debian(no_debian, tmp_path):
+    podman = Podman(broken=True)
+    with pytest.raises(MachineError):
+        torch_image.ensure(podman, tmp_path / "images", print)
+    assert podman.told()[-1] == "rm"
+    podman.broken, podman.seen = False, []
+    torch_image.ensure(podman, tmp_path / "images", print)
+    assert "import" not in podman.told()
+    assert "commit" in podman.told()
 
 
 def test_a_container_needs_root_and_programs(monkeypatch):
