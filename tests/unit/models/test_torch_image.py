@@ -1,5 +1,6 @@
 """PyTorch's container: its lock, what it is made from, and what a run of it may do. Podman is a stand-in here."""
 
+import contextlib
 import os
 import subprocess
 from pathlib import Path
@@ -26,12 +27,14 @@ def test_the_lock_has_pytorch_without_cuda():
 
 
 def test_a_run_in_the_container_may_do_little(tmp_path):
-    words = torch_image.run_words("image:1", tmp_path / "asked", tmp_path / "answered", 90)
+    words = torch_image.run_words("image:1", "run-1", tmp_path / "asked", tmp_path / "answered", 90)
     flags = words[: words.index("image:1")]
     for flag in ("--network=none", "--read-only", "--cap-drop=all", "--security-opt=no-new-privileges", "--rm"):
         assert flag in flags
     assert "--user=65534:65534" in flags
-    assert "--timeout=90" in flags
+    assert "--name=run-1" in flags
+    # Later than whoever waits for it.
+    assert f"--timeout={90 + torch_image.GRACE_S}" in flags
     # Where root has no CAP_SYS_RESOURCE, crun cannot make a group; without one, podman shows the machine's.
     assert {"--cgroups=disabled", "--security-opt=mask=/sys/fs/cgroup"} <= set(flags)
     volumes = [flag.removeprefix("--volume=") for flag in flags if flag.startswith("--volume=")]
@@ -67,6 +70,18 @@ class Podman:
 
     def told(self):
         return [words[0] for words in self.seen]
+
+    def command(self, *args):
+        return ["podman", *map(str, args)]
+
+    def environment(self):
+        return dict.fromkeys(("CONTAINERS_CONF", "CONTAINERS_STORAGE_CONF", "TMPDIR"), "/somewhere")
+
+    def session(self):
+        return contextlib.nullcontext()
+
+    def release(self):
+        self.seen.append(["release"])
 
 
 @pytest.fixture
@@ -106,6 +121,22 @@ def test_a_build_that_failed_goes_on_from_its_debian(no_debian, tmp_path):
     torch_image.ensure(podman, tmp_path / "images", print)
     assert "import" not in podman.told()
     assert "commit" in podman.told()
+
+
+def test_a_container_ends_with_the_command_that_began_it(monkeypatch, tmp_path):
+    podman = Podman(f"{torch_image.REPOSITORY}:{torch_image.digest(torch_image._locked())}")
+    monkeypatch.setattr(torch_image, "Podman", lambda _: podman)
+    monkeypatch.setattr(torch_image, "_check_machine", lambda: None)
+    monkeypatch.setenv("HEDGEROW_VAR", str(tmp_path))
+    with torch_image.command(say=print) as words:
+        (name,) = (word for word in words(tmp_path, tmp_path) if word.startswith("--name="))
+    assert podman.told() == ["image", "rm", "release"]
+    assert podman.seen[1][-1] == name.removeprefix("--name=")
+    assert "--force" in podman.seen[1]
+    podman.seen = []
+    with pytest.raises(KeyboardInterrupt), torch_image.command(say=print):
+        raise KeyboardInterrupt
+    assert podman.told() == ["image", "rm", "release"]
 
 
 def test_a_container_needs_root_and_programs(monkeypatch):
