@@ -36,8 +36,6 @@ _OF: Final[Mapping[str, tuple[str, ...]]] = {
     "hat": ("onnx", "pytorch", "tflite", "hef", "genai"),
     "description": ("onnx", "pytorch", "tflite", "hef", "genai"),
 }
-# A container's own monitor ends it; only if that fails is podman ended from outside.
-_CONTAINER_GRACE_S: Final = 60
 
 
 @dataclass(frozen=True)
@@ -170,7 +168,6 @@ def _import_pytorch(path: Path, said: Description, options: Mapping[str, Any], r
         command: torch_run.Command | None = None
         if options["in_container"]:
             command = held.enter_context(torch_image.command(say=err.print, time_limit_s=limit))
-            limit += _CONTAINER_GRACE_S
             tools = torch_image.locked_versions(torch_worker.TOOLS)
         else:
             torch_run.need_torch()

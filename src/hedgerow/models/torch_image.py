@@ -7,7 +7,7 @@ Invariants:
   ``/opt/torch/debian-packages``.
 - It has no code of this package: the worker comes along with each run, read-only.
 - A run has no network, no capability, no user of this machine, nothing writable but ``/tmp`` in memory and the folder
-  of its answers, and a time limit that the container's own monitor keeps.
+  of its answers. It ends with the command that began it; were that killed, the container's own monitor ends it.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import hashlib
 import json
 import os
 import platform
+import secrets
 import shutil
 import subprocess
 import tempfile
@@ -40,6 +41,8 @@ PACKAGES: Final = ("python3", "python3-venv")
 REPOSITORY: Final = "localhost/hedgerow-torch"
 LOCK: Final = Path("requirements/torch.txt")
 NOBODY: Final = 65534
+# How much later than its caller, who has words for a time limit, the container's own monitor ends a run.
+GRACE_S: Final = 60
 _PROGRAMS: Final = ("podman", "crun", "nsenter", "unshare", "mmdebstrap")
 # From files alone: /mnt has the lock and its wheels.
 _SETUP: Final = """\
@@ -50,6 +53,13 @@ python3 -m venv /opt/torch
 /opt/torch/bin/python -I -c 'import onnxscript, torch'
 dpkg-query --show >/opt/torch/debian-packages
 """
+
+# No control group: on version 2 crun loads a program there that guards devices, and lifts a limit for that, which not
+# every root may do (CAP_SYS_RESOURCE). Without mknod there is nothing to guard but /dev/null and its like. Podman then
+# shows the machine's groups, which are nobody's business.
+_CONFINED: Final = (
+    "--systemd=false", "--network=none", "--cap-drop=all", "--cgroups=disabled", "--security-opt=mask=/sys/fs/cgroup",
+)  # fmt: skip
 
 Say = Callable[[str], None]
 
@@ -90,27 +100,32 @@ def command(*, say: Say, time_limit_s: float = torch_run.TIME_LIMIT_S) -> Iterat
     podman = Podman(cache_dir() / "podman")
     try:
         with podman.session():
-            name = ensure(podman, cache_dir() / "torch-image", say)
+            image = ensure(podman, cache_dir() / "torch-image", say)
+            container = f"hedgerow-torch-run-{secrets.token_hex(4)}"
 
             def words(asked: Path, answered: Path) -> list[str]:
                 own = podman.environment()
                 settings = [f"{key}={own[key]}" for key in ("CONTAINERS_CONF", "CONTAINERS_STORAGE_CONF", "TMPDIR")]
-                return ["env", *settings, *podman.command(*run_words(name, asked, answered, time_limit_s))]
+                return ["env", *settings, *podman.command(*run_words(image, container, asked, answered, time_limit_s))]
 
-            yield words
+            try:
+                yield words
+            finally:
+                # Podman can be interrupted, and what it runs goes on.
+                podman.run("rm", "--force", "--ignore", "--time=0", container, check=False)
     finally:
         podman.release()
 
 
-def run_words(name: str, asked: Path, answered: Path, time_limit_s: float) -> list[str]:
+def run_words(image: str, container: str, asked: Path, answered: Path, time_limit_s: float) -> list[str]:
     """Podman's words for one run: what the container may do is what stands here."""
     return [
-        "run", "--rm", "--systemd=false", "--network=none", "--read-only", "--cap-drop=all",
-        "--security-opt=no-new-privileges", f"--user={NOBODY}:{NOBODY}", f"--timeout={int(time_limit_s)}",
+        "run", "--rm", f"--name={container}", *_CONFINED, "--read-only", "--security-opt=no-new-privileges",
+        f"--user={NOBODY}:{NOBODY}", f"--timeout={int(time_limit_s) + GRACE_S}",
         "--env=HOME=/tmp", "--env=CUDA_VISIBLE_DEVICES=",
         f"--volume={asked}:/asked:ro", f"--volume={answered}:/answered:rw",
         f"--volume={torch_run.WORKER}:/worker.py:ro",
-        name, "/opt/torch/bin/python", "-I", "/worker.py", "/asked", "/answered",
+        image, "/opt/torch/bin/python", "-I", "/worker.py", "/asked", "/answered",
     ]  # fmt: skip
 
 
@@ -137,10 +152,12 @@ def _build(podman: Podman, folder: Path, name: str, locked: Sequence[lock.Locked
     base = f"{name}-base"
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
         mounted = Path(temporary)
-        archive = mounted / "debian.tar"
-        _run_mmdebstrap(bootstrap_words(archive))
-        podman.run("import", "--quiet", archive, base, timeout=None)
-        archive.unlink()
+        # Of an attempt that was cut off, Debian may be there.
+        if podman.run("image", "exists", base, check=False).returncode != 0:
+            archive = mounted / "debian.tar"
+            _run_mmdebstrap(bootstrap_words(archive))
+            podman.run("import", "--quiet", archive, base, timeout=None)
+            archive.unlink()
         (mounted / "requirements.txt").write_text("".join(f"{entry.line()}\n" for entry in locked), encoding="utf-8")
         (mounted / "wheels").mkdir()
         for wheel in wheels:
@@ -148,8 +165,8 @@ def _build(podman: Podman, folder: Path, name: str, locked: Sequence[lock.Locked
         podman.run("rm", "--force", "--ignore", container)
         try:
             podman.run(
-                "run", "--name", container, "--network=none", "--systemd=false", "--volume", f"{mounted}:/mnt:ro",
-                base, "sh", "-c", _SETUP, timeout=None,
+                "run", "--name", container, *_CONFINED, "--volume", f"{mounted}:/mnt:ro", base, "sh", "-c", _SETUP,
+                timeout=None,
             )  # fmt: skip
             podman.run("commit", "--quiet", container, name, timeout=None)
         finally:
