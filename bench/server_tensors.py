@@ -98,6 +98,7 @@ class Picture:
     raw_tail: Spread
     tail: Spread
     tail_over_raw: Spread
+    sketch_tail_over_raw: Spread
     bar: float | None
     ok: bool
 
@@ -297,6 +298,7 @@ def _picture(protocol: str, concurrency: int, alone: list[Load], served: list[Lo
         raw_tail=Spread.of([each.tail for each in alone]),
         tail=Spread.of([each.tail for each in served]),
         tail_over_raw=tail,
+        sketch_tail_over_raw=Spread.of([other.tail / one.tail for one, other in zip(alone, sketched, strict=True)]),
         bar=bar,
         ok=(bar is None or share.median >= bar) and tail.median <= TAIL,
     )  # fmt: skip
