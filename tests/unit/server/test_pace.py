@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from hedgerow.server.pace import LATE_NS, PROOF, QUICK_NS, Pace, size_of
+from hedgerow.server.pace import LATE_NS, MOST, PROOF, QUICK_NS, Pace, size_of
 
 SIZE = 32
 
@@ -53,6 +53,20 @@ def test_one_that_held_the_loop_up_has_twice_as_much_to_prove_each_time() -> Non
     for times in (2, 4):
         pace.ran(SIZE, LATE_NS + 1)
         assert runs_until_quick(pace) == times * PROOF
+
+
+def test_a_late_run_long_after_the_last_counts_as_the_first() -> None:
+    pace = proven()
+    for _ in range(12):
+        pace.ran(SIZE, LATE_NS + 1)
+        wanted = runs_until_quick(pace)
+    assert wanted == MOST
+    for since, expected in ((MOST - 1, MOST), (MOST, PROOF)):
+        for _ in range(since):
+            pace.ran(SIZE, LATE_NS)
+        assert pace.quick(SIZE)
+        pace.ran(SIZE, LATE_NS + 1)
+        assert runs_until_quick(pace) == expected
 
 
 def test_a_model_that_is_never_quick_never_comes_to_it() -> None:
