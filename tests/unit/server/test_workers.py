@@ -100,7 +100,8 @@ def test_a_request_is_forgotten_with_its_answer(gone: str, batching: Batching) -
             forgotten.append(weakref.ref(inputs["x"]))
             asked = asyncio.create_task(workers.infer(model, inputs, [], batching=batching))
             del inputs
-            await support.until(lambda: workers.running == 1)
+            await support.until(backend.begun.is_set)
+            backend.begun.clear()
             if gone == "left":
                 asked.cancel()
             backend.gate.release()
