@@ -17,7 +17,7 @@ import functools
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from hedgerow.server import loading, memory
 from hedgerow.server.errors import NotFound, Overloaded, Unusable
@@ -26,7 +26,9 @@ from hedgerow.server.residency import DoesNotFit, megabytes
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
+    from pathlib import Path
 
+    from hedgerow.server.loading import Loaded
     from hedgerow.server.repository import Entry, Repository, Version
     from hedgerow.server.residents import Residents
 
@@ -34,6 +36,8 @@ log = logging.getLogger("hedgerow.server")
 
 # However many models are about to be idle, the lock is not taken more often than this.
 _SHORTEST_SWEEP_S = 0.5
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -226,7 +230,7 @@ class Library:
         fresh: list[Served] = []
         try:
             for version in entry.wanted():
-                fingerprint = await asyncio.to_thread(_fingerprint, version)
+                fingerprint = await asyncio.to_thread(_read, version.folder, version.fingerprint)
                 kept = next((each for each in slot.all if each.fingerprint == fingerprint), None)
                 if kept is not None and kept.config == entry.config:
                     models.append(kept)
@@ -259,7 +263,7 @@ class Library:
             return
         needed = 0
         for version in entry.wanted():
-            fingerprint = await asyncio.to_thread(_fingerprint, version)
+            fingerprint = await asyncio.to_thread(_read, version.folder, version.fingerprint)
             known = self._residents.known(fingerprint)
             needed += await asyncio.to_thread(version.size) if known is None else known
         await self._give_way(name, needed)
@@ -291,7 +295,7 @@ class Library:
                 if self._residents is None:
                     loaded = await asyncio.to_thread(load)
                 else:
-                    loaded, size = await asyncio.to_thread(memory.measured, version.folder, load)
+                    size, loaded = await asyncio.to_thread(_measured, version, load)
                     self._residents.measured(fingerprint, size)
                     log.info("%s@%s takes %s", entry.name, loaded.model.version, megabytes(size))
             except Unusable as error:
@@ -300,8 +304,18 @@ class Library:
         return loaded.model
 
 
-def _fingerprint(version: Version) -> tuple[object, ...]:
+def _measured(version: Version, load: Callable[[], Loaded]) -> tuple[int, Loaded]:
+    """The bytes that ``version`` takes, and what ``load`` returned. Blocks.
+
+    Never less than its files: less was measured when something else, another model for one, was let go of meanwhile.
+    """
+    least = _read(version.folder, version.size)
+    loaded, size = memory.measured(version.folder, load)
+    return max(least, size), loaded
+
+
+def _read(folder: Path, read: Callable[[], T]) -> T:
     try:
-        return version.fingerprint()
+        return read()
     except OSError as error:  # somebody is writing there
-        raise Unusable("load_failed", f"{version.folder} cannot be read: {error.strerror}") from error
+        raise Unusable("load_failed", f"{folder} cannot be read: {error.strerror}") from error
