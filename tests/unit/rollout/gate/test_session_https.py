@@ -121,4 +121,4 @@ def test_an_emergency_stop_leaves_a_silent_server_behind(session, chat: Chat) ->
     seconds = time.monotonic() - begun
     over.set()
     assert found.verdict is Verdict.STOPPED
-    assert seconds < 2
+    assert seconds < 10
