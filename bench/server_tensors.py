@@ -16,9 +16,10 @@ gave the cores to others is measured again (``quiet``).
 
 **Perceptron.** Requests a second at sixteen callers, with the lightest callers there are (``server_clients``), beside
 ``PEERS``: what other servers did on the machine of bench/README.md. Those were not run here. To compare across
-machines and moments, their figures are divided by how much slower the CNN's raw run is now than it was then. A caller
-takes part of the same cores here as it did there. *Its CPU allows* is a second ÷ the server's CPU a request: what one
-core would answer if nothing else ran on it, for the server's Python runs on one at a time.
+machines and moments, their figures are divided by how much slower the CNN's raw run is now than it was then; it runs
+in every round beside the perceptron, and each round is compared by itself. A caller takes part of the same cores here
+as it did there. *Its CPU allows* is a second ÷ the server's CPU a request: what one core would answer if nothing else
+ran on it, for the server's Python runs on one at a time.
 """
 
 from __future__ import annotations
@@ -26,11 +27,12 @@ from __future__ import annotations
 import argparse
 import functools
 import os
+import statistics
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -59,6 +61,7 @@ PEERS = {
 """The best of what was measured at sixteen callers: form of the request, requests a second, CPU ms a request."""
 PEERS_RAW_MS = 5.5
 """The CNN in onnxruntime alone on that machine, one caller: CPU milliseconds a request."""
+_RAW = "raw"
 _SKETCH = "sketch-"
 _SKETCHED = tuple(_SKETCH + kind for kind in ("http", "grpc"))
 WIRE = ("wire-json", "wire-binary", "wire-grpc")
@@ -77,6 +80,10 @@ class Load:
     @property
     def tail(self) -> float:
         return self.p99_ms / self.p50_ms
+
+
+Rounds = dict[str, list[Load]]
+"""What was measured in each round, by who was asked."""
 
 
 @dataclass(frozen=True)
@@ -262,20 +269,19 @@ def running() -> Iterator[Bench]:
         yield Bench(alone, callers, servers, sketch)
 
 
-def pictures(bench: Bench, concurrency: int, rounds: int, seconds: float) -> tuple[list[Picture], list[float]]:
-    """The CNN behind both protocols, and the raw CPU a request of each round."""
-    found: dict[str, list[Load]] = {kind: [] for kind in ("raw", "http", "grpc", *_SKETCHED)}
+def pictures(bench: Bench, concurrency: int, rounds: int, seconds: float) -> list[Picture]:
+    """The CNN behind both protocols."""
+    found: Rounds = {kind: [] for kind in (_RAW, "http", "grpc", *_SKETCHED)}
     order = list(found)
     for _ in range(rounds):
         for kind in order:
-            load = bench.raw if kind == "raw" else None
+            load = bench.raw if kind == _RAW else None
             found[kind].append(
                 load("cnn", concurrency, seconds) if load else bench.served("cnn", kind, concurrency, seconds)
             )
         order = [*order[1:], order[0]]
-    alone = found["raw"]
-    shown = [_picture(kind, concurrency, alone, found[kind], found[_SKETCH + kind]) for kind in ("http", "grpc")]
-    return shown, [each.cpu_ms for each in alone]
+    alone = found[_RAW]
+    return [_picture(kind, concurrency, alone, found[kind], found[_SKETCH + kind]) for kind in ("http", "grpc")]
 
 
 def _picture(protocol: str, concurrency: int, alone: list[Load], served: list[Load], sketched: list[Load]) -> Picture:
@@ -304,14 +310,15 @@ def _picture(protocol: str, concurrency: int, alone: list[Load], served: list[Lo
     )  # fmt: skip
 
 
-def small(bench: Bench, rounds: int, seconds: float) -> list[Small]:
+def small(bench: Bench, rounds: int, seconds: float) -> Rounds:
     """The perceptron in every form of request, and through tritonclient for what a caller sees."""
     kinds = [*WIRE, "http", "grpc"]
-    found: dict[str, list[Load]] = {kind: [] for kind in kinds}
+    found: Rounds = {kind: [] for kind in (_RAW, *kinds)}
     for number in range(rounds):
+        found[_RAW].append(bench.raw("cnn", 1, seconds))
         for kind in kinds if number % 2 == 0 else reversed(kinds):
             found[kind].append(bench.served("mlp", kind, MANY, seconds))
-    return [_small(kind, loads) for kind, loads in found.items()]
+    return found
 
 
 def _small(form: str, loads: list[Load]) -> Small:
@@ -327,29 +334,35 @@ def _small(form: str, loads: list[Load]) -> Small:
     )
 
 
-def beside_peers(ours: list[Small], raw_ms: float) -> list[Peer]:
-    """``raw_ms``: the CNN in onnxruntime alone, in this run."""
-    by_form = {each.form: each for each in ours}
-    fastest = max(by_form[form].per_s.median for form in WIRE)
-    allowed = max(by_form[form].allowed_per_s for form in WIRE)
-    slower = raw_ms / PEERS_RAW_MS
+def beside_peers(rounds: Rounds) -> list[Peer]:
+    """Medians of the rounds' ratios."""
+    slower = [each.cpu_ms / PEERS_RAW_MS for each in rounds[_RAW]]
+    # What each form answers, or would if a core were its own, were the machine as fast as the peers' was.
+    per_s = {form: _median(load.per_s * by for load, by in zip(rounds[form], slower, strict=True)) for form in WIRE}
+    allowed = {
+        form: _median(1000 / load.cpu_ms * by for load, by in zip(rounds[form], slower, strict=True)) for form in WIRE
+    }
     found = []
-    for name, (form, per_s, cpu_ms) in PEERS.items():
-        now, same = per_s / slower, by_form[form]
+    for name, (form, theirs, cpu_ms) in PEERS.items():
+        fastest = max(per_s.values()) / theirs
         found.append(
             Peer(
                 name,
                 form,
-                per_s=per_s,
-                per_s_now=round(now),
-                times=round(same.per_s.median / now, 2),
-                times_fastest=round(fastest / now, 2),
-                times_allowed=round(allowed / now, 2),
-                cpu_times=round(cpu_ms * slower / same.cpu_ms.median, 2),
-                ok=fastest / now >= TIMES,
+                per_s=theirs,
+                per_s_now=round(theirs / _median(slower)),
+                times=round(per_s[form] / theirs, 2),
+                times_fastest=round(fastest, 2),
+                times_allowed=round(max(allowed.values()) / theirs, 2),
+                cpu_times=round(cpu_ms * allowed[form] / 1000, 2),
+                ok=fastest >= TIMES,
             )
         )
     return found
+
+
+def _median(values: Iterable[float]) -> float:
+    return statistics.median(values)
 
 
 def measure(concurrencies: list[int], rounds: int, seconds: float) -> Result:
@@ -359,14 +372,11 @@ def measure(concurrencies: list[int], rounds: int, seconds: float) -> Result:
             bench.served("mlp", kind, 2, 0.5)
         for kind in ("http", "grpc", *_SKETCHED):
             bench.served("cnn", kind, 2, 0.5)
-        shown: list[Picture] = []
-        raw_ms: dict[int, list[float]] = {}
-        for concurrency in sorted({1, *concurrencies}):
-            found, raw_ms[concurrency] = pictures(bench, concurrency, rounds, seconds)
-            shown += found
-        ours = small(bench, rounds, seconds)
-    now = Spread.of(raw_ms[1]).median
-    peers = beside_peers(ours, now)
+        shown = [each for many in concurrencies for each in pictures(bench, many, rounds, seconds)]
+        perceptron = small(bench, rounds, seconds)
+    now = Spread.of([each.cpu_ms for each in perceptron[_RAW]]).median
+    peers = beside_peers(perceptron)
+    ours = [_small(kind, loads) for kind, loads in perceptron.items() if kind != _RAW]
     ok = all(each.ok for each in shown) and all(each.ok for each in peers)
     return Result(machine(), rounds, seconds, shown, ours, PEERS_RAW_MS, now, peers, bench.quiet, ok)
 
