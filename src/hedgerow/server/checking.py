@@ -56,6 +56,11 @@ def check_batch(model: Served, inputs: Arrays) -> None:
 
 def _fits(shape: tuple[int, ...], declared: tuple[int, ...]) -> bool:
     # A model that declares no shape gives an empty one, as for a scalar: the runtime will tell.
-    return not declared or (
-        len(shape) == len(declared) and all(want in {-1, size} for size, want in zip(shape, declared, strict=True))
-    )
+    if not declared:
+        return True
+    if len(shape) != len(declared):
+        return False
+    for size, want in zip(shape, declared, strict=True):  # noqa: SIM110 - a generator takes three times as long
+        if want not in (size, -1):
+            return False
+    return True

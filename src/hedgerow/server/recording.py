@@ -30,6 +30,9 @@ _FAILED = 400
 _LEFT = 499
 # Stands for the version of what answered, where that was another machine (``fallback``).
 _ELSEWHERE = "fallback"
+# Whoever is sent away for the board's sake, while a new runtime starts or while the host is drained for it, says
+# nothing of the release.
+_NOT_THE_RELEASE = frozenset({Cause.PRESSURE, Cause.STARTING, Cause.DRAINING})
 log = logging.getLogger("hedgerow.server")
 
 
@@ -109,12 +112,14 @@ class Counted:
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         code, cause = 200, None
-        if isinstance(error, ServingError):
+        if error is None:
+            pass
+        elif isinstance(error, ServingError):
             code, cause = error.status, error.cause
         elif isinstance(error, GeneratorExit | asyncio.CancelledError):
             if self._record.finish is None:  # else it has had the whole answer
                 code, cause = _LEFT, Cause.LEFT
-        elif error is not None:
+        else:
             code, cause = 500, Cause.FAULT
         self._recorder.inflight -= 1
         self._recorder.ended(self._record, self._name, self._protocol, code, cause)
@@ -199,9 +204,7 @@ class Recorder:
         if record.statistics is not None:
             took_ns = int((now - record.started) * 1e9)
             record.statistics.ended(took_ns, failed=code >= _FAILED, at_ms=int(time.time() * 1000))
-        # Whoever is sent away for the board's sake, while a new runtime starts or while the host is drained for it,
-        # says nothing of the release.
-        if request.cause in {Cause.PRESSURE, Cause.STARTING, Cause.DRAINING}:
+        if request.cause is not None and request.cause in _NOT_THE_RELEASE:
             return
         # Only what the server is to blame for counts against it.
         self._window.add(

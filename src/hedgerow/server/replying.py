@@ -22,6 +22,8 @@ REPLY: Final = "hedgerow.reply"
 usual. ``headers`` must have the body's length, and nothing that came from a caller unchecked. It refers weakly to
 uvicorn's cycle, which has the scope: what refers to each other is freed only when the collector looks for it, and the
 next requests take new memory until then."""
+HEADS: Final = "hedgerow.heads"
+"""Key of the head's fields by their names in lower case, the first of several; whoever needs them first makes it."""
 GIVEN: Final = "hedgerow.given"
 """Key of one more header for any answer, where a layer outside has one."""
 

@@ -47,6 +47,8 @@ _MAX_SIZE = 2**63 - 1
 # What msgspec can hold integers to; numpy refuses what is outside of the 64-bit types.
 _BOUNDED = {"INT8": 8, "INT16": 16, "INT32": 32, "UINT8": 8, "UINT16": 16, "UINT32": 32}
 _LENGTH = struct.Struct("<I")
+# So few bytes are copied in less time than an array is made to look like bytes.
+_COPIED = 16 * 1024
 _OPENING = re.compile(rb"\s*((?:\[\s*)+)")
 
 
@@ -145,10 +147,12 @@ def to_bytes(array: NDArray[np.generic]) -> bytes:
 
 
 def to_buffer(array: NDArray[np.generic]) -> bytes | memoryview:
-    """The same without copying, where the array's memory is that form already."""
+    """The same without copying, where the array's memory is that form already and there is much of it."""
     if datatype_of(array) == "BYTES":
         items = [item if isinstance(item, bytes) else str(item).encode() for item in array.ravel()]
         return b"".join(struct.pack("<I", len(item)) + item for item in items)
+    if array.nbytes <= _COPIED and _NAMES.get(array.dtype) is not None:  # little-endian as it is
+        return array.tobytes()
     values = np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<"), copy=False)
     return values.reshape(-1).view(np.uint8).data
 

@@ -21,9 +21,14 @@ from starlette.requests import ClientDisconnect, Request
 
 from hedgerow.server.errors import BadRequest, TimedOut, TooLarge, UnsupportedCoding
 from hedgerow.server.intake import FILL, IDLE_S, TOO_SLOW, allowed_s
+from hedgerow.server.replying import HEADS
 
 # A cache line; more than any kernel of the runtimes asks for.
 _ALIGNMENT = 64
+# What every block of malloc(3) has, where the machine's longest plain type has so many bytes: enough for any tensor's.
+_ALLOCATED = 16
+# Of a small body an address takes longer to ask for than its kernels could win by a better one.
+_SMALL = 16 * 1024
 # What is decompressed at a time, so that a small body that grows large is found out early.
 _STEP = 1024 * 1024
 # zlib's window bits: with gzip's head, with zlib's own (which HTTP calls deflate).
@@ -33,15 +38,13 @@ _INLINE = 32 * 1024
 # Pieces below this are joined as they come: a million of one byte each would take forty times their size.
 _PIECE = 64 * 1024
 _FAST = 1
-# Key in the ASGI scope.
-_HEADS = "hedgerow.heads"
 
 
 def heads(request: Request) -> Mapping[bytes, bytes]:
     """The head's fields by their names in lower case, the first of several; made once for a request."""
-    found: Mapping[bytes, bytes] | None = request.scope.get(_HEADS)
+    found: Mapping[bytes, bytes] | None = request.scope.get(HEADS)
     if found is None:
-        found = request.scope[_HEADS] = dict(reversed(request.scope["headers"]))
+        found = request.scope[HEADS] = dict(reversed(request.scope["headers"]))
     return found
 
 
@@ -58,15 +61,17 @@ async def read(request: Request, *, limit: int, head: int | None, unpacked: int 
     """
     given = heads(request)
     coding = given.get(b"content-encoding", b"identity").decode("latin-1").strip().lower()
-    if coding not in {"identity", *_WINDOWS}:
+    if coding != "identity" and coding not in _WINDOWS:
         raise UnsupportedCoding(f"content-encoding is {coding}; known: gzip, deflate, identity")
     declared = given.get(b"content-length", b"").decode("latin-1")
-    if declared.isdecimal() and int(declared) > limit:
+    size = int(declared) if declared.isdecimal() else None
+    if size is not None and size > limit:
         raise TooLarge(f"the body has {declared} bytes; {limit} are allowed")
-    if coding == "identity" and declared.isdecimal() and FILL in request.scope:
-        buffer = _buffer(int(declared), head or 0)
+    fill = request.scope.get(FILL)
+    if coding == "identity" and size is not None and fill is not None:
+        buffer = _buffer(size, head or 0)
         try:
-            whole = await request.scope[FILL](buffer)
+            whole = await fill(buffer)
         except TimeoutError as error:
             raise TimedOut(TOO_SLOW) from error
         if not whole:
@@ -110,6 +115,9 @@ async def compressed(parts: Sequence[bytes | memoryview], coding: str) -> bytes:
 
 def _buffer(size: int, head: int) -> memoryview:
     """``size`` bytes in which the one at ``head`` is aligned. Memory is taken as it is written, not before."""
+    if size <= _SMALL:
+        start = -head % _ALLOCATED
+        return np.empty(size + _ALLOCATED, dtype=np.uint8)[start : start + size].data
     memory = np.empty(size + _ALIGNMENT, dtype=np.uint8)
     address: int = memory.__array_interface__["data"][0]  # a third of the time that memory.ctypes.data takes
     start = -(address + head) % _ALIGNMENT

@@ -115,7 +115,7 @@ async def read(request: Request, model: str, version: str | None, limits: Limits
         model,
         arrays,
         version,
-        tuple(Wanted(each.name, each.parameters.classification) for each in asked.outputs),
+        tuple([Wanted(each.name, each.parameters.classification) for each in asked.outputs]),
         asked.id,
         asked.parameters.priority,
         timeout * _MICRO if timeout else None,
@@ -197,9 +197,8 @@ async def answer(request: Request, asked: Body, done: InferResponse) -> ASGIApp:
         said["id"] = done.id
     head = msgspec.json.encode(said)
     # An output of no bytes is binary all the same: its reader looks for the header.
-    binary = any("parameters" in entry for entry in described)
-    headers = [(b"content-type", _BINARY if binary else _JSON)]
-    if binary:
+    headers = [(b"content-type", _BINARY if blobs else _JSON)]
+    if blobs:
         headers.append((_HEADER_LENGTH, b"%d" % len(head)))
     parts = [head, *blobs]
     accepted = bodies.heads(request).get(b"accept-encoding")
@@ -247,7 +246,10 @@ def _header_length(stated: bytes | None) -> int | None:
 
 def _cost(laid: Sequence[tuple[InputTensor, memoryview | None]]) -> int:
     """Bytes that are read value by value."""
-    return sum(
-        len(memoryview(tensor.data)) if raw is None else len(raw) if tensor.datatype == "BYTES" else 0
-        for tensor, raw in laid
-    )
+    cost = 0
+    for tensor, raw in laid:
+        if raw is None:
+            cost += len(memoryview(tensor.data))
+        elif tensor.datatype == "BYTES":
+            cost += len(raw)
+    return cost

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from hedgerow.server.access import PEER
-from hedgerow.server.replying import GIVEN
+from hedgerow.server.replying import GIVEN, HEADS
 from hedgerow.server.telemetry.caller import CALLER, REQUEST_ID, Caller, identify
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class Door:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        headers = dict(reversed(scope["headers"]))
+        headers = scope[HEADS] = dict(reversed(scope["headers"]))
 
         def header(name: str) -> str | None:
             value = headers.get(name.encode("ascii"))
