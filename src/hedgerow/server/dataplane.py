@@ -201,6 +201,7 @@ class DataPlane:
 
     def serving_figures(self, *, restarts: int | None) -> Serving:
         """The health report's figures of the last minutes."""
+        self._recorder.settle()
         return self.window.serving(time.monotonic(), queue=self.queue_depth, restarts=restarts)
 
     # ── loading and swapping ────────────────────────────────────────────────
@@ -321,6 +322,7 @@ class DataPlane:
         Raises:
             NotFound.
         """
+        self._recorder.settle()
         if name is None:
             return [model for slot in self._slots.values() for model in slot.all]
         served = self.served(name, version)

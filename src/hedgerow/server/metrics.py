@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
-from prometheus_client.core import CounterMetricFamily
+from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 # From a small classifier's millisecond to a long answer's minute.
@@ -15,10 +15,13 @@ _RATES = (0.5, 1.0, 2.0, 4.0, 6.0, 8.0, 10.0, 15.0, 20.0, 30.0, 50.0, 100.0, 200
 
 
 class Metrics:
-    """What is counted; ``queue_depth`` is read when scraped."""
+    """What is counted; ``queue_depth`` is read when scraped, and ``before_reading`` called before anything is."""
 
     def __init__(self, queue_depth: Callable[[], int]) -> None:
         self.registry = CollectorRegistry()
+        self.before_reading: Callable[[], None] = lambda: None
+        # The first of all, so that the others are read behind it.
+        self.registry.register(_Before(lambda: self.before_reading()))  # noqa: PLW0108 - it is set later
         prefix = "hedgerow_server"
         self.requests = Counter(
             f"{prefix}_requests",
@@ -147,6 +150,20 @@ class Metrics:
     def exposition(self) -> bytes:
         """The text format, version 0.0.4."""
         return generate_latest(self.registry)
+
+
+class _Before(Collector):
+    """Nothing by itself; has done what the rest needs before it is read."""
+
+    def __init__(self, work: Callable[[], None]) -> None:
+        self._work = work
+
+    def describe(self) -> Iterator[Metric]:
+        return iter(())
+
+    def collect(self) -> Iterator[Metric]:
+        self._work()
+        return iter(())
 
 
 class _Restarts(Collector):

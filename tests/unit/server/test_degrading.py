@@ -207,7 +207,7 @@ def test_short_of_memory_only_one_of_both_is_loaded(folder: Path, clock: Clock) 
         await plane.degradation.observe(Readings(memory_available_mb=385))
         assert (plane.degradation.level, await added(plane), await added(plane, EXACT)) == (Level.FULL, 1.0, 1.0)
         assert plane.served("assistant").since == big.since
-        assert plane.served("assistant").statistics.success.count == 3
+        assert plane.statistics("assistant")[0].statistics.success.count == 3
 
     with_plane(work, folder, SMALL, clock)
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 import socket
+import time
 import tracemalloc
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,11 +19,15 @@ from hedgerow.device.health import Serving
 from hedgerow.device.notify import notify
 from hedgerow.errors import MachineError, UsageError
 from hedgerow.identity.profiles import Peer, Profile
-from hedgerow.server import access, config, observe, sockets, statistics, systemd
+from hedgerow.server import access, config, observe, recording, sockets, statistics, systemd
 from hedgerow.server.config import Address
+from hedgerow.server.errors import NotFound, ServingError
+from hedgerow.server.metrics import Metrics
 from hedgerow.server.observe import Observer
+from hedgerow.server.recording import Recorder
 from hedgerow.server.restarts import Restarts
 from hedgerow.server.statistics import MAX_SAMPLES, WINDOW_S, Sample, Window, percentile
+from hedgerow.server.telemetry.caller import Caller
 
 REQUIRED = "host: h\nserial: s\nfleet: f\nsite: t\nmodel: m\n"
 
@@ -336,3 +343,62 @@ def test_a_pending_state_that_cannot_be_read_is_none(tmp_path) -> None:
         assert observer._confirm_deadline() is None
     (tmp_path / "pending.json").write_text('{"deadline": "2030-01-01T01:00:00+01:00", "more": 1}')
     assert observer._confirm_deadline() == datetime(2030, 1, 1, tzinfo=UTC)
+
+
+# ── counting ────────────────────────────────────────────────────────────────
+
+
+def test_tensor_requests_are_counted_together_before_anybody_reads_and_soon() -> None:
+    labels = {"model": "m", "protocol": "oip", "prompt_size": "tensors"}
+    metrics, window, told = Metrics(lambda: 0), Window(), []
+    recorder = Recorder(metrics, window)
+    recorder.sinks.append(lambda request: told.append((request.version, request.code, request.ended)))
+
+    def one(number: int, *, rows: int = 1, error: Exception | None = None) -> None:
+        with contextlib.suppress(ServingError), recorder.request("m", "oip") as record:
+            record.version, record.progress.rows = str(number), rows
+            if error is not None:
+                raise error
+
+    def heard() -> list[str]:
+        return [version for version, _, _ in told]
+
+    async def work() -> None:
+        loop = asyncio.get_running_loop()
+        for number in range(recording._MOST - 1):
+            one(number)
+        assert told == []
+        ended_before = time.monotonic()
+        # Whoever reads finds all of them, each as it ended.
+        assert metrics.registry.get_sample_value("hedgerow_server_request_duration_seconds_count", labels) == 31
+        assert heard() == [str(number) for number in range(recording._MOST - 1)]
+        assert all(ended <= ended_before for _, _, ended in told)
+        # A full batch, an error, a text and a refusal wait for nobody, and overtake nobody.
+        told.clear()
+        for number in range(recording._MOST):
+            one(number)
+        assert len(told) == recording._MOST
+        for what in ({"error": NotFound("no")}, {"rows": 0}):
+            told.clear()
+            one(1)
+            one(2, **what)
+            assert heard() == ["1", "2"]
+        told.clear()
+        one(1)
+        recorder.refused(Caller("id"), "oip", 403)
+        assert [code for _, code, _ in told] == [200, 403]
+        # And what nobody reads is told of soon.
+        told.clear()
+        came = asyncio.Event()
+        recorder.sinks.append(lambda _: came.set())
+        begun = loop.time()
+        one(1)
+        await asyncio.wait_for(came.wait(), support.PATIENCE_S)
+        assert heard() == ["1"]
+        assert loop.time() - begun >= recording._WITHIN_S * 0.9
+
+    asyncio.run(work())
+    told.clear()
+    one(1)  # without a loop that could settle it later
+    assert heard() == ["1"]
+    assert window.serving(time.monotonic(), queue=0, restarts=None).requests == 70

@@ -29,6 +29,7 @@ class Telemetry:
         self, settings: config.Telemetry, recorder: Recorder, metrics: Metrics, resource: Mapping[str, str]
     ) -> None:
         self._settings = settings
+        self._recorder = recorder
         self._metrics = metrics
         self._closing: list[Callable[[], None]] = []
         recorder.sinks.append(RequestLines(self.slow))
@@ -48,6 +49,7 @@ class Telemetry:
 
     def close(self) -> None:
         """Bring away what waits, if that is quick. Blocks."""
+        self._recorder.settle()
         for close in self._closing:
             close()
 
