@@ -364,7 +364,6 @@ def test_tensor_requests_are_counted_together_before_anybody_reads_and_soon() ->
         return [version for version, _, _ in told]
 
     async def work() -> None:
-        loop = asyncio.get_running_loop()
         for number in range(recording._MOST - 1):
             one(number)
         assert told == []
@@ -391,11 +390,10 @@ def test_tensor_requests_are_counted_together_before_anybody_reads_and_soon() ->
         told.clear()
         came = asyncio.Event()
         recorder.sinks.append(lambda _: came.set())
-        begun = loop.time()
         one(1)
+        assert told == []
         await asyncio.wait_for(came.wait(), support.PATIENCE_S)
         assert heard() == ["1"]
-        assert loop.time() - begun >= recording._WITHIN_S * 0.9
 
     asyncio.run(work())
     told.clear()
