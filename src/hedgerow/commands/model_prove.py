@@ -19,18 +19,24 @@ if TYPE_CHECKING:
 @click.command("prove")
 @click.argument("bundle", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option(
-    "--advisories", type=click.Path(path_type=Path, exists=True), help="OSV advisories: a folder, or OSV's all.zip."
+    "--advisories",
+    type=click.Path(path_type=Path, exists=True),
+    multiple=True,
+    help="OSV advisories: a folder, or an ecosystem's all.zip; repeat it.",
 )
 @click.option("--accept", multiple=True, metavar="ID=REASON", help="An advisory that does not count here; repeat it.")
 @click.option("--check", "only_check", is_flag=True, help="Write nothing; hold the bundle to the proofs it has.")
 @json_option
-def prove(bundle: Path, advisories: Path | None, accept: tuple[str, ...], *, only_check: bool, as_json: bool) -> None:
+def prove(
+    bundle: Path, advisories: tuple[Path, ...], accept: tuple[str, ...], *, only_check: bool, as_json: bool
+) -> None:
     """Write what others need to judge BUNDLE into it: a CycloneDX bill of materials, in-toto provenance, and a dated
     vulnerability report.
 
     \b
     Examples:
       hedgerow model prove bundles/assistant --advisories osv/PyPI/all.zip
+      hedgerow model prove bundles/gate --advisories osv/PyPI/all.zip --advisories osv/Debian/all.zip
       hedgerow model prove bundles/assistant --check
 
     Without --advisories, pip-audit is asked if it is installed; without both, the report says that nothing was looked
@@ -40,7 +46,7 @@ def prove(bundle: Path, advisories: Path | None, accept: tuple[str, ...], *, onl
 
     today = _today()
     if only_check:
-        if advisories is not None or accept:
+        if advisories or accept:
             raise UsageError("--check looks nothing up", next_step="leave out --check to write a new report")
         checked = proof.check(bundle, today=today)
     else:

@@ -6,7 +6,7 @@ verify the bundle's files first.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -36,7 +36,7 @@ class Checked:
 
 
 def prove(
-    folder: Path, *, today: date, advisories: Path | None = None, accepted: Mapping[str, str] | None = None
+    folder: Path, *, today: date, advisories: Sequence[Path] = (), accepted: Mapping[str, str] | None = None
 ) -> Checked:
     """Write bill of materials, provenance and vulnerability report into the bundle in ``folder``, then check it.
 
@@ -51,7 +51,7 @@ def prove(
     document = before.manifest
     _license(before)
     parts = contents.of_bundle(folder, document)
-    report = vulnerabilities.check(parts, today=today, database=advisories, accepted=accepted)
+    report = vulnerabilities.check(parts, today=today, databases=advisories, accepted=accepted)
     _refuse_vulnerable(report, where=str(folder))
     kept = [each for each in document.proofs if each.kind not in {"provenance", "vulnerabilities"}]
     old = contents.own_proofs(document) - {each.path for each in kept}

@@ -1,7 +1,7 @@
 """Known vulnerabilities, from a copy of the OSV database on this machine. No network.
 
-The format is OSV's (https://ossf.github.io/osv-schema/): a folder of JSON files or the ``all.zip`` that OSV publishes
-for an ecosystem. Versions are compared as Python does (packaging.python.org, "Version specifiers").
+The format is OSV's (https://ossf.github.io/osv-schema/): folders of JSON files, or the ``all.zip`` that OSV publishes
+for an ecosystem.
 """
 
 from __future__ import annotations
@@ -15,9 +15,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from hedgerow.errors import UsageError
-from hedgerow.models.proof.contents import Component, normalized
+from hedgerow.models.proof import versions
+from hedgerow.models.proof.component import PYPI, Component, normalized
 
-_ECOSYSTEM: Final = "PyPI"
+Package = tuple[str, str]
+"""Ecosystem and name, as OSV writes them."""
+
 _MAX_ADVISORY: Final = 16 * 1024 * 1024
 
 
@@ -34,104 +37,71 @@ class Match:
 
 @dataclass(frozen=True)
 class Database:
-    """``newest``: date of the youngest change in it; ``count`` of all advisories read, of whatever package."""
+    """``newest``: date of the youngest change in it; ``count`` of all advisories read, of whatever package.
 
-    by_package: dict[str, list[dict[str, Any]]]
+    ``ecosystems``: those that it speaks of. What is of another one was not looked up.
+    """
+
+    by_package: dict[Package, list[dict[str, Any]]]
+    ecosystems: frozenset[str]
     count: int
     newest: date
 
     def matches(self, component: Component) -> list[Match]:
         """Every advisory that names this version, by its identifier."""
-        assert component.package is not None  # noqa: S101 -- Contents.packages
-        assert component.version is not None  # noqa: S101 -- same
+        package, version = package_of(component), component.source_version or component.version
+        if package is None or version is None:
+            return []
         found = {}
-        for advisory in self.by_package.get(component.package, []):
-            entries = [each for each in advisory["affected"] if _is_about(each, component.package)]
-            if any(affects(each, component.version) for each in entries):
+        for advisory in self.by_package.get(package, []):
+            entries = [each for each in advisory["affected"] if _spoken_of(each) == package]
+            if any(versions.affects(each, version, package[0]) for each in entries):
                 found[advisory["id"]] = _match(advisory, entries)
         return [found[name] for name in sorted(found)]
 
 
-def load(place: Path, packages: Iterable[str]) -> Database:
-    """Read the advisories about ``packages`` (normalized names).
+def package_of(component: Component) -> Package | None:
+    """What advisories would call it; None where none of them can."""
+    if component.package is None or component.ecosystem is None:
+        return None
+    return component.ecosystem, component.package
+
+
+def load(places: Iterable[Path], packages: Iterable[Package]) -> Database:
+    """Read the advisories about ``packages`` from folders and archives.
 
     Raises:
         UsageError: nothing there, or no advisory in it: an empty database would find nothing wrong with anything.
     """
     wanted = set(packages)
-    by_package: dict[str, list[dict[str, Any]]] = {}
+    by_package: dict[Package, list[dict[str, Any]]] = {}
+    ecosystems: set[str] = set()
     count, newest = 0, date.min
-    for name, data in _documents(place):
-        try:
-            advisory = json.loads(data)
-            changed = date.fromisoformat(advisory["modified"][:10])
-            affected = advisory.get("affected", [])
-            names = {normalized(each["package"]["name"]) for each in affected if _is_python(each)}
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UsageError(f"{name} is no OSV advisory: {error!r}", where=str(place), next_step=_HOW) from error
-        count, newest = count + 1, max(newest, changed)
-        if advisory.get("withdrawn") is None:
-            for package in names & wanted:
-                by_package.setdefault(package, []).append(advisory)
-    if not count:
-        raise UsageError("no advisory here", where=str(place), next_step=_HOW)
-    return Database(by_package, count, newest)
+    for place in places:
+        before = count
+        for name, data in _documents(place):
+            try:
+                advisory = json.loads(data)
+                changed = date.fromisoformat(advisory["modified"][:10])
+                named = {each for each in map(_spoken_of, advisory.get("affected", [])) if each is not None}
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise UsageError(f"{name} is no OSV advisory: {error!r}", where=str(place), next_step=_HOW) from error
+            count, newest = count + 1, max(newest, changed)
+            ecosystems |= {ecosystem for ecosystem, _ in named}
+            if advisory.get("withdrawn") is None:
+                for package in named & wanted:
+                    by_package.setdefault(package, []).append(advisory)
+        if count == before:
+            raise UsageError("no advisory here", where=str(place), next_step=_HOW)
+    return Database(by_package, frozenset(ecosystems), count, newest)
 
 
-def affects(entry: dict[str, Any], version: str) -> bool:
-    """Whether an ``affected`` entry names ``version``, by its list or by its ranges.
-
-    A version that cannot be compared counts as affected: nothing is passed because it was not understood.
-    """
-    from packaging.version import InvalidVersion, Version
-
-    if version in entry.get("versions", []):
-        return True
-    try:
-        ours = Version(version)
-        listed = {Version(each) for each in entry.get("versions", []) if _is_version(each)}
-        if ours in listed:
-            return True
-        ranges = [each for each in entry.get("ranges", []) if each.get("type") == "ECOSYSTEM"]
-        return any(_within(ours, each.get("events", [])) for each in ranges)
-    except InvalidVersion:
-        return True
-
-
-def _within(ours: Any, events: list[dict[str, str]]) -> bool:
-    """OSV's evaluation of a range: the events in order, the last one that is not after ``ours`` decides."""
-    from packaging.version import Version
-
-    points = []
-    for event in events:
-        for kind, text in event.items():
-            if kind in {"introduced", "fixed", "last_affected"}:
-                points.append((Version("0.dev0") if text == "0" else Version(text), kind))
-    inside = False
-    for point, kind in sorted(points, key=lambda each: (each[0], each[1] != "fixed")):
-        if kind == "introduced" and ours >= point:
-            inside = True
-        elif (kind == "fixed" and ours >= point) or (kind == "last_affected" and ours > point):
-            inside = False
-    return inside
-
-
-def _is_version(text: str) -> bool:
-    from packaging.version import InvalidVersion, Version
-
-    try:
-        Version(text)
-    except InvalidVersion:
-        return False
-    return True
-
-
-def _is_python(entry: dict[str, Any]) -> bool:
-    return bool(entry.get("package", {}).get("ecosystem") == _ECOSYSTEM)
-
-
-def _is_about(entry: dict[str, Any], package: str) -> bool:
-    return _is_python(entry) and normalized(entry["package"]["name"]) == package
+def _spoken_of(entry: dict[str, Any]) -> Package | None:
+    package = entry.get("package") or {}
+    ecosystem, name = package.get("ecosystem"), package.get("name")
+    if not isinstance(ecosystem, str) or not isinstance(name, str):
+        return None
+    return ecosystem, normalized(name) if ecosystem == PYPI else name
 
 
 def _match(advisory: dict[str, Any], entries: list[dict[str, Any]]) -> Match:
@@ -146,7 +116,8 @@ def _match(advisory: dict[str, Any], entries: list[dict[str, Any]]) -> Match:
     scores = [each.get("score", "") for each in advisory.get("severity", [])]
     severity = advisory.get("database_specific", {}).get("severity") or next(iter(scores), None)
     summary = advisory.get("summary") or advisory.get("details", "").partition("\n")[0]
-    aliases = tuple(sorted(advisory.get("aliases", [])))
+    # Distributions name what they took over from elsewhere as upstream, not as an alias.
+    aliases = tuple(sorted({*advisory.get("aliases", []), *advisory.get("upstream", [])}))
     return Match(advisory["id"], aliases, summary[:200], severity, tuple(dict.fromkeys(fixed)))
 
 
@@ -164,4 +135,4 @@ def _documents(place: Path) -> Iterator[tuple[str, bytes]]:
         raise UsageError(f"no advisories here: {error}", where=str(place), next_step=_HOW) from error
 
 
-_HOW: Final = "give --advisories a folder of OSV files, or OSV's all.zip for PyPI (docs/proving-models.md)"
+_HOW: Final = "give --advisories a folder of OSV files, or an ecosystem's all.zip of OSV's (docs/proving-models.md)"

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import email
 import re
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 from hedgerow.errors import PublisherError, RefusedError
+from hedgerow.models.proof import installed
+from hedgerow.models.proof.component import MAX_METADATA, Component, normalized, of_metadata
 from hedgerow.registry.manifest import Manifest, Proof
-
-Role = Literal["inside", "source", "tool", "base"]
 
 # Tools in a manifest's provenance that are packages of PyPI by that name.
 _PYTHON_TOOLS: Final = frozenset({
@@ -21,39 +20,18 @@ _PYTHON_TOOLS: Final = frozenset({
 })  # fmt: skip
 # Loading one of these runs what it says (docs.python.org/3/library/pickle.html, the warning at the top).
 _PROGRAMS: Final = (".ckpt", ".joblib", ".pickle", ".pkl", ".pt", ".pth")
+_ARCHIVE: Final = ".tar"
 # Archives that are not looked into.
-_OPAQUE: Final = (".tar", ".tar.gz", ".tgz", ".tar.zst", ".oci", ".zip")
+_OPAQUE: Final = (".tar.gz", ".tgz", ".tar.zst", ".oci", ".zip")
 _WHEEL_METADATA: Final = re.compile(r"[^/]+\.dist-info/METADATA")
-MAX_METADATA: Final = 4 * 1024 * 1024
-
-
-@dataclass(frozen=True)
-class Component:
-    """``package`` is the normalized name on PyPI, where it is a package of that index."""
-
-    name: str
-    role: Role
-    version: str | None = None
-    sha256: str | None = None
-    license: str | None = None
-    package: str | None = None
-
-    @property
-    def purl(self) -> str:
-        """Package URL (github.com/package-url/purl-spec)."""
-        from packageurl import PackageURL
-
-        kind = "pypi" if self.package is not None else "generic"
-        qualifiers = {"checksum": f"sha256:{self.sha256}"} if kind == "generic" and self.sha256 else None
-        return PackageURL(kind, name=self.package or self.name, version=self.version, qualifiers=qualifiers).to_string()
 
 
 @dataclass(frozen=True)
 class Contents:
-    """``opaque``: files that hold more than their name says and were not looked into."""
+    """``unknowns``: sentences about what else is in it, and was not looked into."""
 
     components: tuple[Component, ...]
-    opaque: tuple[str, ...]
+    unknowns: tuple[str, ...]
 
     def packages(self) -> tuple[Component, ...]:
         """Those with a package index behind them and a version."""
@@ -65,11 +43,11 @@ def of_bundle(folder: Path, document: Manifest) -> Contents:
 
     Raises:
         RefusedError: a model or adapter with a file that is a program (a pickle).
-        PublisherError: a wheel that says nothing about itself.
+        PublisherError: a wheel that says nothing about itself, or an archive whose list of packages is damaged.
     """
     proofs = own_proofs(document)
     found: list[Component] = []
-    opaque: list[str] = []
+    unknowns: list[str] = []
     for file in document.files:
         if file.path in proofs:
             continue
@@ -84,14 +62,20 @@ def of_bundle(folder: Path, document: Manifest) -> Contents:
             found.append(_wheel(folder / file.path, file.sha256))
         else:
             found.append(Component(file.path, "inside", sha256=file.sha256))
-        if name.endswith(_OPAQUE) or (document.application is not None and file.path == document.application.image):
-            opaque.append(file.path)
+        inside = installed.packages(folder / file.path, file.path) if name.endswith(_ARCHIVE) else None
+        if inside is not None:
+            found += inside
+            unknowns.append(f"{file.path}: what no package of Debian, Alpine or Python brought was not looked into")
+        elif name.endswith((_ARCHIVE, *_OPAQUE)) or (
+            document.application is not None and file.path == document.application.image
+        ):
+            unknowns.append(f"{file.path} was not looked into")
     found += [_source(each.name, each.version, each.sha256) for each in document.provenance.sources]
     found += [_tool(name, version) for name, version in sorted(document.provenance.tools.items())]
     if document.base is not None:
         found.append(Component(document.base.name, "base", document.base.version, document.base.sha256))
-    unique = {(each.name, each.version, each.role, each.sha256): each for each in found}
-    return Contents(tuple(unique.values()), tuple(opaque))
+    unique = {(each.name, each.version, each.role, each.sha256, each.within, each.url): each for each in found}
+    return Contents(tuple(unique.values()), tuple(unknowns))
 
 
 def own_proofs(document: Manifest) -> frozenset[str]:
@@ -101,11 +85,6 @@ def own_proofs(document: Manifest) -> frozenset[str]:
 
 def proof_of(document: Manifest, kind: str) -> Proof | None:
     return next((proof for proof in document.proofs if proof.kind == kind), None)
-
-
-def normalized(name: str) -> str:
-    """A package's name as indexes compare it (packaging.python.org, "Names and normalization")."""
-    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def _tool(name: str, version: str) -> Component:
@@ -129,10 +108,4 @@ def _wheel(path: Path, sha256: str) -> Component:
             where=str(path),
             next_step="build the wheelhouse again: hedgerow runtime build",
         ) from error
-    head = email.message_from_string(text)
-    name, version = head.get("Name"), head.get("Version")
-    if not name or not version:
-        raise PublisherError("this wheel has no name or version", where=str(path), next_step="build it again")
-    stated = head.get("License-Expression") or head.get("License")
-    license_ = " ".join(stated.split())[:200] if stated and stated.strip() not in {"", "UNKNOWN"} else None
-    return Component(str(name), "inside", str(version), sha256, license_, normalized(str(name)))
+    return of_metadata(text, where=str(path), sha256=sha256)

@@ -17,7 +17,8 @@ import msgspec
 
 from hedgerow import __version__
 from hedgerow.errors import PublisherError
-from hedgerow.models.proof.contents import Component, Contents, own_proofs
+from hedgerow.models.proof.component import Component
+from hedgerow.models.proof.contents import Contents, own_proofs
 from hedgerow.registry.manifest import Manifest
 
 FILE_NAME: Final = "provenance.intoto.json"

@@ -15,7 +15,8 @@ from typing import Any, Final
 from hedgerow import __version__
 from hedgerow.errors import PublisherError
 from hedgerow.models.proof import licenses
-from hedgerow.models.proof.contents import Component, Contents, own_proofs
+from hedgerow.models.proof.component import Component
+from hedgerow.models.proof.contents import Contents, own_proofs
 from hedgerow.registry.manifest import Expectation, Manifest, Tensor
 
 FILE_NAME: Final = "sbom.cdx.json"
@@ -190,11 +191,15 @@ def _component(each: Component) -> dict[str, Any]:
     kind = {"inside": "file" if a_file else "library", "source": "data", "tool": "library"}
     found: dict[str, Any] = {
         "type": kind.get(each.role, "machine-learning-model"),
-        "bom-ref": f"{each.role}:{each.name}:{each.sha256 or each.version or ''}",
+        "bom-ref": _reference(each),
         "name": each.name,
         # CycloneDX: "excluded" documents what is not part of what is delivered.
         "scope": "required" if each.role in {"inside", "base"} else "excluded",
-        "properties": _properties({"hedgerow:role": each.role} | ({_PATH: each.name} if a_file else {})),
+        "properties": _properties(
+            {"hedgerow:role": each.role}
+            | ({_PATH: each.name} if a_file else {})
+            | ({"hedgerow:within": each.within} if each.within is not None else {})
+        ),
     }
     if each.version is not None:
         found["version"] = each.version
@@ -205,6 +210,13 @@ def _component(each: Component) -> dict[str, Any]:
     if not a_file:
         found["purl"] = each.purl
     return found
+
+
+def _reference(each: Component) -> str:
+    """Several archives may hold the same package, and distributions several of one name."""
+    if each.within is not None:
+        return f"{each.role}:{each.within}:{each.purl}"
+    return f"{each.role}:{each.name}:{each.sha256 or each.version or ''}"
 
 
 def _properties(values: dict[str, str]) -> list[dict[str, str]]:

@@ -10,16 +10,18 @@ import json
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Container, Mapping, Sequence
 from datetime import date, timedelta
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
 from hedgerow.errors import PublisherError, UsageError
 from hedgerow.models.proof import advisories
-from hedgerow.models.proof.contents import Component, Contents, normalized
+from hedgerow.models.proof.component import PYPI, Component, normalized
+from hedgerow.models.proof.contents import Contents
 
 FILE_NAME: Final = "vulnerabilities.json"
 MAX_AGE: Final = timedelta(days=30)
@@ -61,27 +63,35 @@ class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def check(
-    contents: Contents, *, today: date, database: Path | None = None, accepted: Mapping[str, str] | None = None
+    contents: Contents,
+    *,
+    today: date,
+    databases: Sequence[Path] = (),
+    accepted: Mapping[str, str] | None = None,
 ) -> Report:
-    """Look every package up: in ``database`` if given, else by ``pip-audit`` if it is installed, else not at all.
+    """Look every package up: in ``databases`` if given, else by ``pip-audit`` if it is installed, else not at all.
 
     ``accepted`` maps an advisory's identifier, or an alias of it, to the reason why it does not count.
 
     Raises:
-        UsageError: ``database`` cannot be read, or something is accepted that was not found.
+        UsageError: ``databases`` cannot be read, or something is accepted that was not found.
     """
     packages = contents.packages()
-    unknowns = [f"{path} was not looked into" for path in contents.opaque]
+    unknowns = list(contents.unknowns)
     findings: list[Finding] = []
-    if database is not None:
-        known = advisories.load(database, {each.package for each in packages if each.package})
+    if databases:
+        known = advisories.load(databases, {found for each in packages if (found := advisories.package_of(each))})
         source = f"OSV, {known.count} advisories, newest of {known.newest}"
         if today - known.newest > MAX_AGE:
             unknowns.append(f"the advisories end on {known.newest}, more than {MAX_AGE.days} days ago")
+        packages, missed = _split(packages, known.ecosystems, "the advisories have nothing of")
+        unknowns += missed
         findings = [_finding(each, match) for each in packages for match in known.matches(each)]
     elif not packages:
         source = "none needed: no part has a package index"
     elif shutil.which(_PIP_AUDIT) is not None:
+        packages, missed = _split(packages, {PYPI}, "pip-audit knows nothing of")
+        unknowns += missed
         source, findings, missed = _pip_audit(packages)
         unknowns += missed
     else:
@@ -118,6 +128,18 @@ def decode(data: bytes, *, where: str) -> Report:
         ) from error
 
 
+def _split(
+    packages: tuple[Component, ...], ecosystems: Container[str], why: str
+) -> tuple[tuple[Component, ...], list[str]]:
+    """Those of ``ecosystems``, and a sentence about the others of each archive and ecosystem."""
+    others = Counter((each.ecosystem, each.within) for each in packages if each.ecosystem not in ecosystems)
+    missed = []
+    for (ecosystem, within), count in sorted(others.items(), key=str):
+        reason = f"{why} {ecosystem}" if ecosystem is not None else "nobody's advisories speak of its distribution"
+        missed.append(f"{count} packages{f' in {within}' if within else ''} were not looked up: {reason}")
+    return tuple(each for each in packages if each.ecosystem in ecosystems), missed
+
+
 def _finding(component: Component, match: advisories.Match) -> Finding:
     return Finding(
         component.name, component.version or "", component.role, match.id, match.aliases, match.summary,
@@ -142,35 +164,50 @@ def _accept(findings: list[Finding], accepted: Mapping[str, str]) -> list[Findin
 
 def _pip_audit(packages: tuple[Component, ...]) -> tuple[str, list[Finding], list[str]]:
     """Ask ``pip-audit``, which asks PyPI's advisories over the network; what it could not say is the third answer."""
-    by_name = {normalized(each.name): each for each in packages}
+    by_name: dict[str, dict[str, list[Component]]] = {}
+    for each in packages:
+        by_name.setdefault(normalized(each.name), {}).setdefault(each.version or "", []).append(each)
+    findings: list[Finding] = []
+    missed: list[str] = []
+    # A list of requirements has a package once: where two versions of one are inside, it is asked twice.
+    for turn in range(max(map(len, by_name.values()), default=0)):
+        asked = {
+            name: found for name, versions in by_name.items() for found in list(versions.values())[turn : turn + 1]
+        }
+        try:
+            answers = _ask_pip_audit([f"{name}=={found[0].version}" for name, found in asked.items()])
+        except (OSError, subprocess.TimeoutExpired, ValueError, KeyError, TypeError) as error:
+            missed.append(f"pip-audit failed: {error}")
+            continue
+        for name, found in asked.items():
+            answer = answers.get(name, {"skip_reason": "it said nothing about it"})
+            if "vulns" not in answer:
+                missed.append(f"{found[0].name} {found[0].version}: {answer.get('skip_reason', 'no answer')}")
+            matches = [_match(each) for each in answer.get("vulns", [])]
+            findings += [_finding(component, match) for component in found for match in matches]
+    return _PIP_AUDIT, findings, missed
+
+
+def _ask_pip_audit(requirements: list[str]) -> dict[str, dict[str, Any]]:
+    """Its answers by normalized name.
+
+    Raises:
+        ValueError: it failed, in its words; KeyError, TypeError: its answer has another form.
+    """
     with tempfile.TemporaryDirectory(prefix="audit.") as folder:
         listed = Path(folder, "requirements.txt")
-        listed.write_text("".join(f"{each.package}=={each.version}\n" for each in packages), encoding="utf-8")
+        listed.write_text("".join(f"{each}\n" for each in requirements), encoding="utf-8")
         command = [_PIP_AUDIT, "--format", "json", "--no-deps", "--disable-pip", "--progress-spinner", "off"]
-        try:
-            done = subprocess.run(
-                [*command, "--requirement", str(listed)],
-                capture_output=True,
-                check=False,
-                timeout=_PIP_AUDIT_SECONDS,
-            )
-            # It exits with 1 where it failed, too; then it has written no answer.
-            if done.returncode not in {0, _FOUND} or not done.stdout.strip():
-                lines = done.stderr.decode(errors="replace").strip().splitlines()
-                return _PIP_AUDIT, [], [f"pip-audit failed: {lines[-1] if lines else done.returncode}"]
-            answers = {normalized(each["name"]): each for each in json.loads(done.stdout)["dependencies"]}
-        except (OSError, subprocess.TimeoutExpired, ValueError, KeyError, TypeError) as error:
-            return _PIP_AUDIT, [], [f"pip-audit failed: {error}"]
-    findings = []
-    missed = []
-    for name, component in by_name.items():
-        answer = answers.get(name, {"skip_reason": "it said nothing about it"})
-        if "vulns" not in answer:
-            missed.append(f"{component.name} {component.version}: {answer.get('skip_reason', 'no answer')}")
-        for each in answer.get("vulns", []):
-            match = advisories.Match(
-                each["id"], tuple(sorted(each.get("aliases", []))), each.get("description", "")[:200], None,
-                tuple(each.get("fix_versions", [])),
-            )  # fmt: skip
-            findings.append(_finding(component, match))
-    return _PIP_AUDIT, findings, missed
+        done = subprocess.run(
+            [*command, "--requirement", str(listed)], capture_output=True, check=False, timeout=_PIP_AUDIT_SECONDS
+        )
+    # It exits with 1 where it failed, too; then it has written no answer.
+    if done.returncode not in {0, _FOUND} or not done.stdout.strip():
+        lines = done.stderr.decode(errors="replace").strip().splitlines()
+        raise ValueError(lines[-1] if lines else done.returncode)
+    return {normalized(each["name"]): each for each in json.loads(done.stdout)["dependencies"]}
+
+
+def _match(told: dict[str, Any]) -> advisories.Match:
+    aliases, fixed = tuple(sorted(told.get("aliases", []))), tuple(told.get("fix_versions", []))
+    return advisories.Match(told["id"], aliases, told.get("description", "")[:200], None, fixed)

@@ -9,8 +9,8 @@ import pytest
 
 from hedgerow.errors import PublisherError, RefusedError, UsageError
 from hedgerow.models import proof
-from hedgerow.models.proof import advisories, contents, licenses, provenance, sbom, vulnerabilities
-from hedgerow.models.proof.contents import Component
+from hedgerow.models.proof import advisories, contents, licenses, provenance, sbom, versions, vulnerabilities
+from hedgerow.models.proof.component import Component
 from hedgerow.registry import bundle, manifest
 
 TODAY = date(2026, 11, 20)
@@ -47,7 +47,7 @@ def test_a_bundle_gets_its_proofs(make_bundle, database):
     folder = make_bundle("mlp")
     before = bundle.load(folder)
     clean = database(advisory("somebody-else", versions=["1.0"]))
-    checked = proof.prove(folder, today=TODAY, advisories=clean)
+    checked = proof.prove(folder, today=TODAY, advisories=[clean])
     document = checked.bundle.manifest
     assert checked.vulnerabilities.status == "clean"
     assert checked.vulnerabilities.examined == ("onnx 1.0",)
@@ -68,9 +68,9 @@ def test_a_bundle_gets_its_proofs(make_bundle, database):
 def test_the_same_bundle_day_and_advisories_give_the_same_bytes(make_bundle, database):
     known = database(advisory("other", versions=["1"]))
     first, second = make_bundle("mlp"), make_bundle("mlp", folder="again")
-    one, two = (proof.prove(each, today=TODAY, advisories=known).bundle.sha256 for each in (first, second))
+    one, two = (proof.prove(each, today=TODAY, advisories=[known]).bundle.sha256 for each in (first, second))
     assert one == two
-    assert proof.prove(first, today=TODAY, advisories=known).bundle.sha256 == one
+    assert proof.prove(first, today=TODAY, advisories=[known]).bundle.sha256 == one
 
 
 def test_nothing_looked_up_is_unknown_and_said(make_bundle, no_pip_audit):
@@ -85,31 +85,31 @@ def test_a_known_vulnerability_refuses_and_writes_nothing(make_bundle, database)
     before = sorted(each.name for each in folder.iterdir()), bundle.load(folder).sha256
     known = database(advisory(events=[{"introduced": "0"}, {"fixed": "1.2"}], aliases=["CVE-2026-1"]))
     with pytest.raises(RefusedError, match=r"no-known-vulnerability: onnx 1.0 has GHSA-1 .*fixed in 1.2.*2026-11-20"):
-        proof.prove(folder, today=TODAY, advisories=known)
+        proof.prove(folder, today=TODAY, advisories=[known])
     assert (sorted(each.name for each in folder.iterdir()), bundle.load(folder).sha256) == before
 
 
 def test_what_a_person_accepts_is_written_down(make_bundle, database):
     folder = make_bundle("mlp")
     known = database(advisory(versions=["1.0"], aliases=["CVE-2026-1"]))
-    checked = proof.prove(folder, today=TODAY, advisories=known, accepted={"CVE-2026-1": "only at build time"})
+    checked = proof.prove(folder, today=TODAY, advisories=[known], accepted={"CVE-2026-1": "only at build time"})
     assert checked.vulnerabilities.status == "clean"
     assert [each.accepted for each in checked.vulnerabilities.findings] == ["only at build time"]
     assert checked.remarks == ("GHSA-1 in onnx 1.0 is accepted: only at build time",)
     with pytest.raises(UsageError, match="CVE-2026-2 is accepted but was not found"):
-        proof.prove(folder, today=TODAY, advisories=known, accepted={"CVE-2026-2": "no"})
+        proof.prove(folder, today=TODAY, advisories=[known], accepted={"CVE-2026-2": "no"})
 
 
 def test_old_advisories_vouch_for_nothing(make_bundle, database):
     old = database(advisory("other", versions=["1"], modified="2026-10-01T00:00:00Z"))
-    checked = proof.prove(make_bundle("mlp"), today=TODAY, advisories=old)
+    checked = proof.prove(make_bundle("mlp"), today=TODAY, advisories=[old])
     assert checked.vulnerabilities.status == "unknown"
     assert "end on 2026-10-01" in checked.remarks[0]
 
 
 def test_an_old_report_is_remarked(make_bundle, database):
     folder = make_bundle("mlp")
-    proof.prove(folder, today=TODAY, advisories=database(advisory("other", versions=["1"])))
+    proof.prove(folder, today=TODAY, advisories=[database(advisory("other", versions=["1"]))])
     assert proof.check(folder, today=TODAY + timedelta(days=30)).remarks == ()
     late = proof.check(folder, today=TODAY + timedelta(days=31))
     assert "checked on 2026-11-20, more than 30 days ago" in late.remarks[0]
@@ -121,7 +121,7 @@ def test_archives_that_nobody_opened_are_unknown(make_bundle, database):
     document = bundle.load(folder).manifest
     changed = msgspec.structs.replace(document, files=bundle.describe_files(folder))
     (folder / "manifest.json").write_bytes(manifest.encode(changed))
-    checked = proof.prove(folder, today=TODAY, advisories=database(advisory("other", versions=["1"])))
+    checked = proof.prove(folder, today=TODAY, advisories=[database(advisory("other", versions=["1"]))])
     assert checked.remarks == ("vulnerabilities unknown: extra.tar was not looked into",)
 
 
@@ -136,7 +136,7 @@ def test_a_pickle_is_refused(make_bundle):
 
 def prove_clean(make_bundle, database):
     folder = make_bundle("mlp")
-    proof.prove(folder, today=TODAY, advisories=database(advisory("other", versions=["1"])))
+    proof.prove(folder, today=TODAY, advisories=[database(advisory("other", versions=["1"]))])
     return folder
 
 
@@ -227,12 +227,12 @@ def test_a_license_of_ones_own_needs_its_text(make_bundle):
     ],
 )
 def test_ranges_are_osvs(version, events, inside):
-    assert advisories.affects({"ranges": [{"type": "ECOSYSTEM", "events": events}]}, version) is inside
+    assert versions.affects({"ranges": [{"type": "ECOSYSTEM", "events": events}]}, version) is inside
 
 
 def test_listed_versions_are_compared_as_versions():
-    assert advisories.affects({"versions": ["1.0.0", "weird"]}, "1.0")
-    assert not advisories.affects({"versions": ["1.0.1"]}, "1.0")
+    assert versions.affects({"versions": ["1.0.0", "weird"]}, "1.0")
+    assert not versions.affects({"versions": ["1.0.1"]}, "1.0")
 
 
 def test_what_does_not_count(database):
@@ -241,15 +241,15 @@ def test_what_does_not_count(database):
     another = advisory("onnx-tools", "GHSA-2", versions=["1.0"])
     elsewhere = advisory(identifier="GHSA-3", versions=["1.0"])
     elsewhere["affected"][0]["package"]["ecosystem"] = "npm"
-    assert advisories.load(database(withdrawn, another, elsewhere), {"onnx"}).matches(onnx) == []
+    assert advisories.load([database(withdrawn, another, elsewhere)], {("PyPI", "onnx")}).matches(onnx) == []
     spelled = advisory("ONNX", "GHSA-4", versions=["1.0"])
-    assert [each.id for each in advisories.load(database(spelled), {"onnx"}).matches(onnx)] == ["GHSA-4"]
+    assert [each.id for each in advisories.load([database(spelled)], {("PyPI", "onnx")}).matches(onnx)] == ["GHSA-4"]
 
 
 def test_advisories_come_as_osvs_zip_too(tmp_path):
     with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
         archive.writestr("GHSA-1.json", json.dumps(advisory(versions=["1.0"])))
-    found = advisories.load(tmp_path / "all.zip", {"onnx"})
+    found = advisories.load([tmp_path / "all.zip"], {("PyPI", "onnx")})
     assert (found.count, found.newest) == (1, date(2026, 11, 10))
 
 
@@ -257,10 +257,10 @@ def test_advisories_come_as_osvs_zip_too(tmp_path):
 def test_a_database_that_is_none_is_refused(tmp_path, content):
     (tmp_path / "x.json").write_text(content)
     with pytest.raises(UsageError):
-        advisories.load(tmp_path, {"onnx"})
+        advisories.load([tmp_path], {("PyPI", "onnx")})
     (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match="no advisory here"):
-        advisories.load(tmp_path / "empty", {"onnx"})
+        advisories.load([tmp_path / "empty"], {("PyPI", "onnx")})
 
 
 def pip_audit(tmp_path, monkeypatch, *, answer="", code=0):
