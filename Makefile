@@ -35,7 +35,7 @@ test: lint test-unit test-roles test-site ## Everything that gates a change, wit
 test-nightly: lint test-unit ## The same with every role's scenario, lock upgrades and the virtual machine
 	@$(MAKE) test-roles ROLES="$$($(BIN)/python tools/changed_roles.py --all | xargs)"
 	@HEDGEROW_SITE_TESTS=fleet $(MAKE) test-site
-	@$(MAKE) test-upgrade test-rollout test-identity test-lifecycle test-vm
+	@$(MAKE) test-upgrade test-rollout test-identity test-lifecycle test-pytorch test-vm
 
 .PHONY: test-fast
 test-fast: dev ## The inner loop: linters that are quick, tests without emulated hosts
@@ -84,6 +84,10 @@ test-identity: dev ## Molecule: certificates of an emulated fleet exchanged, sto
 .PHONY: test-lifecycle
 test-lifecycle: dev ## Boards adopted, exchanged and decommissioned, on a fleet of their own
 	@$(SUDO) HEDGEROW_TEST_LIFECYCLE=1 $(BIN)/pytest -q tests/fleet/test_lifecycle.py
+
+.PHONY: test-pytorch
+test-pytorch: dev ## PyTorch's container, built and used for real (first time minutes and 2 GB more)
+	@$(SUDO) HEDGEROW_TEST_PYTORCH=1 $(BIN)/pytest -q tests/unit/models/test_pytorch.py
 
 .PHONY: hil
 hil: dev ## The host tests on real boards: INVENTORY=inventory/mine HOSTS=pi-1,pi-2
