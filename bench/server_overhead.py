@@ -35,7 +35,7 @@ from typing import Any
 from bench.quiet import Quiet
 
 from hedgerow import paths
-from hedgerow.server.backends import default_threads
+from hedgerow.server.computing import default_threads
 
 BAR = 0.95
 PROMPT = "Write a long story about a lighthouse and the people who keep it."

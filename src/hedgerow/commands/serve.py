@@ -49,6 +49,14 @@ if TYPE_CHECKING:
     metavar="MODEL",
     help="With either of these: a model that is loaded at the start and stays; repeatable.",
 )
+@click.option("--threads", type=click.IntRange(min=1), help="With --repository: of one model; else by the cores.")
+@click.option(
+    "--provider",
+    "providers",
+    multiple=True,
+    metavar="NAME",
+    help="With --repository: an execution provider of ONNX Runtime, best first, before the CPU; repeatable.",
+)
 def serve(
     config: Path | None,
     repository: Path | None,
@@ -59,6 +67,8 @@ def serve(
     keep_alive: float | None,
     minimum_stay: float,
     pins: tuple[str, ...],
+    threads: int | None,
+    providers: tuple[str, ...],
 ) -> None:
     """Run the inference server.
 
@@ -69,6 +79,7 @@ def serve(
     """  # noqa: D301 - click's mark for a paragraph as it stands
     from hedgerow.server import config as configs
     from hedgerow.server import run
+    from hedgerow.server.computing import Computing, Provider
     from hedgerow.server.redaction import Redactor
     from hedgerow.server.residency import Rules
     from hedgerow.server.telemetry import logs
@@ -88,6 +99,12 @@ def serve(
             where="--pin",
             next_step="give --memory-budget or --keep-alive, too",
         )
+    if config is not None and (threads is not None or providers):
+        raise UsageError(
+            "--threads and --provider are for a repository",
+            where=str(config),
+            next_step="a device's configuration says 'threads' and 'providers'",
+        )
     if config is not None:
         settings, version = configs.read(config)
         logs.configure(settings.telemetry.logs, Redactor(words=settings.telemetry.words))
@@ -105,6 +122,7 @@ def serve(
             )
             if on_demand
             else None,
+            computing=Computing(threads, tuple(Provider(name) for name in providers)),
         )
 
 

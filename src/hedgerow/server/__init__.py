@@ -8,6 +8,7 @@
 | `answering` | a text request: the device's own answer, or one from elsewhere |
 | `checking`, `describing` | a tensor request held to what the model declares; what a model says of itself |
 | `models`, `loading`, `golden` | one loaded model and its slot; loading it; golden inputs, answered before a switch |
+| `computing` | with what: threads by what the process may have, execution providers |
 | `backends/` | one small interface; ONNX Runtime, onnxruntime-genai, HailoRT, LiteRT, llama.cpp, other packages' own |
 | `scheduler`, `stop` | generations: a lane a model, a token each in turn; stop texts |
 | `drain` | no new requests for a while, always bounded |

@@ -16,6 +16,7 @@ from hedgerow.device.change import configuration_version
 from hedgerow.errors import UsageError
 from hedgerow.identity.tls import CRL
 from hedgerow.server.batching import Batching
+from hedgerow.server.computing import Provider
 from hedgerow.server.degradation import Policy
 from hedgerow.server.fallback.config import FallbackConfig
 from hedgerow.server.telemetry.config import Telemetry
@@ -147,10 +148,11 @@ class ServerConfig(Struct, frozen=True, forbid_unknown_fields=True):
 
     ``models_dir/<model>/current`` is what it serves. ``http`` and ``grpc`` are plain and on loopback, ``https`` and
     ``grpcs`` mutual TLS; None is not served. ``threads`` for one model: None leaves a core to the rest of the
-    system where there are more than two. ``degradation``: what the server does less of on a board under pressure; null
-    is nothing. ``fallback``: which text requests may go to a cloud endpoint (docs/fallback.md). ``telemetry``: what it
-    tells of requests (docs/telemetry.md). ``activation_dir`` is where ``hedgerow-device`` keeps its pending state,
-    ``heartbeat`` what its agent says of itself, ``applications`` how those were that run beside the server.
+    system where there are more than two. ``providers`` are ONNX Runtime's, best first; the CPU is always the last.
+    ``degradation``: what the server does less of on a board under pressure; null is nothing. ``fallback``: which
+    text requests may go to a cloud endpoint (docs/fallback.md). ``telemetry``: what it tells of requests
+    (docs/telemetry.md). ``activation_dir`` is where ``hedgerow-device`` keeps its pending state, ``heartbeat`` what
+    its agent says of itself, ``applications`` how those were that run beside the server.
     """
 
     host: str
@@ -168,6 +170,7 @@ class ServerConfig(Struct, frozen=True, forbid_unknown_fields=True):
     heartbeat: Path = heartbeat.FILE
     applications: Path = application_state.FILE
     threads: _Positive | None = None
+    providers: tuple[Provider, ...] = ()
     limits: Limits = Limits()
     batching: BatchingConfig = BatchingConfig()
     degradation: Policy | None = Policy()

@@ -21,6 +21,7 @@ from hedgerow.device.health import Serving
 from hedgerow.server import checking, classification, describing
 from hedgerow.server.answering import Texts
 from hedgerow.server.batching import NONE, Batching
+from hedgerow.server.computing import Computing
 from hedgerow.server.config import Limits
 from hedgerow.server.degrading import Degradation
 from hedgerow.server.drain import Drain
@@ -68,13 +69,14 @@ class DataPlane:
         *,
         model: str | None = None,
         limits: Limits | None = None,
-        threads: int | None = None,
+        computing: Computing | None = None,
         batching: Batching = NONE,
         degradation: Policy | None = None,
         residency: Rules | None = None,
     ) -> None:
         self._limits = limits or Limits()
         self._batching = batching
+        computing = computing or Computing()
         self._slots: dict[str, Slot] = {} if model is None else {model: Slot(model)}
         self._opened = model is not None
         self._scheduler = Scheduler(active=self._limits.generations, queue=self._limits.queue)
@@ -91,7 +93,7 @@ class DataPlane:
             self._library = Library(
                 Repository(models_dir),
                 self._slots,
-                threads=threads,
+                computing=computing,
                 patience=self._patience.loading,
                 changed=self._changed,
                 unload_s=self._limits.drain_s,
@@ -101,7 +103,7 @@ class DataPlane:
             models_dir,
             self._slots,
             model=model,
-            threads=threads,
+            computing=computing,
             patience=self._patience.loading,
             changed=self._changed,
         )
@@ -115,7 +117,7 @@ class DataPlane:
         self.degradation = Degradation(
             None if model is None else degradation,
             models_dir=models_dir,
-            threads=threads,
+            computing=computing,
             serving=lambda: None if model is None else self.serving(model),
             restore=self._swaps.restore,
             patience=self._patience.loading,

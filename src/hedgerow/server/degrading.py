@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from hedgerow.server.backends import TensorSpec, TextRequest
+    from hedgerow.server.computing import Computing
     from hedgerow.server.metrics import Metrics
     from hedgerow.server.models import Served
 
@@ -54,7 +55,7 @@ class Degradation:
         policy: Policy | None,
         *,
         models_dir: Path,
-        threads: int | None,
+        computing: Computing,
         serving: Callable[[], Served | None],
         restore: Callable[[], Awaitable[None]],
         patience: Callable[[], AbstractContextManager[None]],
@@ -63,7 +64,7 @@ class Degradation:
     ) -> None:
         self._policy = policy
         self._models_dir = models_dir
-        self._threads = threads
+        self._computing = computing
         self._serving = serving
         self._restore = restore
         self._patience = patience
@@ -246,7 +247,7 @@ class Degradation:
                 )
             with self._patience():
                 loaded = await asyncio.to_thread(
-                    loading.load, reference.name, folder, threads=self._threads, check_golden=True
+                    loading.load, reference.name, folder, computing=self._computing, check_golden=True
                 )
         except (ServingError, OSError) as error:
             self._hinder(str(error))

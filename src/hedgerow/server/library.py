@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from pathlib import Path
 
+    from hedgerow.server.computing import Computing
     from hedgerow.server.loading import Loaded
     from hedgerow.server.repository import Entry, Repository, Version
     from hedgerow.server.residents import Residents
@@ -58,7 +59,7 @@ class Library:
         repository: Repository,
         slots: dict[str, Slot],
         *,
-        threads: int | None,
+        computing: Computing,
         patience: Callable[[], AbstractContextManager[None]],
         changed: Callable[[list[Served], list[Served]], None],
         unload_s: float,
@@ -66,7 +67,7 @@ class Library:
     ) -> None:
         self._repository = repository
         self._slots = slots
-        self._threads = threads
+        self._computing = computing
         self._patience = patience
         self._changed = changed
         self._unload_s = unload_s
@@ -284,7 +285,7 @@ class Library:
             loading.load,
             entry.name,
             version.folder,
-            threads=self._threads,
+            computing=self._computing,
             check_golden=True,
             version=version.name,
             config=entry.config,

@@ -10,6 +10,7 @@ from hedgerow.errors import HedgerowError
 from hedgerow.registry import bundle as bundles
 from hedgerow.registry.manifest import FILE_NAME, GoldenText, Manifest
 from hedgerow.server import backends, configuring, golden
+from hedgerow.server.computing import Computing
 from hedgerow.server.errors import Unusable
 from hedgerow.server.modelconfig import ModelConfig
 from hedgerow.server.models import Served
@@ -29,7 +30,7 @@ def load(
     name: str,
     folder: Path,
     *,
-    threads: int | None,
+    computing: Computing,
     check_golden: bool,
     version: str = PLAIN_VERSION,
     config: ModelConfig | None = None,
@@ -43,7 +44,7 @@ def load(
         Unusable: ``load_failed`` or ``golden_failed``; nothing stays loaded.
     """
     manifest, sha256 = _manifest(folder)
-    backend = backends.load(folder, threads=threads)
+    backend = backends.load(folder, threads=computing.threads, providers=computing.providers)
     tried = 0
     if check_golden and manifest is not None:
         try:

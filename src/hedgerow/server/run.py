@@ -24,6 +24,7 @@ from hedgerow.device.notify import notify
 from hedgerow.errors import HedgerowError, MachineError, UsageError
 from hedgerow.server import memory, systemd
 from hedgerow.server.access import ByProfile
+from hedgerow.server.computing import Computing
 from hedgerow.server.config import Address, Limits, ServerConfig, Tls, credential
 from hedgerow.server.dataplane import DataPlane
 from hedgerow.server.errors import ServingError, Unusable
@@ -76,6 +77,7 @@ def serve_device(config: ServerConfig, version: str | None = None) -> None:
     Raises:
         UsageError, MachineError: before anything is served.
     """
+    computing = _computing(Computing(config.threads, config.providers), where="providers")
     tls, grpc_tls = _server_tls(config.https), _server_tls(config.grpcs)
     restarts = None if config.control_socket is None else Restarts(config.control_socket.parent)
 
@@ -84,7 +86,7 @@ def serve_device(config: ServerConfig, version: str | None = None) -> None:
             config.models_dir,
             model=config.model,
             limits=config.limits,
-            threads=config.threads,
+            computing=computing,
             batching=config.batching.policy,
             degradation=config.degradation,
         )
@@ -124,7 +126,13 @@ def serve_device(config: ServerConfig, version: str | None = None) -> None:
 
 
 def serve_folder(
-    repository: Path, http: Address, limits: Limits, *, grpc: Address | None = None, residency: Rules | None = None
+    repository: Path,
+    http: Address,
+    limits: Limits,
+    *,
+    grpc: Address | None = None,
+    residency: Rules | None = None,
+    computing: Computing | None = None,
 ) -> None:
     """Serve every model of ``repository`` on loopback, until SIGTERM; gRPC where it has an address.
 
@@ -134,6 +142,7 @@ def serve_folder(
         UsageError, MachineError: nothing is served: no model, a model that cannot be loaded, a port that is taken.
     """
     names = Repository(repository).required()
+    computing = None if computing is None else _computing(computing, where="--provider")
     unknown = sorted(set() if residency is None else residency.pins - set(names))
     if unknown:
         raise UsageError(
@@ -141,7 +150,7 @@ def serve_folder(
         )
 
     def service() -> Service:
-        plane = DataPlane(repository, limits=limits, residency=residency)
+        plane = DataPlane(repository, limits=limits, residency=residency, computing=computing)
         observer = Observer(
             plane,
             host=socket.gethostname(),
@@ -169,6 +178,16 @@ def serve_folder(
         return Service(plane, listeners, load, limits, ports, telemetry)
 
     _run(service)
+
+
+def _computing(computing: Computing, *, where: str) -> Computing:
+    """``computing``, if it can be obeyed: nothing is served on a misspelled provider's CPU."""
+    if computing.providers:
+        # It takes 20 MB; a server without a model need not have it.
+        from hedgerow.server.backends import providers
+
+        providers.check(computing.providers, where=where)
+    return computing
 
 
 def _fallback(config: ServerConfig, plane: DataPlane, observer: Observer) -> Fallback | None:

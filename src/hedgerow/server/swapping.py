@@ -20,6 +20,7 @@ from hedgerow.server.repository import is_folder
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
+    from hedgerow.server.computing import Computing
     from hedgerow.server.loading import Loaded
     from hedgerow.server.models import Served, Slot
 
@@ -47,14 +48,14 @@ class Swaps:
         slots: dict[str, Slot],
         *,
         model: str | None,
-        threads: int | None,
+        computing: Computing,
         patience: Callable[[], AbstractContextManager[None]],
         changed: Callable[[list[Served], list[Served]], None],
     ) -> None:
         self._models_dir = models_dir
         self._slots = slots
         self._model = model
-        self._threads = threads
+        self._computing = computing
         self._patience = patience
         self._changed = changed
         self._change = asyncio.Lock()
@@ -140,7 +141,9 @@ class Swaps:
 
     async def _load(self, name: str, folder: Path, *, check_golden: bool) -> Loaded:
         with self._patience():
-            return await asyncio.to_thread(loading.load, name, folder, threads=self._threads, check_golden=check_golden)
+            return await asyncio.to_thread(
+                loading.load, name, folder, computing=self._computing, check_golden=check_golden
+            )
 
     def _switch(self, slot: Slot, model: Served) -> Served | None:
         before = slot.switch()

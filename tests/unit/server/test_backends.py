@@ -31,6 +31,7 @@ from hedgerow.server import backends, golden, loading, tensors
 from hedgerow.server.backends import TextRequest
 from hedgerow.server.backends.genai import GenaiBackend
 from hedgerow.server.backends.genai_decoding import EngineDecoding, GeneratorDecoding, Sampling
+from hedgerow.server.computing import Computing
 from hedgerow.server.errors import BadRequest, Unusable
 
 HELLO = ({"role": "user", "content": "hello"},)
@@ -406,13 +407,13 @@ def test_a_version_with_an_adapter_is_loaded_by_the_golden_questions_of_both(ada
     adapter = pack_adapter.pack(request, cache=tmp_path / "cache")
 
     whole = attach(folder, [adapter], tmp_path / "1.1.0", version="1.1.0").directory
-    loaded = loading.load("assistant", whole, threads=1, check_golden=True)
+    loaded = loading.load("assistant", whole, computing=Computing(threads=1), check_golden=True)
     assert (loaded.golden, loaded.model.backend.adapters) == (2, ("formal",))
     loaded.model.backend.close()
     # The other adapter under its name: the device finds out before it serves anything.
     shutil.copyfile(other, whole / "adapters/formal.onnx_adapter")
     with pytest.raises(Unusable, match="wanted \\(prefix\\)") as caught:
-        loading.load("assistant", whole, threads=1, check_golden=True)
+        loading.load("assistant", whole, computing=Computing(threads=1), check_golden=True)
     assert caught.value.code == "golden_failed"
 
 
@@ -514,9 +515,3 @@ def test_both_runtimes_are_told_not_to_report_before_they_are_imported() -> None
     environment = {key: value for key, value in os.environ.items() if key != "ORT_DISABLE_TELEMETRY"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "1"
-
-
-@pytest.mark.parametrize("cores, threads", [(1, 1), (2, 2), (4, 3), (8, 7)])
-def test_a_core_is_left_where_there_are_more_than_two(cores: int, threads: int, monkeypatch) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)))
-    assert backends.default_threads() == threads

@@ -16,6 +16,7 @@ from server_support import Script, served
 
 from hedgerow.device.health import Code, Observation, Serving, build
 from hedgerow.server.backends import TextRequest
+from hedgerow.server.computing import Computing
 from hedgerow.server.dataplane import DataPlane
 from hedgerow.server.degradation import Level, Policy, Readings
 from hedgerow.server.degrading import Degradation
@@ -341,7 +342,7 @@ def test_over_http_it_says_when_to_come_again(tmp_path: Path, running, clock: Cl
         plane.degradation = Degradation(
             Policy(),
             models_dir=tmp_path,
-            threads=1,
+            computing=Computing(threads=1),
             serving=lambda: plane.serving("assistant"),
             restore=plane._swaps.restore,
             patience=plane._patience.loading,

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import server_support as support
 
+from hedgerow.server.computing import Computing
 from hedgerow.server.config import Limits
 from hedgerow.server.dataplane import DataPlane
 from hedgerow.server.errors import BadRequest, NotFound, Overloaded, Unusable
@@ -31,7 +32,7 @@ def root(tmp_path):
 
 def with_plane(work, root, **limits) -> None:
     async def main() -> None:
-        plane = DataPlane(root, limits=Limits(**limits), threads=1)
+        plane = DataPlane(root, limits=Limits(**limits), computing=Computing(threads=1))
         try:
             await asyncio.wait_for(work(plane), support.PATIENCE_S)
         finally:

@@ -16,6 +16,7 @@ import server_support as support
 from hedgerow.commands.serve import serve
 from hedgerow.errors import UsageError
 from hedgerow.server import library, memory
+from hedgerow.server.computing import Computing
 from hedgerow.server.config import Limits
 from hedgerow.server.dataplane import DataPlane
 from hedgerow.server.errors import NotFound, Overloaded, Unusable
@@ -178,7 +179,7 @@ def root(tmp_path: Path, monkeypatch) -> Path:
 
 def with_plane(work, root: Path, rules: Rules) -> None:
     async def main() -> None:
-        plane = DataPlane(root, limits=Limits(), threads=1, residency=rules)
+        plane = DataPlane(root, limits=Limits(), computing=Computing(threads=1), residency=rules)
         clock = plane._library._residents._clock = Clock()
         try:
             await asyncio.wait_for(work(plane, clock), support.PATIENCE_S)

@@ -17,11 +17,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from hedgerow.server.computing import default_threads
 from hedgerow.server.errors import ServingError, Unusable
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from hedgerow.server.computing import Provider
 
     Arrays = Mapping[str, NDArray[np.generic]]
 
@@ -149,29 +152,26 @@ class TextBackend(Protocol):
 Backend = TensorBackend | TextBackend
 
 
-def default_threads() -> int:
-    """Cores for one model: all where there are one or two, else all but one, for the network and the system."""
-    cores = len(os.sched_getaffinity(0))
-    return max(cores - 1, min(cores, 2))
-
-
 @dataclass(frozen=True)
 class Kind:
     """A backend as it is found: it is imported only when a folder is its own.
 
     ``fits`` looks at a folder's files. ``factory`` (``module:name``) is called with the folder and, by keyword, the
-    number of threads. ``install`` says how to get what it needs.
+    number of threads; one that computes through ONNX Runtime's ``providers`` also with those ``wanted``. ``install``
+    says how to get what it needs.
     """
 
     name: str
     fits: Callable[[Path], bool]
     factory: str
     install: str
+    providers: bool = False
 
-    def open(self, folder: Path, *, threads: int) -> Backend:
+    def open(self, folder: Path, *, threads: int, wanted: Sequence[Provider] = ()) -> Backend:
         """Import the backend and load the model."""
         module, _, name = self.factory.partition(":")
-        backend: Backend = getattr(importlib.import_module(module), name)(folder, threads=threads)
+        factory = getattr(importlib.import_module(module), name)
+        backend: Backend = factory(folder, threads=threads, **({"wanted": wanted} if self.providers else {}))
         return backend
 
 
@@ -193,7 +193,13 @@ KINDS = (
         f"{_HERE}.genai:GenaiBackend",
         "pip install 'hedgerow[device]' brings it",
     ),
-    Kind("onnx", _single(".onnx"), f"{_HERE}.onnx:open_folder", "pip install 'hedgerow[device]' brings it"),
+    Kind(
+        "onnx",
+        _single(".onnx"),
+        f"{_HERE}.onnx:open_folder",
+        "pip install 'hedgerow[device]' brings it",
+        providers=True,
+    ),
     Kind(
         "hailo",
         _single(".hef"),
@@ -219,8 +225,10 @@ def kind_of(folder: Path) -> Kind | None:
     return None
 
 
-def load(folder: Path, *, threads: int | None = None) -> Backend:
+def load(folder: Path, *, threads: int | None = None, providers: Sequence[Provider] = ()) -> Backend:
     """Load the model in ``folder`` with the backend for its files.
+
+    ``providers`` of ONNX Runtime are for a plain ONNX model; a folder of onnxruntime-genai names its own.
 
     Raises:
         Unusable: no backend reads it, its package is missing, or loading fails; nothing stays loaded.
@@ -232,7 +240,7 @@ def load(folder: Path, *, threads: int | None = None) -> Backend:
             f"{folder} holds neither genai_config.json nor exactly one .onnx file (nor one .hef, .tflite or .gguf)",
         )
     try:
-        return kind.open(folder, threads=threads or default_threads())
+        return kind.open(folder, threads=threads or default_threads(), wanted=providers)
     except ServingError:
         raise
     except ModuleNotFoundError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnxruntime as ort
 
-from hedgerow.server.backends import TensorSpec, the_one
+from hedgerow.server.backends import TensorSpec, providers, the_one
 from hedgerow.server.errors import BadRequest
 from hedgerow.server.tensors import BF16
 
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from hedgerow.server.backends import Arrays, RunHandle
+    from hedgerow.server.computing import Provider
 
+log = logging.getLogger("hedgerow.server")
 _BF16 = "tensor(bfloat16)"
 _ONNX_BF16 = 16  # onnx.TensorProto.BFLOAT16
 # ONNX Runtime's type names → Open Inference Protocol v2 (KServe, "Tensor Data Types").
@@ -41,20 +44,25 @@ DATATYPES = {
 
 
 class OnnxBackend:
-    """One session; ``InferenceSession.run`` may be called from several threads."""
+    """One session; ``InferenceSession.run`` may be called from several threads.
+
+    ``providers`` are those that the session has, best first; a node is computed by the first that can.
+    """
 
     platform = "onnx_onnxv1"
-    # A run's own threads only help the one that calls, which takes its part of whatever there is to do.
-    inline = True
 
-    def __init__(self, path: Path, *, threads: int) -> None:
+    def __init__(self, path: Path, *, threads: int, wanted: Sequence[Provider] = ()) -> None:
         ort.disable_telemetry_events()
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         # Spinning threads fight with whatever else runs on these cores (bench/README.md has the figures).
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        self._session = _session(path, options, providers.choose(wanted))
+        self.providers = tuple(self._session.get_providers())
+        # On the CPU a run's own threads only help the one that calls, which takes its part of whatever there is to do;
+        # another provider may have the caller wait for a device.
+        self.inline = self.providers == (providers.CPU,)
         self.inputs = tuple(_spec(each) for each in self._session.get_inputs())
         self.outputs = tuple(_spec(each) for each in self._session.get_outputs())
         # What ``InferenceSession.run`` calls behind checks of its own, which take longer than a small model's run:
@@ -89,12 +97,29 @@ class OnnxBackend:
         del self._session, self._run
 
 
-def open_folder(folder: Path, *, threads: int) -> OnnxBackend:
-    """The folder's one graph."""
+def open_folder(folder: Path, *, threads: int, wanted: Sequence[Provider] = ()) -> OnnxBackend:
+    """The folder's one graph, on the first of the ``wanted`` execution providers that there are."""
     path = the_one(folder, ".onnx")
     if path is None:
         raise FileNotFoundError(f"{folder} holds no single .onnx file")
-    return OnnxBackend(path, threads=threads)
+    return OnnxBackend(path, threads=threads, wanted=wanted)
+
+
+def _session(path: Path, options: ort.SessionOptions, chosen: Sequence[Provider]) -> ort.InferenceSession:
+    """On the ``chosen`` providers; on the CPU alone where these cannot be had: their library or device is missing.
+
+    Raises whatever onnxruntime does of a model that the CPU cannot compute either.
+    """
+    pairs = [(each.name, each.options) for each in chosen]
+    if len(pairs) > 1:
+        try:
+            session = ort.InferenceSession(str(path), options, providers=pairs)
+        except Exception as error:  # noqa: BLE001 - providers raise their own classes
+            log.warning("%s: not on %s, so on the CPU: %s", path, chosen[0].name, error)
+        else:
+            log.info("%s: on %s", path, ", ".join(session.get_providers()))
+            return session
+    return ort.InferenceSession(str(path), options, providers=[pairs[-1]])
 
 
 def _spec(node: ort.NodeArg) -> TensorSpec:
