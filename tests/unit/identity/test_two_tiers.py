@@ -150,7 +150,7 @@ def test_a_stolen_issuing_key_makes_no_ca_below_it(*, verify, fleet_dir, root, s
     stolen = IssuingCA.open(home, state=fleet_dir / "ca", anchors=fleet_dir / "ca" / "ca.crt", passphrases=secrets)
     below_key = build.certificates.new_key()
     below = build.build_issuing(
-        stolen.certificate, stolen.key, below_key.public_key(), site="orchard", now=now, days=30
+        stolen.certificate, stolen.key, below_key.public_key(), site="orchard", now=now, days=60
     )
     forged = IssuingCA(home, below, below_key, state=fleet_dir / "ca", anchors=fleet_dir / "ca" / "ca.crt")
     chain = forged.sign_csr(make_csr()[0], Profile.DEVICE, names) + build.certificates.pem(stolen.certificate)
