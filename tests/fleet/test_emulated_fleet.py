@@ -15,9 +15,9 @@ import pytest
 
 from hedgerow import inventory as inventories
 from hedgerow import paths, remote_script
-from hedgerow.emulator import checks
+from hedgerow.emulator import checks, remains
 from hedgerow.emulator.fleet import EmulatedFleet
-from hedgerow.errors import DeviceError, UsageError
+from hedgerow.errors import DeviceError, MachineError, UsageError
 
 pytestmark = [
     pytest.mark.fleet,
@@ -213,6 +213,51 @@ def test_a_killed_up_is_resumed(fleet: EmulatedFleet, inventory: Path) -> None:
             process.kill()
         process.wait()
     assert all(host.state == "running" for host in fleet.up())
+
+
+def kill_every_process(fleet: EmulatedFleet) -> None:
+    """As a CI runner does at a job's end: nobody of the fleet gets to tidy up."""
+    podman = fleet.podman
+    # Conmon before its container, or it would see the container end and take its network down.
+    for pid in reversed([*remains.to_end(podman.storage, podman.run_dir)]):
+        os.kill(pid, signal.SIGKILL)
+    await_condition(lambda: remains.is_deserted(podman.storage, podman.run_dir), "the last process is gone")
+
+
+def test_a_fleet_whose_every_process_was_killed_boots_again_with_its_disks(up: EmulatedFleet) -> None:
+    up.exec(PI, ["sh", "-c", "echo kept > /srv/kept; sync"])
+    kill_every_process(up)
+    hosts = up.up()
+    assert [(host.state, host.changed, host.ssh) for host in hosts] == [("running", True, True)] * 4
+    assert up.exec(PI, ["cat", "/srv/kept"]).stdout == "kept\n"
+    assert up.hosts[PI].host.address in up.exec(GATEWAY, ["getent", "hosts", PI]).stdout
+
+
+@pytest.mark.parametrize("deleted", [False, True], ids=["checkout stands", "checkout deleted"])
+def test_a_killed_fleet_of_another_checkout_does_not_keep_its_addresses(
+    fleet: EmulatedFleet, inventory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, deleted: bool
+) -> None:
+    fleet.down()
+    images = paths.cache_dir() / "images"
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setenv("HEDGEROW_VAR", str(tmp_path))
+        paths.cache_dir().mkdir()
+        (paths.cache_dir() / "images").symlink_to(images)
+        other = EmulatedFleet(inventories.load(inventory))
+        try:
+            other.up([GATEWAY])
+            with pytest.raises(MachineError, match="overlaps"):
+                fleet.up([PI])
+            kill_every_process(other)
+            if deleted:
+                shutil.rmtree(other.podman.storage)
+            assert fleet.up([PI])[0].ssh
+            assert not other.podman.exists()
+        finally:
+            fleet.down()
+            if not deleted:
+                other.down()
+    assert not other.podman.run_dir.exists()
 
 
 def test_outdated_hosts_are_told_of_and_replaced_only_on_request(up: EmulatedFleet, inventory: Path) -> None:

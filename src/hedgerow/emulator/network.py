@@ -8,7 +8,8 @@ import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 
-from hedgerow.emulator.podman import Podman, has_ports
+from hedgerow.emulator import bridge as bridges
+from hedgerow.emulator.podman import Podman
 from hedgerow.errors import MachineError, UsageError
 from hedgerow.inventory import Host, Inventory
 
@@ -64,27 +65,46 @@ def ensure(podman: Podman, name: str, network: ipaddress.IPv4Network, *, invento
             )
         bridge = str(present["network_interface"])
         # Another checkout's podman may have given its bridge the same name and addresses: then hosts are on it.
-        own = bridge if in_use or not has_ports(bridge) else None
-    listing = subprocess.run(["ip", "-json", "-4", "route"], capture_output=True, text=True, check=True).stdout
-    refuse_taken(network, json.loads(listing), own=own)
+        own = bridge if in_use or not bridges.has_ports(bridge) else None
+    taken = overlapping(network, _routes(), own=own)
+    if taken:
+        podman.clear_deserted()
+        for route in taken:
+            bridges.remove_if_empty(route.get("dev", ""))
+    refuse_taken(network, _routes(), own=own)
     if shown.returncode != 0:
         # The bridge's own name is left to podman: version 4.3 cannot be told one.
         podman.run("network", "create", f"--subnet={network}", name)
 
 
-def refuse_taken(network: ipaddress.IPv4Network, routes: list[dict[str, str]], *, own: str | None = None) -> None:
-    """Raise MachineError if one of ``routes`` (``ip -json route``) overlaps: one would swallow the other's traffic.
+def overlapping(
+    network: ipaddress.IPv4Network, routes: list[dict[str, str]], *, own: str | None = None
+) -> list[dict[str, str]]:
+    """Those of ``routes`` (``ip -json route``) that overlap: one would swallow the other's traffic.
 
     ``own`` is the interface whose route is the network's own.
     """
-    for route in routes:
-        if route["dst"] == "default" or route.get("dev") == own:
-            continue
-        taken = ipaddress.IPv4Network(route["dst"], strict=False)
-        if taken.overlaps(network):
-            raise MachineError(
-                f"{network} overlaps {taken}, which this machine reaches through {route.get('dev')}",
-                where="emulator_network",
-                next_step="take down the fleet that has it (perhaps from another checkout), or choose another "
-                "emulator_network, and ansible_host addresses, for this one",
-            )
+    return [
+        route
+        for route in routes
+        if route["dst"] != "default"
+        and route.get("dev") != own
+        and ipaddress.IPv4Network(route["dst"], strict=False).overlaps(network)
+    ]
+
+
+def refuse_taken(network: ipaddress.IPv4Network, routes: list[dict[str, str]], *, own: str | None = None) -> None:
+    """Raise MachineError if one of ``routes`` is ``overlapping``."""
+    for route in overlapping(network, routes, own=own):
+        raise MachineError(
+            f"{network} overlaps {route['dst']}, which this machine reaches through {route.get('dev')}",
+            where="emulator_network",
+            next_step="take down the fleet that has it (perhaps from another checkout), or choose another "
+            "emulator_network, and ansible_host addresses, for this one",
+        )
+
+
+def _routes() -> list[dict[str, str]]:
+    listing = subprocess.run(["ip", "-json", "-4", "route"], capture_output=True, text=True, check=True).stdout
+    routes: list[dict[str, str]] = json.loads(listing)
+    return routes

@@ -10,6 +10,8 @@ Invariants:
 - The namespace is held by a file below ``/run``; the folder is named after the
   state folder, so two checkouts never meet. After a reboot it is made anew
   (``boot_id``).
+- One whose processes were all killed is as stale as one of before a reboot: podman would believe that its
+  containers run.
 - Whoever uses podman holds ``session``; the namespace is taken down only when
   nobody else does and no container of any fleet is left.
 """
@@ -29,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from hedgerow import atomic
+from hedgerow.emulator import bridge, remains
 from hedgerow.emulator import machine as machines
 from hedgerow.emulator.machine import CgroupMode, Machine
 from hedgerow.errors import MachineError
@@ -76,6 +79,8 @@ runroot = "{run}/storage"
 # Inside the new namespace. These keep state below /run, whatever is configured: netavark and aardvark-dns in
 # "containers", crun in "crun", podman in "netns". Shared with the user's podman, both would serve the same names.
 _OWN_RUN = ("containers", "crun", "netns")
+# In an environment's folder: the storage that it belongs to.
+_STORAGE_PATH = "storage_path"
 # Replace the machine's version 1 tree by a pure version 2 one.
 _PURE_CGROUP2 = "umount -R -l /sys/fs/cgroup && mount -t cgroup2 cgroup2 /sys/fs/cgroup"
 
@@ -169,7 +174,7 @@ class Podman:
         if shown.returncode != 0:
             return False
         # The bridge first: once the network is forgotten nobody knows whose it was.
-        _remove_bridge(json.loads(shown.stdout)[0])
+        bridge.remove_of(json.loads(shown.stdout)[0])
         self.run("network", "rm", "--force", name)
         return True
 
@@ -199,8 +204,31 @@ class Podman:
                 return False
         return True
 
+    def clear_deserted(self) -> list[str]:
+        """Take down what killed fleets of other checkouts left on this machine; return their storages."""
+        cleared = []
+        for folder in sorted(self.run_dir.parent.glob("hedgerow-*")):
+            marker = folder / _STORAGE_PATH
+            if folder != self.run_dir and marker.is_file():
+                other = Podman(Path(marker.read_text(encoding="utf-8")))
+                if other.run_dir == folder and other._clear_if_deserted():
+                    cleared.append(str(other.storage))
+        return cleared
+
+    def _clear_if_deserted(self) -> bool:
+        with contextlib.ExitStack() as held:
+            if self.storage.is_dir():
+                try:
+                    held.enter_context(self._lock("setup", fcntl.LOCK_EX | fcntl.LOCK_NB))
+                except BlockingIOError:
+                    return False
+            deserted = remains.is_deserted(self.storage, self.run_dir)
+            if deserted:
+                self._dismantle()
+        return deserted
+
     def _ensure(self) -> None:
-        if self.exists():
+        if self.exists() and not remains.is_deserted(self.storage, self.run_dir):
             # Its settings stay as they were made: podman's database refuses to be read with others.
             return
         machine = machines.detect()
@@ -210,6 +238,7 @@ class Podman:
         self._dismantle()
         self.run_dir.mkdir(mode=0o700)
         (self.run_dir / "boot_id").write_text(_boot_id(), encoding="ascii")
+        (self.run_dir / _STORAGE_PATH).write_text(str(self.storage), encoding="utf-8")
         # A namespace can be held by a file only below a mount that does not propagate: mount_namespaces(7).
         _machine("mount", "--bind", self.run_dir, self.run_dir)
         _machine("mount", "--make-private", self.run_dir)
@@ -224,31 +253,18 @@ class Podman:
         _machine("unshare", f"--mount={self._namespace}", "--propagation", "slave", "sh", "-c", " && ".join(inside))
 
     def _dismantle(self) -> None:
-        self._end_orphans()
-        for file in (self.storage / "networks").glob("*.json"):
-            _remove_bridge(json.loads(file.read_text(encoding="utf-8")))
+        for pid in remains.to_end(self.storage, self.run_dir):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         for point in (self._namespace, self.run_dir):
             while _is_mount(point):
                 _machine("umount", "--lazy", point)
+        # After the mounts: they hold the network namespaces, and those the ports of the bridge.
+        for file in (self.storage / "networks").glob("*.json"):
+            network = json.loads(file.read_text(encoding="utf-8"))
+            bridge.await_no_ports(str(network["network_interface"]))
+            bridge.remove_of(network)
         shutil.rmtree(self.run_dir, ignore_errors=True)
-
-    def _end_orphans(self) -> None:
-        """Kill what an environment that lost its namespace left running, and podman can no longer see.
-
-        These are containers (children of conmon) and the name server, which would go on answering with old addresses.
-        """
-        storage, run = str(self.storage / "storage").encode(), f"{self.run_dir}/containers"
-        for process in Path("/proc").glob("[0-9]*"):
-            try:
-                program = (process / "comm").read_text(encoding="utf-8", errors="replace").strip()
-                if program == "conmon" and storage in (process / "cmdline").read_bytes():
-                    children = (process / "task" / process.name / "children").read_text(encoding="ascii").split()
-                    for pid in [*children, process.name]:
-                        os.kill(int(pid), signal.SIGKILL)
-                elif program == "aardvark-dns" and run in (process / "mountinfo").read_text(encoding="utf-8"):
-                    os.kill(int(process.name), signal.SIGKILL)
-            except OSError:  # it ended meanwhile
-                continue
 
     def _is_current(self) -> bool:
         try:
@@ -273,25 +289,6 @@ def _machine(*args: str | Path) -> None:
             where=" ".join(map(str, args)),
             next_step="hedgerow emulate check",
         )
-
-
-def _remove_bridge(network: dict[str, Any]) -> None:
-    """Remove the bridge of a network without containers that no teardown removed, because something was killed."""
-    interface = str(network["network_interface"])
-    gateways = {subnet.get("gateway") for subnet in network["subnets"]}
-    shown = subprocess.run(
-        ["ip", "-json", "-4", "address", "show", "dev", interface], capture_output=True, text=True, check=False
-    )
-    addresses = json.loads(shown.stdout or "[]") if shown.returncode == 0 else []
-    # By now the name could be a bridge of another podman, even with the same addresses: then hosts are on it.
-    ours = any(info["local"] in gateways for entry in addresses for info in entry["addr_info"])
-    if ours and not has_ports(interface):
-        _machine("ip", "link", "delete", interface)
-
-
-def has_ports(bridge: str) -> bool:
-    """True if any interface is attached to ``bridge``."""
-    return any(Path("/sys/class/net", bridge, "brif").glob("*"))
 
 
 def _is_mount(point: Path) -> bool:
