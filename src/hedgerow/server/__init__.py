@@ -20,7 +20,7 @@
 | `modelconfig`, `textproto`, `configuring` | a model's configuration, its text form, holding the model to it |
 | `fallback/` | text requests that a cloud endpoint answers, where a policy lets them leave |
 | `protocols/` | Open Inference Protocol v2, OpenAI chat, health, control: HTTP in and out, no behaviour |
-| `access`, `tls` | who may call which route; mutual TLS |
+| `access`, `clients`, `tls` | who may call which route; how much each client may ask; mutual TLS |
 | `telemetry/`, `redaction` | log lines, traces and kept answers; personal data found by its shape |
 | `recording`, `progress`, `statistics`, `modelstatistics`, `metrics`, `observe`, `restarts` | what it tells of itself |
 | `run`, `sockets`, `connection`, `intake`, `systemd` | one process: sockets, signals, bounds, readiness |

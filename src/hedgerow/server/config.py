@@ -16,6 +16,7 @@ from hedgerow.device.change import configuration_version
 from hedgerow.errors import UsageError
 from hedgerow.identity.tls import CRL
 from hedgerow.server.batching import Batching
+from hedgerow.server.clients import PerClient
 from hedgerow.server.computing import Provider
 from hedgerow.server.degradation import Policy
 from hedgerow.server.fallback.config import FallbackConfig
@@ -108,7 +109,8 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True):
 
     ``body_bytes`` of a request with tensors, ``json_bytes`` of its JSON part; ``generations`` that share the model;
     ``queue`` of requests waiting for their turn; ``max_tokens`` of one answer; ``drain_s`` that running requests may
-    take when the server stops; ``answer_s`` that any one may take, waiting included.
+    take when the server stops; ``answer_s`` that any one may take, waiting included. ``client``: what each client may
+    ask, by its certificate.
     """
 
     body_bytes: _Positive = 64 * 1024 * 1024
@@ -118,6 +120,7 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True):
     max_tokens: _Positive = 2048
     drain_s: Annotated[float, msgspec.Meta(ge=0)] = 20.0
     answer_s: Annotated[float, msgspec.Meta(gt=0)] = 600.0
+    client: PerClient = PerClient()
 
     @property
     def json_body_bytes(self) -> int:

@@ -21,6 +21,7 @@ from hedgerow.device.health import Serving
 from hedgerow.server import checking, classification, describing
 from hedgerow.server.answering import Texts
 from hedgerow.server.batching import NONE, Batching
+from hedgerow.server.clients import Clients
 from hedgerow.server.computing import Computing
 from hedgerow.server.config import Limits
 from hedgerow.server.degrading import Degradation
@@ -79,6 +80,7 @@ class DataPlane:
         computing = computing or Computing()
         self._slots: dict[str, Slot] = {} if model is None else {model: Slot(model)}
         self._opened = model is not None
+        self.clients = Clients(self._limits.client)
         self._scheduler = Scheduler(active=self._limits.generations, queue=self._limits.queue)
         self._texts = Texts(self, self._scheduler, self._limits)
         self._workers = Workers(threads=_INFER_THREADS, queue=self._limits.queue, on_batch=self._count_batch)
@@ -334,12 +336,13 @@ class DataPlane:
         """Run a tensor model.
 
         Raises:
-            NotFound, BadRequest, Overloaded.
+            NotFound, BadRequest, Overloaded, RateLimited.
         """
         with (
             self._request(request.model, protocol) as record,
             await self.hold(request.model, request.version) as model,
         ):
+            self.clients.admit(record.caller.client),
             record.served_by(model)
             if not hasattr(model.backend, "infer"):
                 raise BadRequest(f"model '{request.model}' takes text: POST /v2/models/{request.model}/generate")
@@ -365,9 +368,9 @@ class DataPlane:
         """Yield an answer's pieces, all that are ready at once; leaving early cancels it.
 
         Raises:
-            NotFound, BadRequest, Overloaded: before the first piece.
+            NotFound, BadRequest, Overloaded, RateLimited: before the first piece.
         """
-        with self._request(name, protocol) as record:
+        with self._request(name, protocol) as record, self.clients.admit(record.caller.client):
             pieces = self._texts.answer(name, request, record, version)
             record.asked = request
             async with contextlib.aclosing(pieces):

@@ -23,6 +23,7 @@ class Cause(StrEnum):
     LEFT = "left"
     UNUSABLE = "unusable_model"
     QUEUE_FULL = "queue_full"
+    RATE = "rate_limited"
     OVERLOADED = "overloaded"
     DRAINING = "draining"
     STARTING = "starting"
@@ -138,6 +139,12 @@ class Busy(Overloaded):
 
     status = 429
     cause = Cause.QUEUE_FULL
+
+
+class RateLimited(Busy):
+    """This client has asked more than it may; others are served."""
+
+    cause = Cause.RATE
 
 
 class DeadlineExceeded(ServingError):

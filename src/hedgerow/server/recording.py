@@ -37,9 +37,9 @@ _FAILED = 400
 _LEFT = 499
 # Stands for the version of what answered, where that was another machine (``fallback``).
 _ELSEWHERE = "fallback"
-# Whoever is sent away for the board's sake, while a new runtime starts or while the host is drained for it, says
-# nothing of the release.
-_NOT_THE_RELEASE = frozenset({Cause.PRESSURE, Cause.STARTING, Cause.DRAINING})
+# Whoever is sent away for the board's sake, while a new runtime starts or while the host is drained for it, or as a
+# client that asks too much, says nothing of the release.
+_NOT_THE_RELEASE = frozenset({Cause.PRESSURE, Cause.STARTING, Cause.DRAINING, Cause.RATE})
 # So long, and so many: the event loop is held up for less than a millisecond by them.
 _WITHIN_S = 0.05
 _MOST = 32
@@ -171,7 +171,7 @@ class Recorder:
         """A call ended before it came to a model's name."""
         self.settle()
         now = time.monotonic()
-        cause = cause_of(status)
+        cause = caller.cause or cause_of(status)
         self._metrics.errors.labels("", protocol, cause).inc()
         self._tell(
             Finished(

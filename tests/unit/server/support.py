@@ -9,6 +9,7 @@ import http.client
 import json
 import os
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -384,6 +385,18 @@ def ask(connection: http.client.HTTPConnection, path: str, body: Any = None) -> 
 @dataclass
 class Device:
     """A device's server with its files, and what its fleet's CA made."""
+
+class Secure(http.client.HTTPSConnection):
+    """HTTPS to a device by address, verified by the name in its certificate."""
+
+    def __init__(self, port: int, context: ssl.SSLContext) -> None:
+        super().__init__("127.0.0.1", port, context=context, timeout=PATIENCE_S)
+        self._tls = context
+
+    def connect(self) -> None:
+        plain = socket.create_connection((self.host, self.port), self.timeout)
+        self.sock = self._tls.wrap_socket(plain, server_hostname=f"{HOST}.{SITE}.{FLEET}")
+
 
     folder: Path
     ca: FleetCA

@@ -103,38 +103,25 @@ def context_of(ca: FleetCA, profile: Profile, folder: Path) -> ssl.SSLContext:
     return context
 
 
-class Secure(http.client.HTTPSConnection):
-    """To the device by address, verified by the name in its certificate."""
-
-    def __init__(self, port: int, context: ssl.SSLContext) -> None:
-        super().__init__("127.0.0.1", port, context=context, timeout=support.PATIENCE_S)
-        self._tls = context
-
-    def connect(self) -> None:
-        plain = socket.create_connection((self.host, self.port), self.timeout)
-        name = f"{support.HOST}.{support.SITE}.{support.FLEET}"
-        self.sock = self._tls.wrap_socket(plain, server_hostname=name)
-
-
 # ── who may what ────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize("profile", PROFILES)
 def test_each_profile_reaches_its_routes_and_no_other(device, unit_ca, profile: Profile, tmp_path) -> None:
     context = context_of(unit_ca, profile, tmp_path / "caller")
-    reached = {route for route in ROUTES if support.ask(Secure(device.https, context), route)[0] != 403}
+    reached = {route for route in ROUTES if support.ask(support.Secure(device.https, context), route)[0] != 403}
     assert reached == MAY[profile]
 
 
 def test_control_is_not_on_the_network_even_for_operators(device, unit_ca, tmp_path) -> None:
     context = context_of(unit_ca, Profile.OPERATOR, tmp_path)
-    assert support.ask(Secure(device.https, context), "/control/v1/status")[0] == 404
+    assert support.ask(support.Secure(device.https, context), "/control/v1/status")[0] == 404
     assert device.plain("/control/v1/status")[0] == 404
 
 
 def test_a_client_may_infer_over_mutual_tls(device, unit_ca, tmp_path) -> None:
     context = context_of(unit_ca, Profile.CLIENT, tmp_path)
-    status, answer = support.ask(Secure(device.https, context), ADD, row(1.0))
+    status, answer = support.ask(support.Secure(device.https, context), ADD, row(1.0))
     assert (status, answer["outputs"][0]["shape"]) == (200, [1, 2])
 
 
@@ -146,11 +133,11 @@ def test_strangers_get_no_answer_at_all(device, unit_ca, tmp_path) -> None:
         if load:
             trusting.load_cert_chain(files.certificate, files.key)
         with pytest.raises((ssl.SSLError, ConnectionError)):
-            support.ask(Secure(device.https, trusting), "/health/live")
+            support.ask(support.Secure(device.https, trusting), "/health/live")
     old = ssl.create_default_context(cafile=unit_ca.folder / "ca.crt")
     old.maximum_version = ssl.TLSVersion.TLSv1_2
     with pytest.raises((ssl.SSLError, ConnectionError)):
-        support.ask(Secure(device.https, old), "/health/live")
+        support.ask(support.Secure(device.https, old), "/health/live")
 
 
 # ── the control socket ──────────────────────────────────────────────────────
@@ -334,22 +321,22 @@ def test_a_renewed_certificate_is_used_without_dropping_a_connection(own_device,
     device.process.until(lambda: support.answers(device.http) == 200, "ready")
     context = context_of(unit_ca, Profile.MONITOR, tmp_path / "caller")
 
-    def shown(connection: Secure) -> int:
+    def shown(connection: support.Secure) -> int:
         connection.request("GET", "/health/live")
         connection.getresponse().read()
         return x509.load_der_x509_certificate(connection.sock.getpeercert(binary_form=True)).serial_number
 
-    old = Secure(device.https, context)
+    old = support.Secure(device.https, context)
     first = shown(old)
     (tmp_path / "credentials" / "device.key").write_text("half written")
     device.process.signal(signal.SIGHUP)
     device.process.until(lambda: "cannot be used" in device.process.log, "refused the half-written key")
-    with support.contextlib.closing(Secure(device.https, context)) as still:
+    with support.contextlib.closing(support.Secure(device.https, context)) as still:
         assert shown(still) == first
     support.write_device_certificate(unit_ca, tmp_path / "credentials", days=2)
     device.process.signal(signal.SIGHUP)
     device.process.until(lambda: "certificate read again" in device.process.log, "reloaded")
-    with support.contextlib.closing(Secure(device.https, context)) as fresh:
+    with support.contextlib.closing(support.Secure(device.https, context)) as fresh:
         assert shown(fresh) != first
     assert shown(old) == first
     old.close()

@@ -6,15 +6,19 @@ import asyncio
 import math
 import re
 from collections.abc import AsyncIterator, Coroutine
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from hedgerow.server.errors import BadRequest, Gone, Overloaded, ServingError
+from hedgerow.server.errors import BadRequest, Gone, Overloaded, RateLimited, ServingError
 from hedgerow.server.protocols import bodies, elsewhere
+from hedgerow.server.telemetry.caller import current
+
+if TYPE_CHECKING:
+    from hedgerow.server.dataplane import DataPlane
 
 T = TypeVar("T")
 JSON = "application/json"
@@ -29,6 +33,22 @@ def json_response(value: Any, *, status: int = 200) -> Response:
 def retry_headers(error: ServingError) -> dict[str, str]:
     """Retry-After where another try may help."""
     return {"retry-after": str(error.retry_after_s)} if isinstance(error, Overloaded) else {}
+
+
+def look(plane: DataPlane) -> None:
+    """Refuse a client that has asked too much, before its request's body is read.
+
+    Raises:
+        RateLimited
+    """
+    if not plane.clients.limited:
+        return
+    caller = current()
+    try:
+        plane.clients.look(caller.client)
+    except RateLimited as error:
+        caller.cause = error.cause
+        raise
 
 
 async def body(request: Request, *, limit: int) -> memoryview:

@@ -17,7 +17,7 @@ from hedgerow import __version__
 from hedgerow.server import modelconfig
 from hedgerow.server.errors import NotFound, Overloaded, ServingError
 from hedgerow.server.protocols import oip_infer
-from hedgerow.server.protocols.http import json_response, retry_headers
+from hedgerow.server.protocols.http import json_response, look, retry_headers
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
@@ -71,6 +71,7 @@ def routes(plane: DataPlane, limits: Limits) -> list[Route]:
         return PlainTextResponse("", _readiness(plane, name, version))
 
     async def infer(request: Request) -> ASGIApp:
+        look(plane)
         asked, wanted = await oip_infer.read(request, *which(request), limits)
         return await oip_infer.answer(request, asked, await plane.infer(wanted, protocol=PROTOCOL))
 

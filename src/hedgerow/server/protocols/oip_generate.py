@@ -26,6 +26,7 @@ from hedgerow.server.protocols.http import (
     decode,
     device_only,
     json_response,
+    look,
     timeout_s,
     unless_gone,
 )
@@ -63,6 +64,7 @@ class Generate(Sampling, frozen=True, forbid_unknown_fields=True, kw_only=True):
 def routes(plane: DataPlane, limits: Limits) -> list[Route]:
     async def read(request: Request) -> tuple[Generate, Sampling, AsyncGenerator[list[Piece], None]]:
         name, version = which(request)
+        look(plane)
         asked = decode(await body(request, limit=limits.json_body_bytes), Generate)
         how = _merged(asked)
         await plane.bring(name)

@@ -18,6 +18,7 @@ from hedgerow.server.protocols.http import (
     decode,
     device_only,
     json_response,
+    look,
     retry_headers,
     timeout_s,
     unless_gone,
@@ -52,10 +53,12 @@ def routes(plane: DataPlane, limits: Limits) -> list[Route]:
         raise NotFound(f"model '{asked}' is not served here")
 
     async def chat(request: Request) -> Response:
+        look(plane)
         asked = decode(await body(request, limit=limits.json_body_bytes), ChatRequest)
         return await answer(request, answers.CHAT, asked)
 
     async def completion(request: Request) -> Response:
+        look(plane)
         asked = decode(await body(request, limit=limits.json_body_bytes), CompletionRequest)
         return await answer(request, answers.COMPLETION, asked)
 

@@ -17,6 +17,7 @@ from hedgerow.server.telemetry import tracecontext
 
 if TYPE_CHECKING:
     from hedgerow.identity.profiles import Peer
+    from hedgerow.server.errors import Cause
 
 REQUEST_ID: Final = "x-request-id"
 _ID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9a-f]{32}", re.IGNORECASE)
@@ -27,6 +28,7 @@ class Caller:
     """One call. ``client`` is the certificate's common name, "" on a door without.
 
     ``arrived`` is monotonic seconds. ``recorded``: a request of it has reached a model's name and was counted.
+    ``cause``: why it was refused before that, where its status alone does not tell.
     """
 
     request_id: str
@@ -34,6 +36,7 @@ class Caller:
     parent: tracecontext.Parent | None = None
     arrived: float = field(default_factory=time.monotonic)
     recorded: bool = False
+    cause: Cause | None = None
     trace_id: str = ""
 
     def __post_init__(self) -> None:
