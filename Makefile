@@ -116,7 +116,7 @@ prove-rollout: dev ## Every claim about rolling updates in one table: bar, measu
 	@$(SUDO) $(BIN)/python -m bench.prove_rollout
 
 .PHONY: prove-server
-prove-server: dev ## Every claim about the inference server in one table: bar, measured, ok or short
+prove-server: dev detector ## Every claim about the inference server in one table: bar, measured, ok or short
 	@$(BIN)/hedgerow model import smollm2 >/dev/null
 	@$(BIN)/python -m bench.prove_server
 

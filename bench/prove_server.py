@@ -73,6 +73,22 @@ BEHAVIOUR: dict[str, tuple[str, ...]] = {
         f"{UNIT}/service/test_large_bodies.py",
         f"{UNIT}/service/test_bounds.py",
     ),
+    "each client may ask so much, by whichever protocol, and the others do not notice": (f"{UNIT}/test_clients.py",),
+    "mutual TLS: every wrong certificate, renewed and revoked ones while connections stand": (
+        f"{UNIT}/test_tls.py",
+        f"{UNIT}/test_tls_matrix.py",
+        f"{UNIT}/test_tls_revoked.py",
+    ),
+    "a model in a process of its own answers the same, gives all memory back, and its end takes no other along": (
+        f"{UNIT}/test_isolation.py",
+    ),
+    "frames of files and streams become detections; what is exceptional is forwarded as the policy allows": (
+        "tests/unit/vision/test_sources.py",
+        "tests/unit/vision/test_detector.py",
+        "tests/unit/vision/test_nms.py",
+        "tests/unit/vision/test_run.py",
+        "tests/unit/vision/test_forward.py",
+    ),
     "four backends and the way to write one": (
         f"{UNIT}/test_backends.py",
         f"{UNIT}/test_hailo.py",

@@ -181,13 +181,13 @@ def _with_generator(og: Any, model: Any, prompt: Any, tokens: int) -> Iterator[i
 class Server:
     """``hedgerow serve`` as anyone starts it; a client that reads its stream and does little else."""
 
-    def __init__(self, bundle: Path, repository: Path) -> None:
+    def __init__(self, bundle: Path, repository: Path, *options: str) -> None:
         (repository / "assistant").mkdir()
         (repository / "assistant" / "1").symlink_to(bundle)
         self.port = _free_port()
         program = str(Path(sys.executable).parent / "hedgerow")
         address = f"127.0.0.1:{self.port}"
-        command = [program, "serve", "--repository", str(repository), "--http", address, "--grpc", "none"]
+        command = [program, "serve", "--repository", str(repository), "--http", address, "--grpc", "none", *options]
         self._child = subprocess.Popen(command, stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + READY_S
         while not self._ready():

@@ -52,6 +52,15 @@ def process_rss(pid: int) -> int:
     return int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1]) * _PAGE
 
 
+def tree(pid: int) -> list[int]:
+    """A process and all that came of it and are still there (``/proc/PID/task/TID/children``)."""
+    found = [pid]
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        for child in (task / "children").read_text(encoding="ascii").split():
+            found += tree(int(child))
+    return found
+
+
 def percentile(ordered: list[float], share: float) -> float:
     """Of ascending values."""
     return ordered[min(len(ordered) - 1, int(len(ordered) * share))]

@@ -131,6 +131,57 @@ def in_copy(host, unit, code):
         )
 
 
+# A model in a process of its own (`isolate`): forked, asked, killed, begun again and ended, all inside of the unit's
+# sandbox. The graph is `y = x`, its fields as onnx.proto numbers them.
+ISOLATED = r"""
+import glob, json, os, signal, sys, time
+from pathlib import Path
+
+sys.path[:0] = glob.glob("/opt/hedgerow/runtime/current/lib/python3*/site-packages")
+from hedgerow.server.isolation.nursery import Nursery
+
+nursery = Nursery.fork()
+ended = []
+nursery.ended = lambda name, how: ended.append(how)
+
+import numpy as np
+from hedgerow.server.errors import ServingError
+from hedgerow.server.isolation import backend
+
+def number(field, value):
+    return bytes([field << 3, value])
+
+def block(field, *parts):
+    data = b"".join(parts)
+    return bytes([field << 3 | 2, len(data)]) + data
+
+def value(name):
+    shape = block(2, block(1, number(1, 2)))
+    return block(1, name) + block(2, block(1, number(1, 1), shape))
+
+graph = block(7, block(1, block(1, b"x"), block(2, b"y"), block(4, b"Identity")), block(2, b"g"),
+              block(11, value(b"x")), block(12, value(b"y")))
+folder = Path("/tmp/isolated")
+folder.mkdir()
+(folder / "model.onnx").write_bytes(number(1, 8) + graph + block(8, number(2, 17)))
+
+def answer():
+    return model.infer({"x": np.array([1, 2], np.float32)}, [])["y"].tolist()
+
+model = backend.load(nursery, "probe", folder, threads=1)
+first, pid = answer(), model._supervised.process().pid
+os.kill(pid, signal.SIGKILL)
+again, until = None, time.monotonic() + 60
+while again is None and time.monotonic() < until:
+    try:
+        again = answer()
+    except ServingError:
+        time.sleep(0.1)
+model.close()
+json.dump({"first": first, "again": again, "ended": ended, "left": os.path.exists(f"/proc/{pid}")}, sys.stdout)
+"""
+
+
 def write(host, path, text):
     """Place a text as root; testinfra has no standard input."""
     quoted = text.replace("'", "'\\''")
@@ -167,6 +218,11 @@ def test_each_unit_of_ours_is_tight(host):
 @pytest.mark.parametrize("unit", PI)
 def test_a_pi_s_sandbox_holds(pi, unit):
     holds(pi, unit)
+
+
+def test_a_model_has_a_process_of_its_own_in_the_server_s_sandbox(pi):
+    found = json.loads(in_copy(pi, "hedgerow-server.service", ISOLATED))
+    assert found == {"first": [1.0, 2.0], "again": [1.0, 2.0], "ended": ["SIGKILL"], "left": False}
 
 
 @pytest.mark.parametrize("unit", HOST)

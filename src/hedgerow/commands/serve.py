@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     metavar="NAME",
     help="With --repository: an execution provider of ONNX Runtime, best first, before the CPU; repeatable.",
 )
+@click.option("--isolate", is_flag=True, help="With --repository: a process of its own for each model.")
 def serve(
     config: Path | None,
     repository: Path | None,
@@ -69,6 +70,7 @@ def serve(
     pins: tuple[str, ...],
     threads: int | None,
     providers: tuple[str, ...],
+    isolate: bool,
 ) -> None:
     """Run the inference server.
 
@@ -78,8 +80,8 @@ def serve(
                       hedgerow serve --repository models/ --memory-budget 8000 --keep-alive 600 --pin assistant
     """  # noqa: D301 - click's mark for a paragraph as it stands
     from hedgerow.server import config as configs
-    from hedgerow.server import run
     from hedgerow.server.computing import Computing, Provider
+    from hedgerow.server.isolation.nursery import Nursery
     from hedgerow.server.redaction import Redactor
     from hedgerow.server.residency import Rules
     from hedgerow.server.telemetry import logs
@@ -99,19 +101,25 @@ def serve(
             where="--pin",
             next_step="give --memory-budget or --keep-alive, too",
         )
-    if config is not None and (threads is not None or providers):
+    if config is not None and (threads is not None or providers or isolate):
         raise UsageError(
-            "--threads and --provider are for a repository",
+            "--threads, --provider and --isolate are for a repository",
             where=str(config),
-            next_step="a device's configuration says 'threads' and 'providers'",
+            next_step="a device's configuration says 'threads', 'providers' and 'isolate'",
         )
     if config is not None:
         settings, version = configs.read(config)
         logs.configure(settings.telemetry.logs, Redactor(words=settings.telemetry.words))
-        run.serve_device(settings, version)
+        nursery = Nursery.fork() if settings.isolate else None
+        from hedgerow.server import run  # behind the fork, which then copies next to nothing
+
+        run.serve_device(settings, version, nursery=nursery)
         return
     logs.configure(Logs(format="text", level="warning"), Redactor())
     if repository is not None:
+        nursery = Nursery.fork() if isolate else None
+        from hedgerow.server import run  # see above
+
         run.serve_folder(
             repository,
             _loopback(http, "HTTP"),
@@ -122,7 +130,7 @@ def serve(
             )
             if on_demand
             else None,
-            computing=Computing(threads, tuple(Provider(name) for name in providers)),
+            computing=Computing(threads, tuple(Provider(name) for name in providers), nursery),
         )
 
 

@@ -8,8 +8,9 @@
 | `answering` | a text request: the device's own answer, or one from elsewhere |
 | `checking`, `describing` | a tensor request held to what the model declares; what a model says of itself |
 | `models`, `loading`, `golden` | one loaded model and its slot; loading it; golden inputs, answered before a switch |
-| `computing` | with what: threads by what the process may have, execution providers |
+| `computing` | with what: threads by what the process may have, execution providers; in which process |
 | `backends/` | one small interface; ONNX Runtime, onnxruntime-genai, HailoRT, LiteRT, llama.cpp, other packages' own |
+| `isolation/` | a model in a process of its own, behind the same interface |
 | `scheduler`, `stop` | generations: a lane a model, a token each in turn; stop texts |
 | `drain` | no new requests for a while, always bounded |
 | `degradation`, `degrading` | how far to step down on a board under pressure; doing it |

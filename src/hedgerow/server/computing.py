@@ -1,4 +1,4 @@
-"""With what models are computed on this machine: threads, and ONNX Runtime's execution providers."""
+"""With what models are computed on this machine: threads, ONNX Runtime's execution providers, and in which process."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ import math
 import os
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from msgspec import Meta, Struct, field
+
+if TYPE_CHECKING:
+    from hedgerow.server.isolation.nursery import Nursery
 
 _CGROUPS = Path("/sys/fs/cgroup")
 _OWN = Path("/proc/self/cgroup")
@@ -24,10 +27,14 @@ class Provider(Struct, frozen=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True)
 class Computing:
-    """``threads`` of one model, None for ``default_threads()``; ``providers`` best first, with the CPU behind them."""
+    """``threads`` of one model, None for ``default_threads()``; ``providers`` best first, with the CPU behind them.
+
+    ``nursery``: where each model's own process comes from; None: models are computed in the server's.
+    """
 
     threads: int | None = None
     providers: tuple[Provider, ...] = ()
+    nursery: Nursery | None = None
 
 
 def default_threads() -> int:

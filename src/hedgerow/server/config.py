@@ -152,6 +152,7 @@ class ServerConfig(Struct, frozen=True, forbid_unknown_fields=True):
     ``models_dir/<model>/current`` is what it serves. ``http`` and ``grpc`` are plain and on loopback, ``https`` and
     ``grpcs`` mutual TLS; None is not served. ``threads`` for one model: None leaves a core to the rest of the
     system where there are more than two. ``providers`` are ONNX Runtime's, best first; the CPU is always the last.
+    ``isolate``: the model is computed in a process of its own.
     ``degradation``: what the server does less of on a board under pressure; null is nothing. ``fallback``: which
     text requests may go to a cloud endpoint (docs/fallback.md). ``telemetry``: what it tells of requests
     (docs/telemetry.md). ``activation_dir`` is where ``hedgerow-device`` keeps its pending state, ``heartbeat`` what
@@ -174,6 +175,7 @@ class ServerConfig(Struct, frozen=True, forbid_unknown_fields=True):
     applications: Path = application_state.FILE
     threads: _Positive | None = None
     providers: tuple[Provider, ...] = ()
+    isolate: bool = False
     limits: Limits = Limits()
     batching: BatchingConfig = BatchingConfig()
     degradation: Policy | None = Policy()

@@ -88,6 +88,8 @@ class DataPlane:
         self.metrics = Metrics(lambda: self.queue_depth)
         # Looking up a metric by its labels takes longer than counting.
         self._batch_size = functools.cache(self.metrics.batch_size.labels)
+        if computing.nursery is not None:
+            computing.nursery.ended = lambda name, how: self.metrics.model_process_ends.labels(name, how).inc()
         self._library: Library | None = None
         self._keeping: asyncio.Task[None] | None = None
         self.on_demand = model is None and residency is not None
@@ -340,9 +342,9 @@ class DataPlane:
         """
         with (
             self._request(request.model, protocol) as record,
+            self.clients.admit(record.caller.client),
             await self.hold(request.model, request.version) as model,
         ):
-            self.clients.admit(record.caller.client),
             record.served_by(model)
             if not hasattr(model.backend, "infer"):
                 raise BadRequest(f"model '{request.model}' takes text: POST /v2/models/{request.model}/generate")

@@ -312,7 +312,9 @@ def _measured(version: Version, load: Callable[[], Loaded]) -> tuple[int, Loaded
     """
     least = _read(version.folder, version.size)
     loaded, size = memory.measured(version.folder, load)
-    return max(least, size), loaded
+    # What a process of its own took, it measured itself.
+    elsewhere: int = getattr(loaded.model.backend, "memory", 0)
+    return max(least, size + elsewhere), loaded
 
 
 def _read(folder: Path, read: Callable[[], T]) -> T:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hedgerow.errors import HedgerowError
 from hedgerow.registry import bundle as bundles
@@ -12,9 +14,14 @@ from hedgerow.registry.manifest import FILE_NAME, GoldenText, Manifest
 from hedgerow.server import backends, configuring, golden
 from hedgerow.server.computing import Computing
 from hedgerow.server.errors import Unusable
+from hedgerow.server.isolation import backend as isolation
 from hedgerow.server.modelconfig import ModelConfig
 from hedgerow.server.models import Served
 
+if TYPE_CHECKING:
+    from hedgerow.server.backends import Backend
+
+log = logging.getLogger("hedgerow.server")
 PLAIN_VERSION = "1"
 
 
@@ -44,7 +51,7 @@ def load(
         Unusable: ``load_failed`` or ``golden_failed``; nothing stays loaded.
     """
     manifest, sha256 = _manifest(folder)
-    backend = backends.load(folder, threads=computing.threads, providers=computing.providers)
+    backend = _open(name, folder, computing)
     tried = 0
     if check_golden and manifest is not None:
         try:
@@ -69,6 +76,15 @@ def load(
         texts = [each.max_tokens for each in manifest.golden if isinstance(each, GoldenText)]
         model.golden_tokens = max(texts, default=0)
     return Loaded(model, tried)
+
+
+def _open(name: str, folder: Path, computing: Computing) -> Backend:
+    kind = backends.kind_of(folder)
+    if computing.nursery is not None and kind is not None and kind.together:
+        log.info("%s is computed in the server's process: those of %s share their device there", name, kind.name)
+    if computing.nursery is None or (kind is not None and kind.together):
+        return backends.load(folder, threads=computing.threads, providers=computing.providers)
+    return isolation.load(computing.nursery, name, folder, threads=computing.threads, providers=computing.providers)
 
 
 def _manifest(folder: Path) -> tuple[Manifest | None, str | None]:

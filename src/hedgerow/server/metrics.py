@@ -99,6 +99,12 @@ class Metrics:
             ("reason",),
             registry=self.registry,
         )
+        self.model_process_ends = Counter(
+            f"{prefix}_model_process_ends",
+            "Ends of a model's own process that nobody asked for, by signal or exit status.",
+            ("model", "how"),
+            registry=self.registry,
+        )
         self.degradation_level = Gauge(
             f"{prefix}_degradation_level",
             "0 as usual, 1 a smaller model, 2 shorter answers, 3 prepared answers or none.",

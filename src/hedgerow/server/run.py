@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from hedgerow.device.health import Code
     from hedgerow.server.admission import Admission
     from hedgerow.server.fallback.service import Fallback
+    from hedgerow.server.isolation.nursery import Nursery
     from hedgerow.server.protocols.grpc.port import GrpcPort
     from hedgerow.server.residency import Rules
 
@@ -71,13 +72,15 @@ class Service:
     telemetry: Telemetry
 
 
-def serve_device(config: ServerConfig, version: str | None = None) -> None:
+def serve_device(config: ServerConfig, version: str | None = None, *, nursery: Nursery | None = None) -> None:
     """Serve as ``/etc/hedgerow/server.yml`` says, until SIGTERM. ``version`` is the configuration's, to be told.
+
+    ``nursery``: where the model's process comes from, if it is to have one.
 
     Raises:
         UsageError, MachineError: before anything is served.
     """
-    computing = _computing(Computing(config.threads, config.providers), where="providers")
+    computing = _computing(Computing(config.threads, config.providers, nursery), where="providers")
     tls, grpc_tls = _server_tls(config.https), _server_tls(config.grpcs)
     restarts = None if config.control_socket is None else Restarts(config.control_socket.parent)
 

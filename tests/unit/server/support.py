@@ -82,6 +82,24 @@ def write_add(folder: Path, addend: float) -> Path:
     return write_graph(folder, [helper.make_node("Add", ["x", "c"], ["y"])], *sides, [constant])
 
 
+def write_endless(folder: Path) -> Path:
+    """A real graph that computes for ever where ``go`` is true, and else gives ``x`` (float32[1])."""
+    name = {"i": TensorProto.INT64, "c": TensorProto.BOOL, "v": TensorProto.FLOAT}
+
+    def value(text: str, *, of: str, shape: tuple[int, ...] = ()) -> onnx.ValueInfoProto:
+        return helper.make_tensor_value_info(text, name[of], shape)
+
+    nodes = [helper.make_node("Identity", ["c"], ["c2"]), helper.make_node("Add", ["v", "v"], ["v2"])]
+    inputs = [value("i", of="i"), value("c", of="c"), value("v", of="v", shape=(1,))]
+    body = helper.make_graph(nodes, "body", inputs, [value("c2", of="c"), value("v2", of="v", shape=(1,))])
+    loop = [
+        helper.make_node("Squeeze", ["go"], ["first"]),
+        helper.make_node("Loop", ["", "first", "x"], ["y"], body=body),
+    ]
+    sides = [("go", TensorProto.BOOL, [1]), ("x", TensorProto.FLOAT, [1])], [("y", TensorProto.FLOAT, [1])]
+    return write_graph(folder, loop, *sides)
+
+
 def write_identity(folder: Path, kind: int) -> Path:
     """``y = x`` over any shape of one dimension."""
     return write_graph(folder, [helper.make_node("Identity", ["x"], ["y"])], [("x", kind, ["n"])], [("y", kind, ["n"])])
@@ -368,6 +386,18 @@ class UnixConnection(http.client.HTTPConnection):
         self.sock.connect(str(self._path))
 
 
+class Secure(http.client.HTTPSConnection):
+    """HTTPS to a device by address, verified by the name in its certificate."""
+
+    def __init__(self, port: int, context: ssl.SSLContext) -> None:
+        super().__init__("127.0.0.1", port, context=context, timeout=PATIENCE_S)
+        self._tls = context
+
+    def connect(self) -> None:
+        plain = socket.create_connection((self.host, self.port), self.timeout)
+        self.sock = self._tls.wrap_socket(plain, server_hostname=f"{HOST}.{SITE}.{FLEET}")
+
+
 def ask(connection: http.client.HTTPConnection, path: str, body: Any = None) -> tuple[int, Any]:
     """POST ``body``, or GET without one; status and JSON (or text)."""
     method = "GET" if body is None else "POST"
@@ -385,18 +415,6 @@ def ask(connection: http.client.HTTPConnection, path: str, body: Any = None) -> 
 @dataclass
 class Device:
     """A device's server with its files, and what its fleet's CA made."""
-
-class Secure(http.client.HTTPSConnection):
-    """HTTPS to a device by address, verified by the name in its certificate."""
-
-    def __init__(self, port: int, context: ssl.SSLContext) -> None:
-        super().__init__("127.0.0.1", port, context=context, timeout=PATIENCE_S)
-        self._tls = context
-
-    def connect(self) -> None:
-        plain = socket.create_connection((self.host, self.port), self.timeout)
-        self.sock = self._tls.wrap_socket(plain, server_hostname=f"{HOST}.{SITE}.{FLEET}")
-
 
     folder: Path
     ca: FleetCA

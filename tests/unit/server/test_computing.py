@@ -205,11 +205,11 @@ def test_a_workstation_does_not_either(tmp_path) -> None:
     assert done.exception.where == "--provider"
 
 
-@pytest.mark.parametrize("option", [["--threads", "2"], ["--provider", "ACLExecutionProvider"]])
+@pytest.mark.parametrize("option", [["--threads", "2"], ["--provider", "ACLExecutionProvider"], ["--isolate"]])
 def test_a_device_s_are_not_given_on_the_command_line(option: list[str], tmp_path) -> None:
     done = CliRunner().invoke(cli, ["serve", "--config", str(tmp_path / "server.yml"), *option])
     assert isinstance(done.exception, UsageError)
-    assert "'threads' and 'providers'" in str(done.exception.next_step)
+    assert "'threads', 'providers' and 'isolate'" in str(done.exception.next_step)
 
 
 # ── another build ───────────────────────────────────────────────────────────

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import sys
 from pathlib import Path
 
@@ -18,9 +19,11 @@ from hailo_double import (
     status,
 )
 
-from hedgerow.server import backends
+from hedgerow.server import backends, loading
 from hedgerow.server.backends import TextRequest, hailo_status
+from hedgerow.server.computing import Computing
 from hedgerow.server.errors import BadRequest, Overloaded, ServingError, Unusable
+from hedgerow.server.isolation.nursery import Nursery
 from hedgerow.server.scheduler import Scheduler
 
 NETWORK = {"inputs": {"image": [4, 4, 3]}, "outputs": {"scores": [2], "more": [1, 1, 2]}}
@@ -58,6 +61,20 @@ def language(chip, tmp_path):
 
 def frames(*values: int) -> dict[str, np.ndarray]:
     return {"image": np.stack([np.full((4, 4, 3), value, np.uint8) for value in values])}
+
+
+def test_it_is_in_the_servers_process_whatever_is_said(chip, tmp_path, caplog) -> None:
+    """Two processes would each want the device: statuses 73 and 74."""
+    caplog.set_level("INFO")
+    ours, theirs = socket.socketpair()
+    theirs.close()  # nobody is there to fork anything
+    with ours:
+        computing = Computing(nursery=Nursery(ours))
+        folder = write(tmp_path / "network", NETWORK)
+        model = loading.load("seeing", folder, computing=computing, check_golden=True).model
+        assert chip.owner is not None
+        model.backend.close()
+    assert "seeing is computed in the server's process: those of hailo share their device there" in caplog.text
 
 
 # ── networks ────────────────────────────────────────────────────────────────

@@ -10,10 +10,8 @@ import types
 import weakref
 
 import numpy as np
-import onnx
 import pytest
 import server_support as support
-from onnx import TensorProto, helper
 from server_support import served
 
 from hedgerow.registry.manifest import GoldenTensor, GoldenTensors
@@ -441,24 +439,7 @@ def test_nobody_who_waits_is_overtaken_on_the_event_loop() -> None:
 
 @pytest.fixture
 def endless(tmp_path):
-    """A real graph that computes for ever where ``go`` is true."""
-    name = {"i": TensorProto.INT64, "c": TensorProto.BOOL, "v": TensorProto.FLOAT}
-
-    def value(text, *, of, shape=()):
-        return helper.make_tensor_value_info(text, name[of], shape)
-
-    nodes = [helper.make_node("Identity", ["c"], ["c2"]), helper.make_node("Add", ["v", "v"], ["v2"])]
-    inputs = [value("i", of="i"), value("c", of="c"), value("v", of="v", shape=[1])]
-    body = helper.make_graph(nodes, "body", inputs, [value("c2", of="c"), value("v2", of="v", shape=[1])])
-    loop = [
-        helper.make_node("Squeeze", ["go"], ["first"]),
-        helper.make_node("Loop", ["", "first", "x"], ["y"], body=body),
-    ]
-    inputs = [value("go", of="c", shape=[1]), value("x", of="v", shape=[1])]
-    graph = helper.make_graph(loop, "endless", inputs, [value("y", of="v", shape=[1])])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    onnx.save(model, tmp_path / "model.onnx")
-    backend = OnnxBackend(tmp_path / "model.onnx", threads=1)
+    backend = OnnxBackend(support.write_endless(tmp_path) / "model.onnx", threads=1)
     yield backend
     backend.close()
 

@@ -158,7 +158,8 @@ class Kind:
 
     ``fits`` looks at a folder's files. ``factory`` (``module:name``) is called with the folder and, by keyword, the
     number of threads; one that computes through ONNX Runtime's ``providers`` also with those ``wanted``. ``install``
-    says how to get what it needs.
+    says how to get what it needs. ``together``: its models share one handle of a device, so none of them can be in a
+    process of its own.
     """
 
     name: str
@@ -166,6 +167,7 @@ class Kind:
     factory: str
     install: str
     providers: bool = False
+    together: bool = False
 
     def open(self, folder: Path, *, threads: int, wanted: Sequence[Provider] = ()) -> Backend:
         """Import the backend and load the model."""
@@ -205,6 +207,7 @@ KINDS = (
         _single(".hef"),
         f"{_HERE}.hailo:open_folder",
         "apt install python3-h10-hailort brings it for the system's Python; the runtime's environment must see that",
+        together=True,
     ),
     Kind("litert", _single(".tflite"), f"{_HERE}.litert:LitertBackend", "pip install 'hedgerow[litert]' brings it"),
     Kind("llama.cpp", _single(".gguf"), f"{_HERE}.llamacpp:LlamaBackend", "pip install 'hedgerow[llamacpp]' brings it"),
