@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -215,28 +217,11 @@ def test_a_killed_up_is_resumed(fleet: EmulatedFleet, inventory: Path) -> None:
     assert all(host.state == "running" for host in fleet.up())
 
 
-def kill_every_process(fleet: EmulatedFleet) -> None:
-    """As a CI runner does at a job's end: nobody of the fleet gets to tidy up."""
-    podman = fleet.podman
-    # Conmon before its container, or it would see the container end and take its network down.
-    for pid in reversed([*remains.to_end(podman.storage, podman.run_dir)]):
-        os.kill(pid, signal.SIGKILL)
-    await_condition(lambda: remains.is_deserted(podman.storage, podman.run_dir), "the last process is gone")
-
-
-def test_a_fleet_whose_every_process_was_killed_boots_again_with_its_disks(up: EmulatedFleet) -> None:
-    up.exec(PI, ["sh", "-c", "echo kept > /srv/kept; sync"])
-    kill_every_process(up)
-    hosts = up.up()
-    assert [(host.state, host.changed, host.ssh) for host in hosts] == [("running", True, True)] * 4
-    assert up.exec(PI, ["cat", "/srv/kept"]).stdout == "kept\n"
-    assert up.hosts[PI].host.address in up.exec(GATEWAY, ["getent", "hosts", PI]).stdout
-
-
-@pytest.mark.parametrize("deleted", [False, True], ids=["checkout stands", "checkout deleted"])
-def test_a_killed_fleet_of_another_checkout_does_not_keep_its_addresses(
-    fleet: EmulatedFleet, inventory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, deleted: bool
-) -> None:
+@pytest.fixture
+def other(
+    fleet: EmulatedFleet, inventory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[EmulatedFleet]:
+    """The same fleet as another checkout has it, in a podman environment of its own: nobody else's hosts run there."""
     fleet.down()
     images = paths.cache_dir() / "images"
     with monkeypatch.context() as elsewhere:
@@ -244,20 +229,49 @@ def test_a_killed_fleet_of_another_checkout_does_not_keep_its_addresses(
         paths.cache_dir().mkdir()
         (paths.cache_dir() / "images").symlink_to(images)
         other = EmulatedFleet(inventories.load(inventory))
+        assert other.podman.run_dir != fleet.podman.run_dir
         try:
-            other.up([GATEWAY])
-            with pytest.raises(MachineError, match="overlaps"):
-                fleet.up([PI])
-            kill_every_process(other)
-            if deleted:
-                shutil.rmtree(other.podman.storage)
-            assert fleet.up([PI])[0].ssh
-            assert not other.podman.exists()
+            yield other
         finally:
             fleet.down()
-            if not deleted:
+            if other.podman.storage.exists():
                 other.down()
     assert not other.podman.run_dir.exists()
+
+
+def kill_every_process(fleet: EmulatedFleet) -> None:
+    """As a CI runner does at a job's end: nobody of the fleet, or of others in its environment, gets to tidy up."""
+    podman = fleet.podman
+    # Conmon before its container, or it would see the container end and take its network down.
+    for pid in reversed([*remains.to_end(podman.storage, podman.run_dir)]):
+        # What `emulate exec` began has a conmon too, and ends with its container.
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    await_condition(lambda: remains.is_deserted(podman.storage, podman.run_dir), "the last process is gone")
+
+
+def test_a_fleet_whose_every_process_was_killed_boots_again_with_its_disks(other: EmulatedFleet) -> None:
+    other.up([PI, GATEWAY])
+    other.exec(PI, ["sh", "-c", "echo kept > /srv/kept; sync"])
+    kill_every_process(other)
+    hosts = other.up([PI, GATEWAY])
+    assert [(host.state, host.changed, host.ssh) for host in hosts] == [("running", True, True)] * 2
+    assert other.exec(PI, ["cat", "/srv/kept"]).stdout == "kept\n"
+    assert other.hosts[PI].host.address in other.exec(GATEWAY, ["getent", "hosts", PI]).stdout
+
+
+@pytest.mark.parametrize("deleted", [False, True], ids=["checkout stands", "checkout deleted"])
+def test_a_killed_fleet_of_another_checkout_does_not_keep_its_addresses(
+    fleet: EmulatedFleet, other: EmulatedFleet, *, deleted: bool
+) -> None:
+    other.up([GATEWAY])
+    with pytest.raises(MachineError, match="overlaps"):
+        fleet.up([PI])
+    kill_every_process(other)
+    if deleted:
+        shutil.rmtree(other.podman.storage)
+    assert fleet.up([PI])[0].ssh
+    assert not other.podman.exists()
 
 
 def test_outdated_hosts_are_told_of_and_replaced_only_on_request(up: EmulatedFleet, inventory: Path) -> None:
