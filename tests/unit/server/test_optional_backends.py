@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import shutil
 import sys
 import types
@@ -275,13 +276,24 @@ def smollm2(tmp_path_factory) -> Path:
     return folder
 
 
+def alone(folder: Path, messages: Any) -> str:
+    """What the package answers without a server."""
+    llama = importlib.import_module("llama_cpp").Llama(str(folder / "model.gguf"), n_ctx=512, verbose=False)
+    try:
+        whole = llama.create_chat_completion([*messages], temperature=0.0, max_tokens=24)
+    finally:
+        llama.close()
+    return whole["choices"][0]["message"]["content"]
+
+
 def test_llama_cpp_itself(smollm2) -> None:
+    capital = ({"role": "user", "content": "What is the capital of France?"},)
+    expected = alone(smollm2, capital)
     backend = backends.load(smollm2)
     scheduler = Scheduler(active=4, queue=16)
 
     async def main() -> list[tuple[str, Any]]:
         model = support.served(backend)
-        capital = ({"role": "user", "content": "What is the capital of France?"},)
         asked = [
             {"messages": capital, "temperature": 0.0, "max_tokens": 24},
             {"messages": capital, "temperature": 0.0, "max_tokens": 24},
@@ -293,9 +305,8 @@ def test_llama_cpp_itself(smollm2) -> None:
         chat, again, completion = asyncio.run(main())
     finally:
         scheduler.close()
-    assert "Paris" in chat[0]
-    # Greedy, so what another generation left in the context would show.
-    assert again[0] == chat[0]
+    # Greedy, so what another generation left in the context would show. A file of this size need not know the answer.
+    assert chat[0] == again[0] == expected
     assert "Paris" in completion[0]
     assert (completion[1].finish, completion[1].tokens) == ("length", 4)
     assert chat[1].prompt_tokens > completion[1].prompt_tokens > 4
